@@ -1,0 +1,20 @@
+//! Bounds of the format. A decoder refuses what passes them before it allocates.
+
+/// The format version that this crate writes, and the newest it reads.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Bytes at which the plugin sends a frame that has not reached its commit yet.
+pub const FRAME_TARGET: usize = 64 * 1024;
+
+/// Bytes of the largest frame: PostgreSQL's `MaxAllocSize` bounds what a walsender can send.
+pub const FRAME_MAX: usize = 0x3FFF_FFFF;
+
+/// Columns of a relation: PostgreSQL's `MaxHeapAttributeNumber`.
+pub const COLUMNS_MAX: usize = 1600;
+
+/// Bytes of a name (relation, schema, column, type, origin, message prefix). PostgreSQL's names are
+/// under 64 bytes, origins and prefixes are free text.
+pub const NAME_MAX: usize = 64 * 1024;
+
+/// Relations in one TRUNCATE message.
+pub const TRUNCATE_RELATIONS_MAX: usize = 64 * 1024;
