@@ -16,7 +16,9 @@ pub struct DecodeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeErrorKind {
     /// The sender is newer than this reader.
-    #[error("frame has format version {found}, this reader knows up to {known}: upgrade the sidecar")]
+    #[error(
+        "frame has format version {found}, this reader knows up to {known}: upgrade the sidecar"
+    )]
     Version { found: u8, known: u8 },
     /// The bytes changed on their way.
     #[error("frame checksum is {found:#010x}, its content has {computed:#010x}")]

@@ -26,10 +26,10 @@ pub mod row;
 mod varint;
 
 pub use error::{DecodeError, DecodeErrorKind};
-pub use frame::{Frame, FrameWriter, Messages};
+pub use frame::{Frame, FrameWriter, Messages, RowShape};
 pub use lsn::Lsn;
 pub use message::{
     Begin, Commit, Delete, Insert, LogicalMessage, Message, OldRow, OldRowKind, Truncate, Update,
 };
-pub use relation::{Column, Encoding, Relation, ReplicaIdentity};
+pub use relation::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 pub use row::{Row, RowWriter, Value, Values};

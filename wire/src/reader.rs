@@ -34,7 +34,11 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    pub(crate) fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    pub(crate) fn take(
+        &mut self,
+        len: usize,
+        field: &'static str,
+    ) -> Result<&'a [u8], DecodeError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match rest.get(..len) {
             Some(taken) => {
@@ -103,7 +107,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that counts or measures, refused over `limit`.
-    pub(crate) fn count(&mut self, field: &'static str, limit: usize) -> Result<usize, DecodeError> {
+    pub(crate) fn count(
+        &mut self,
+        field: &'static str,
+        limit: usize,
+    ) -> Result<usize, DecodeError> {
         let value = self.varint(field)?;
         match usize::try_from(value) {
             Ok(count) if count <= limit => Ok(count),
@@ -111,7 +119,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn string(&mut self, field: &'static str, limit: usize) -> Result<&'a str, DecodeError> {
+    pub(crate) fn string(
+        &mut self,
+        field: &'static str,
+        limit: usize,
+    ) -> Result<&'a str, DecodeError> {
         let len = self.count(field, limit)?;
         let bytes = self.take(len, field)?;
         std::str::from_utf8(bytes).map_err(|_| self.error(DecodeErrorKind::Utf8 { field }))
@@ -121,7 +133,9 @@ impl<'a> Reader<'a> {
     pub(crate) fn flags(&mut self, field: &'static str, known: u8) -> Result<u8, DecodeError> {
         let flags = self.u8(field)?;
         if flags & !known != 0 {
-            return Err(self.error(DecodeErrorKind::Unknown { field, value: u64::from(flags & !known) }));
+            return Err(
+                self.error(DecodeErrorKind::Unknown { field, value: u64::from(flags & !known) })
+            );
         }
         Ok(flags)
     }

@@ -1,0 +1,148 @@
+//! The sidecar's one error type, and the one function that decides what an error means.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use rsrepl_wire::Lsn;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in the terms that matter to whoever must react.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The configuration cannot be used.
+    Config,
+    /// The source or a target cannot be reached, or broke the connection.
+    Connection,
+    /// The source is not the one that the positions belong to, or has lost what is needed
+    /// (invariant 10).
+    Identity,
+    /// A frame or row that cannot be decoded; the stream starts again from the last confirmed
+    /// position.
+    Frame,
+    /// A server refused a statement.
+    Server,
+    /// One row cannot be represented in, or is refused by, a target; its policy says stop.
+    Row,
+    /// Something in a server must be changed by its owner first (a missing table, a wrong column).
+    Setup,
+    /// The sidecar broke its own rules.
+    Internal,
+}
+
+/// An error for a person: what happened, where, and the way out.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    lsn: Option<Lsn>,
+    /// Proven permanent: trying the same again cannot help (see [`Error::decision`]).
+    permanent: bool,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What to do about an error. See [`Error::decision`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again after a backoff, from the last applied position.
+    Retry,
+    /// Stop this target (or the stream, when the source is meant) until its owner acts.
+    Stop,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            hint: None,
+            lsn: None,
+            permanent: false,
+            source: None,
+        }))
+    }
+
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Where in the stream.
+    #[must_use]
+    pub fn at(mut self, lsn: Lsn) -> Self {
+        self.0.lsn = Some(lsn);
+        self
+    }
+
+    /// Marks the error as proven permanent.
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.0.permanent = true;
+        self
+    }
+
+    /// Keeps the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub fn lsn(&self) -> Option<Lsn> {
+        self.0.lsn
+    }
+
+    /// Invariant 12: an unknown error is retried; permanent is what is proven permanent. Nothing else
+    /// in the sidecar decides this.
+    pub fn decision(&self) -> Decision {
+        match self.0.kind {
+            Kind::Config | Kind::Identity | Kind::Row => Decision::Stop,
+            _ if self.0.permanent => Decision::Stop,
+            Kind::Connection | Kind::Frame | Kind::Server | Kind::Setup | Kind::Internal => {
+                Decision::Retry
+            }
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    /// One line: message, position, cause chain, hint. Passwords never get here: connection strings
+    /// are not part of any message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        if let Some(lsn) = self.0.lsn {
+            write!(f, " (at LSN {lsn})")?;
+        }
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        if let Some(hint) = &self.0.hint {
+            write!(f, "; {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<rsrepl_wire::DecodeError> for Error {
+    fn from(error: rsrepl_wire::DecodeError) -> Self {
+        Error::new(Kind::Frame, "cannot decode the change stream").because(error)
+    }
+}
