@@ -1,0 +1,53 @@
+# `make` lists the targets.
+
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+
+ROOT := $(CURDIR)
+export CARGO_TARGET_DIR ?= $(ROOT)/target
+# pgrx works in a folder of ours, on a private copy of PostgreSQL: see scripts/setup.sh.
+export PGRX_HOME := $(ROOT)/build/pgrx
+export PATH := $(ROOT)/build/cargo/bin:$(PATH)
+
+EXTENSION := --package rsrepl --no-default-features --features pg15,pg_test
+
+.PHONY: help setup build install demo test test-unit test-extension test-e2e lint clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what a fresh Debian 12 with Rust lacks (a second run only looks)
+	@scripts/setup.sh
+
+build: setup ## Build sidecar and plugin in release mode; the plugin goes into build/'s PostgreSQL
+	cargo build --release --locked --package rsrepl-sidecar
+	QUIET=1 scripts/install.sh $(ROOT)/build/pg_config
+
+install: setup ## Build the plugin and install it into the PostgreSQL of PG_CONFIG=…
+	scripts/install.sh $(PG_CONFIG)
+
+demo: build ## Replicate a live shop into PostgreSQL and ClickHouse, and compare (KEEP=1 leaves it running)
+	cargo run --release --locked --quiet --package rsrepl-tests --bin rsrepl-demo
+
+test: test-unit test-extension test-e2e ## All tests
+	@echo "make test: all passed"
+
+test-unit: setup ## Tests of wire and sidecar, and of the test harness
+	cargo test --locked --package rsrepl-wire --package rsrepl-sidecar
+	cargo test --locked --package rsrepl-tests --lib --bins
+
+test-extension: setup ## Tests inside a PostgreSQL server
+	scripts/test-extension.sh
+
+test-e2e: build ## Tests of the built binary against real servers (SEED=… repeats a differential run)
+	cargo test --release --locked --package rsrepl-tests --test '*' -- --nocapture --test-threads=2
+
+lint: setup ## rustfmt and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --exclude rsrepl --all-targets -- -D warnings
+	cargo clippy --locked $(EXTENSION) --all-targets -- -D warnings
+	bash -n scripts/*.sh .ci/run
+
+clean: ## Remove what was built (packages of the system stay)
+	[ ! -e build/pg_config ] || case $$(readlink build/pg_config) in /var/cache/rsrepl/*) \
+	    rm -rf "$$(readlink build/pg_config | cut -d/ -f1-5)";; esac
+	rm -rf target build wire/fuzz/target

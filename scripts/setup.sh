@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Brings everything that building, testing and the demo need, and says what it does.
+#
+# Idempotent: what is there already is left alone, and a second run only looks. Works as root and,
+# through sudo, as anybody else. On Debian and its kin it installs packages; elsewhere it lists what
+# is missing. Besides those packages everything stays in the ignored folder build/:
+#
+#   build/pg_config    of a private copy of the PostgreSQL installation. PostgreSQL finds its files
+#                      relative to its binaries, so the copy takes our extension without touching
+#                      the server of the system. (As root the copy lies in /var/cache/rsrepl, as
+#                      the postgres user cannot read below a home that only root may enter.)
+#   build/pgrx         pgrx's own folder, pointing at that copy
+#   build/cargo        cargo-pgrx, unless the right version is installed
+#   build/clickhouse   a virtual environment with a real ClickHouse, out of the chdb-core wheel
+set -euo pipefail
+
+readonly PG_MAJOR=15
+readonly CARGO_PGRX_VERSION=0.18.1
+readonly CHDB_VERSION=26.9.0
+readonly RUST_MINOR=95 # rust-version of Cargo.toml is 1.95
+readonly PACKAGES=(
+    build-essential pkg-config libssl-dev  # cargo-pgrx
+    clang libclang-dev                     # bindgen of pgrx-pg-sys
+    postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR
+    python3 python3-venv                   # the ClickHouse wheel
+    sudo util-linux procps                 # cargo pgrx test --runas; setpriv; ps
+    ca-certificates curl
+)
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$root/build
+system_pg_config=${SYSTEM_PG_CONFIG:-/usr/lib/postgresql/$PG_MAJOR/bin/pg_config}
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_packages() {
+    local missing=() package
+    for package in "${PACKAGES[@]}"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+        die "missing packages: ${missing[*]} (not root, and there is no sudo)"
+    fi
+    say "installing ${missing[*]}"
+    as_root apt-get -qq update </dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+}
+
+list_missing_elsewhere() {
+    local missing=() tool
+    for tool in cc clang pkg-config python3 sudo setpriv curl; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=("the venv module of python3")
+    [ -x "$system_pg_config" ] ||
+        missing+=("PostgreSQL $PG_MAJOR with its server headers (say SYSTEM_PG_CONFIG=/path/to/pg_config)")
+    [ ${#missing[@]} = 0 ] && return
+    printf 'setup: this is not a Debian; please install: %s\n' "${missing[@]}" >&2
+    exit 1
+}
+
+check_rust() {
+    local found
+    command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs"
+    found=$(rustc --version | sed -E 's/^rustc 1\.([0-9]+)\..*/\1/')
+    [ "$found" -ge "$RUST_MINOR" ] || die "Rust 1.$RUST_MINOR or newer is needed, this is $(rustc --version)"
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+}
+
+copy_postgres() {
+    local place version stamp dir
+    [ -x "$system_pg_config" ] || die "no $system_pg_config (SYSTEM_PG_CONFIG chooses another)"
+    version=$("$system_pg_config" --version)
+    case $version in
+        "PostgreSQL $PG_MAJOR."*) ;;
+        *) die "$system_pg_config is of $version; PostgreSQL $PG_MAJOR is needed" ;;
+    esac
+    if [ "$(id -u)" = 0 ]; then
+        place=/var/cache/rsrepl/$(printf '%s' "$root" | cksum | cut -d' ' -f1)
+    else
+        place=$build/postgres
+    fi
+    stamp="$version $system_pg_config"
+    if [ "$(cat "$place/.made-from" 2>/dev/null)" != "$stamp" ]; then
+        say "copying $version to $place"
+        rm -rf "$place"
+        for dir in bindir pkglibdir sharedir includedir-server; do
+            dir=$("$system_pg_config" "--$dir")
+            mkdir -p "$place$dir"
+            cp -RP "$dir/." "$place$dir/"
+        done
+        chmod -R a+rX "$place"
+        printf '%s\n' "$stamp" >"$place/.made-from"
+    fi
+    ln -sfn "$place$("$system_pg_config" --bindir)/pg_config" "$build/pg_config"
+}
+
+install_cargo_pgrx() {
+    if [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $CARGO_PGRX_VERSION" ]; then return; fi
+    say "compiling cargo-pgrx $CARGO_PGRX_VERSION into build/cargo (about five minutes)"
+    cargo install --quiet --locked --root "$build/cargo" "cargo-pgrx@$CARGO_PGRX_VERSION" </dev/null
+}
+
+init_pgrx() {
+    local pg_config
+    pg_config=$("$build/pg_config" --bindir)/pg_config
+    if grep -qsF "\"$pg_config\"" "$build/pgrx/config.toml"; then return; fi
+    say "pointing pgrx at $pg_config"
+    mkdir -p "$build/pgrx"
+    PGRX_HOME=$build/pgrx cargo pgrx init "--pg$PG_MAJOR=$pg_config" </dev/null
+}
+
+install_clickhouse() {
+    local venv=$build/clickhouse
+    if [ "$(cat "$venv/.version" 2>/dev/null)" = "$CHDB_VERSION" ]; then return; fi
+    say "installing ClickHouse (chdb-core $CHDB_VERSION) into build/clickhouse"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    # The engine alone is used, not the Python interface that wants pandas and pyarrow.
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "chdb-core==$CHDB_VERSION" </dev/null
+    printf '%s\n' "$CHDB_VERSION" >"$venv/.version"
+}
+
+main() {
+    mkdir -p "$build"
+    export PATH=$build/cargo/bin:$PATH
+    if command -v apt-get >/dev/null; then install_packages; else list_missing_elsewhere; fi
+    check_rust
+    copy_postgres
+    install_cargo_pgrx
+    init_pgrx
+    install_clickhouse
+    say "ready"
+}
+
+main "$@"
