@@ -1,1 +1,33 @@
-//! End-to-end, conformance and fault tests.
+//! The harness of the end-to-end tests and of the demo: real servers, the built binary, no mocks.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`build`] | where the built sidecar, PostgreSQL and ClickHouse are |
+//! | [`scratch`] | a folder that goes away with the test, and free ports |
+//! | [`process`] | a server process: log file, signals, memory, certain death |
+//! | [`postgres`] | a PostgreSQL cluster of our own |
+//! | [`clickhouse`] | a ClickHouse server of our own |
+//! | [`config`] | the sidecar's configuration file |
+//! | [`sidecar`] | the `rsrepl` process, its health and metrics |
+//! | [`proxy`] | a TCP proxy that can cut and stall |
+//! | [`rig`] | all of them put together, and "everything has arrived" |
+//! | [`compare`] | are the tables of two systems equal, row by row |
+//! | [`wait`] | until something is so |
+//!
+//! What goes wrong in here is a failed test, so functions panic with a message instead of returning
+//! errors; a panic prints the ends of the servers' logs.
+
+pub mod build;
+pub mod clickhouse;
+pub mod compare;
+pub mod config;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod rig;
+pub mod scratch;
+pub mod sidecar;
+pub mod wait;
+
+/// The password of every account that the harness makes. Tests search logs and metrics for it.
+pub const SECRET: &str = "s3cret-hunter2-never-shown";

@@ -1,0 +1,7 @@
+//! End-to-end tests: the built binary against real servers.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `harness` | that the harness itself does what the others rely on |
+
+mod harness;

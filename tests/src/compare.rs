@@ -1,0 +1,1 @@
+//! Are the tables of two systems equal, row by row.
