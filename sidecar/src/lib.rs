@@ -9,11 +9,19 @@
 //! | module | subject |
 //! |---|---|
 //! | [`batch`] | what a target is given: changes of whole transactions, or a part of a large one |
+//! | [`config`] | the configuration, resolved and validated once |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
+//! | [`preflight`] | what must be right before replication can begin |
+//! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
 //! | [`target`] | the contract of a target |
+//! | [`telemetry`] | metrics and probes over HTTP |
 
 pub mod batch;
+pub mod config;
 pub mod error;
+pub mod preflight;
+pub mod redact;
 pub mod status;
 pub mod target;
+pub mod telemetry;

@@ -1,0 +1,156 @@
+//! The configuration in its resolved, validated form. Nothing downstream parses.
+
+use std::time::Duration;
+
+use crate::redact::Secret;
+use crate::status::TargetKind;
+
+/// Everything that the sidecar is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub source: Source,
+    /// PostgreSQL targets first, then ClickHouse targets, each in the order of the file. At least one;
+    /// names are unique across kinds. A target's place here is its index everywhere.
+    pub targets: Vec<Target>,
+    pub pipeline: Pipeline,
+    pub spool: Spool,
+    pub telemetry: Telemetry,
+    pub logging: Logging,
+}
+
+/// `[source]`
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// URL or key=value form; has been parsed once, so that parsing it again succeeds.
+    pub connection_string: Secret,
+    pub slot_name: String,
+    /// Empty: all tables.
+    pub publications: Vec<String>,
+    /// Create the slot when it is missing.
+    pub create_slot: bool,
+}
+
+/// One of `[[targets.postgres]]` or `[[targets.clickhouse]]`.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    pub batch: BatchLimits,
+    pub retry: Retry,
+    pub options: TargetOptions,
+}
+
+#[derive(Clone, Debug)]
+pub enum TargetOptions {
+    Postgres(Postgres),
+    ClickHouse(ClickHouse),
+}
+
+impl Target {
+    pub fn kind(&self) -> TargetKind {
+        match self.options {
+            TargetOptions::Postgres(_) => TargetKind::Postgres,
+            TargetOptions::ClickHouse(_) => TargetKind::ClickHouse,
+        }
+    }
+}
+
+/// When a batch is handed to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Row changes; at least 1. A larger transaction comes in several batches.
+    pub rows: usize,
+    /// How long changes may wait for more to come.
+    pub interval: Duration,
+}
+
+/// Exponential backoff with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in a row without success after which the target stops; `None`: never.
+    pub max_attempts: Option<u32>,
+    /// Before the second attempt; doubles from there.
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pub connection_string: Secret,
+    pub consistency: Consistency,
+    /// Writers of one target, with `consistency = "parallel"`; 1 otherwise.
+    pub workers: usize,
+}
+
+/// What a PostgreSQL target shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Whole transactions in commit order.
+    Transaction,
+    /// Each table on its own way: faster, at the price of that order.
+    Parallel,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClickHouse {
+    /// `http(s)://user:password@host:port/database`; has been parsed once.
+    pub connection_string: Secret,
+    pub mode: Mode,
+    /// With `{schema}` and `{table}`.
+    pub table_name: String,
+    pub create_tables: bool,
+    pub compression: Compression,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// ReplacingMergeTree; `FINAL` equals the source.
+    Mirror,
+    /// An append-only table of changes.
+    History,
+}
+
+/// Of inserts into ClickHouse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Lz4,
+    None,
+}
+
+/// `[pipeline]`
+#[derive(Clone, Copy, Debug)]
+pub struct Pipeline {
+    /// Threads that convert values, for all targets together.
+    pub worker_count: usize,
+    /// Frames between two stages; every queue has this limit.
+    pub buffer_size: usize,
+    /// Bytes of changes held in memory, over all targets.
+    pub memory_limit: u64,
+}
+
+/// `[spool]`
+#[derive(Clone, Copy, Debug)]
+pub struct Spool {
+    /// Bytes of frames held for the slowest target before the slot waits.
+    pub max_size: u64,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Copy, Debug)]
+pub struct Telemetry {
+    /// `None`: no endpoint.
+    pub address: Option<std::net::SocketAddr>,
+}
+
+/// `[logging]`
+#[derive(Clone, Debug)]
+pub struct Logging {
+    /// A level, or a filter as `RUST_LOG` takes it.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Plain,
+    Json,
+}
