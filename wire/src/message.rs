@@ -91,6 +91,7 @@ pub struct Update {
 pub struct Delete {
     pub lsn: Lsn,
     pub relation: u32,
+    /// Look at its kind: it may say that nothing identifies the row.
     pub old: OldRow,
 }
 
@@ -108,6 +109,9 @@ pub enum OldRowKind {
     Key,
     /// Every column (replica identity FULL).
     Full,
+    /// Nothing: a row was deleted that the table's replica identity cannot name, and every column is
+    /// null. In a DELETE only; an UPDATE of that kind has no old row.
+    None,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +140,7 @@ const OLD_FULL: u8 = 2;
 impl OldRowKind {
     pub(crate) fn byte(kind: Option<OldRowKind>) -> u8 {
         match kind {
-            None => OLD_NONE,
+            None | Some(OldRowKind::None) => OLD_NONE,
             Some(OldRowKind::Key) => OLD_KEY,
             Some(OldRowKind::Full) => OLD_FULL,
         }
@@ -282,10 +286,7 @@ impl Delete {
     fn read(body: &mut Body<'_>) -> Result<Self, DecodeError> {
         let lsn = body.change_lsn()?;
         let relation = body.reader.u32("relation oid")?;
-        let kind = OldRowKind::read(&mut body.reader)?.ok_or_else(|| {
-            let value = u64::from(OLD_NONE);
-            body.reader.error(DecodeErrorKind::Unknown { field: "old row kind", value })
-        })?;
+        let kind = OldRowKind::read(&mut body.reader)?.unwrap_or(OldRowKind::None);
         Ok(Delete { lsn, relation, old: OldRow { kind, row: Row(body.rest()?) } })
     }
 }
