@@ -16,6 +16,7 @@
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
 //! | [`target`] | the contract of a target |
 //! | [`telemetry`] | metrics and probes over HTTP |
+//! | [`tls`] | connection strings, TLS, and sessions with PostgreSQL |
 
 pub mod batch;
 pub mod config;
@@ -25,3 +26,4 @@ pub mod redact;
 pub mod status;
 pub mod target;
 pub mod telemetry;
+pub mod tls;
