@@ -33,6 +33,9 @@ pub const HEADER_LEN: usize = 24;
 const FLAG_BEGIN: u8 = 0x01;
 const FLAG_COMMIT: u8 = 0x02;
 
+/// Bytes of a whole commit message.
+const COMMIT_LEN: usize = MESSAGE_HEADER_LEN + 24;
+
 const CRC_AT: usize = 4;
 const CRC_FROM: usize = 8;
 
@@ -294,6 +297,40 @@ impl Frame {
         self.flags & FLAG_COMMIT != 0
     }
 
+    /// The first message, when a transaction begins in this frame. Reads no other message.
+    pub fn begin(&self) -> Result<Option<Begin>, DecodeError> {
+        if !self.begins() {
+            return Ok(None);
+        }
+        match self.messages().next() {
+            Some(Ok(Message::Begin(begin))) => Ok(Some(begin)),
+            Some(Err(error)) => Err(error),
+            _ => Err(DecodeError {
+                kind: DecodeErrorKind::Unknown { field: "message before the begin", value: 0 },
+                what: "frame",
+                offset: HEADER_LEN,
+            }),
+        }
+    }
+
+    /// The last message, when the commit is in this frame. Reads no other message: a commit has a
+    /// fixed length.
+    pub fn commit(&self) -> Result<Option<Commit>, DecodeError> {
+        if !self.commits() {
+            return Ok(None);
+        }
+        let at = self.bytes.len().saturating_sub(COMMIT_LEN).max(HEADER_LEN);
+        let tail = Messages { at, ..self.messages() }.read_one()?;
+        match tail {
+            Some(Message::Commit(commit)) => Ok(Some(commit)),
+            _ => Err(DecodeError {
+                kind: DecodeErrorKind::Unknown { field: "message after the commit", value: 0 },
+                what: "frame",
+                offset: at,
+            }),
+        }
+    }
+
     /// xid of the transaction; 0 for a logical message outside of one.
     pub fn xid(&self) -> u32 {
         self.xid
@@ -345,6 +382,10 @@ pub struct Messages {
 }
 
 impl Messages {
+    fn read_one(mut self) -> Result<Option<Message>, DecodeError> {
+        self.read()
+    }
+
     fn read(&mut self) -> Result<Option<Message>, DecodeError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let mut reader = Reader::new(rest, self.at, "frame");
@@ -461,6 +502,8 @@ mod tests {
         writer.commit(&commit);
         let frame = Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap();
         assert!(frame.begins() && frame.commits());
+        assert_eq!(frame.begin(), Ok(Some(begin.clone())));
+        assert_eq!(frame.commit(), Ok(Some(commit)));
         let messages: Vec<_> = frame.messages().collect::<Result<_, _>>().unwrap();
         assert_eq!(messages[0], Message::Begin(begin));
         assert_eq!(messages[1], Message::Relation(relation.clone()));

@@ -1,0 +1,298 @@
+//! From spool entries to batches: groups frames into transactions, resolves relations, and skips
+//! what the target already has. Pure; the pipeline feeds it.
+//!
+//! A batch holds whole transactions. Only when one transaction alone passes the batch limit is it
+//! given out in parts (see [`Batch::commit`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rsrepl_wire::{Begin, Commit, Lsn, Message, Relation};
+
+use crate::batch::{Batch, Change, Operation, Position};
+use crate::error::{Error, Kind, Result};
+use crate::spool::Item;
+
+type Relations = Arc<HashMap<u32, Arc<Relation>>>;
+
+/// Where a target can go on after a failure: everything before is durable on it.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoint {
+    /// Sequence number of the first spool entry after it.
+    pub sequence: u64,
+    /// End of the last transaction assembled; what ends at or below it is skipped.
+    position: Lsn,
+    /// The tables as they were described up to here.
+    relations: Relations,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    relations: Relations,
+    position: Lsn,
+    /// The transaction under way.
+    open: Option<Open>,
+    batch: Batch,
+    /// The end of the last whole transaction in `batch`.
+    whole: Option<Whole>,
+    /// A part of the transaction under way was given out by [`Assembler::take`].
+    given_out: bool,
+    /// The source has nothing more for us up to here.
+    progress: Option<Progress>,
+}
+
+#[derive(Debug)]
+struct Open {
+    begin: Begin,
+    skip: bool,
+}
+
+#[derive(Debug)]
+struct Whole {
+    changes: usize,
+    bytes: usize,
+    commit: Position,
+    checkpoint: Checkpoint,
+}
+
+/// See [`Assembler::progress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub lsn: Lsn,
+    /// The source waits for it to be confirmed.
+    pub urgent: bool,
+    /// Sequence number of the first spool entry after it.
+    pub sequence: u64,
+}
+
+/// What an entry meant for the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Gathered (or skipped).
+    Gathered,
+    /// The transaction under way was cut off and forgotten, and a part of it had been given out: the
+    /// target must take that part back.
+    TakeBack,
+}
+
+impl Assembler {
+    /// Goes on from a checkpoint with a target whose own position is `applied`, which may be later.
+    pub fn resume(checkpoint: &Checkpoint, applied: Lsn) -> Self {
+        Assembler {
+            relations: checkpoint.relations.clone(),
+            position: checkpoint.position.max(applied),
+            ..Assembler::default()
+        }
+    }
+
+    /// A checkpoint for a reader that starts over at `sequence` behind a cut, where the source
+    /// describes every table anew.
+    pub fn fresh(sequence: u64, applied: Lsn) -> Checkpoint {
+        Checkpoint { sequence, position: applied, relations: Relations::default() }
+    }
+
+    /// Takes one spool entry.
+    ///
+    /// # Errors
+    /// [`Kind::Frame`]: the entry cannot be decoded or does not fit what came before.
+    pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
+        match item {
+            Item::Frame(frame) => {
+                self.batch.bytes += frame.len();
+                let in_transaction = frame.xid() != 0;
+                for message in frame.messages() {
+                    let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
+                    self.message(sequence, message, in_transaction)
+                        .map_err(|error| error.at(frame.base()))?;
+                }
+                Ok(Pushed::Gathered)
+            }
+            Item::Progress { lsn, urgent } => {
+                self.progress = Some(Progress { lsn, urgent, sequence: sequence + 1 });
+                Ok(Pushed::Gathered)
+            }
+            Item::Cut => Ok(self.cut()),
+        }
+    }
+
+    fn cut(&mut self) -> Pushed {
+        self.open = None;
+        match &self.whole {
+            Some(whole) => {
+                self.batch.changes.truncate(whole.changes);
+                self.batch.bytes = whole.bytes;
+            }
+            None => self.batch = Batch::default(),
+        }
+        if std::mem::take(&mut self.given_out) { Pushed::TakeBack } else { Pushed::Gathered }
+    }
+
+    fn message(&mut self, sequence: u64, message: Message, in_transaction: bool) -> Result<()> {
+        match message {
+            Message::Begin(begin) => return self.begin(begin),
+            Message::Commit(commit) => return self.commit(sequence, commit),
+            Message::Relation(relation) => {
+                self.describe(relation);
+                return Ok(());
+            }
+            // transactional or not: no target takes them yet
+            Message::Logical(_) => return Ok(()),
+            _ => {}
+        }
+        let Some(open) = self.open.as_ref().filter(|_| in_transaction) else {
+            return Err(disorder("a change outside of a transaction"));
+        };
+        if open.skip {
+            return Ok(());
+        }
+        let (lsn, oid, operation) = match message {
+            Message::Insert(m) => (m.lsn, m.relation, Operation::Insert { new: m.new }),
+            Message::Update(m) => (m.lsn, m.relation, Operation::Update { old: m.old, new: m.new }),
+            Message::Delete(m) => (m.lsn, m.relation, Operation::Delete { old: m.old }),
+            Message::Truncate(m) => {
+                let restart_identity = m.restart_identity;
+                for oid in m.relations {
+                    self.change(m.lsn, oid, Operation::Truncate { restart_identity })?;
+                }
+                return Ok(());
+            }
+            Message::Begin(_) | Message::Commit(_) | Message::Relation(_) | Message::Logical(_) => {
+                return Ok(());
+            }
+        };
+        self.change(lsn, oid, operation)
+    }
+
+    fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation) -> Result<()> {
+        let Some(relation) = self.relations.get(&oid).cloned() else {
+            return Err(disorder(&format!("a change of relation {oid}, which was not described")));
+        };
+        self.batch.changes.push(Change { lsn, relation, operation });
+        Ok(())
+    }
+
+    fn begin(&mut self, begin: Begin) -> Result<()> {
+        if self.open.is_some() {
+            return Err(disorder("a transaction begins inside another"));
+        }
+        let skip = begin.end_lsn <= self.position;
+        self.open = Some(Open { begin, skip });
+        self.progress = None;
+        Ok(())
+    }
+
+    fn commit(&mut self, sequence: u64, commit: Commit) -> Result<()> {
+        let Some(open) = self.open.take() else {
+            return Err(disorder("a commit without a begin"));
+        };
+        if open.begin.end_lsn != commit.end_lsn {
+            return Err(disorder("a commit that is not of its begin"));
+        }
+        if !open.skip {
+            self.position = commit.end_lsn;
+            self.batch.transactions += 1;
+        }
+        let commit = Position {
+            lsn: self.position,
+            commit_time: commit.commit_time,
+            xid: open.begin.xid,
+        };
+        if open.skip && self.whole.is_none() && self.batch.changes.is_empty() {
+            // nothing of it is in the batch; the place in the spool still moves on
+            self.progress = Some(Progress { lsn: self.position, urgent: false, sequence: sequence + 1 });
+            self.batch.bytes = 0;
+            return Ok(());
+        }
+        self.whole = Some(Whole {
+            changes: self.batch.changes.len(),
+            bytes: self.batch.bytes,
+            commit: match (&self.whole, open.skip) {
+                (Some(whole), true) => whole.commit,
+                _ => commit,
+            },
+            checkpoint: Checkpoint {
+                sequence: sequence + 1,
+                position: self.position,
+                relations: self.relations.clone(),
+            },
+        });
+        Ok(())
+    }
+
+    fn describe(&mut self, relation: Relation) {
+        // the same description keeps its Arc, so that what a target derived from it stays valid
+        if self.relations.get(&relation.oid).is_some_and(|known| **known == relation) {
+            return;
+        }
+        Arc::make_mut(&mut self.relations).insert(relation.oid, Arc::new(relation));
+    }
+
+    /// Changes gathered.
+    pub fn rows(&self) -> usize {
+        self.batch.changes.len()
+    }
+
+    /// Bytes of the frames gathered.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes
+    }
+
+    /// A whole transaction has been gathered.
+    pub fn has_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// A part of a transaction has been given out and its commit has not come yet.
+    pub fn in_parts(&self) -> bool {
+        self.given_out
+    }
+
+    /// With nothing gathered and no transaction under way: how far the source has nothing more for
+    /// this target. Storing it on the target lets the slot move on.
+    pub fn progress(&self) -> Option<Progress> {
+        let idle = self.open.is_none() && self.whole.is_none() && self.batch.changes.is_empty();
+        self.progress.filter(|_| idle)
+    }
+
+    /// The progress of [`Self::progress`] is stored.
+    pub fn progress_stored(&mut self, progress: Progress) -> Checkpoint {
+        self.position = self.position.max(progress.lsn);
+        if self.progress == Some(progress) {
+            self.progress = None;
+        }
+        Checkpoint {
+            sequence: progress.sequence,
+            position: self.position,
+            relations: self.relations.clone(),
+        }
+    }
+
+    /// Gives out the whole transactions gathered and the checkpoint that holds once they are applied;
+    /// or, when there is none, the part of the one under way, without a checkpoint.
+    pub fn take(&mut self) -> (Batch, Option<Checkpoint>) {
+        let Some(whole) = self.whole.take() else {
+            self.given_out = self.open.as_ref().is_some_and(|open| !open.skip);
+            return (std::mem::take(&mut self.batch), None);
+        };
+        let rest = Batch {
+            changes: self.batch.changes.split_off(whole.changes),
+            bytes: self.batch.bytes - whole.bytes,
+            ..Batch::default()
+        };
+        let mut batch = std::mem::replace(&mut self.batch, rest);
+        batch.bytes = whole.bytes;
+        batch.commit = Some(whole.commit);
+        self.given_out = false;
+        (batch, Some(whole.checkpoint))
+    }
+}
+
+#[cold]
+fn disorder(what: &str) -> Error {
+    Error::new(Kind::Frame, format!("the change stream is out of order: {what}"))
+}
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -1,0 +1,357 @@
+//! The spool in memory.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rsrepl_wire::{Frame, Lsn};
+use tokio::sync::watch;
+
+use super::Item;
+use crate::error::{Error, Kind, Result};
+
+/// Handle of the one writer; see the module's documentation.
+#[derive(Debug)]
+pub struct Spool {
+    shared: Arc<Shared>,
+    /// A reader moved: there may be room.
+    room: watch::Receiver<()>,
+}
+
+/// One target's place in the log.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    index: usize,
+    /// Something was appended.
+    news: watch::Receiver<()>,
+}
+
+/// The log no longer has what the reader's checkpoint points at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicted;
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    limit: usize,
+    news: watch::Sender<()>,
+    room: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    items: VecDeque<Item>,
+    /// Sequence number of `items[0]`; numbers are never used twice.
+    base: u64,
+    bytes: usize,
+    cursors: Vec<Cursor>,
+    /// End of the last complete transaction or progress appended.
+    end: Lsn,
+    /// A transaction has begun and not ended.
+    open: bool,
+    rewind: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    next: u64,
+    checkpoint: u64,
+    /// Has asked for a rewind and takes nothing before it.
+    waits_for_rewind: bool,
+}
+
+impl State {
+    fn end_sequence(&self) -> u64 {
+        self.base + self.items.len() as u64
+    }
+
+    fn get(&self, sequence: u64) -> Option<&Item> {
+        let offset = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
+        self.items.get(offset)
+    }
+
+    fn lowest(&self, place: impl Fn(&Cursor) -> u64) -> u64 {
+        let readers = self.cursors.iter().filter(|cursor| !cursor.waits_for_rewind);
+        readers.map(place).min().unwrap_or_else(|| self.end_sequence())
+    }
+
+    fn drop_below(&mut self, sequence: u64, enough: impl Fn(&State) -> bool) {
+        while self.base < sequence && !enough(self) {
+            let Some(item) = self.items.pop_front() else { break };
+            self.bytes -= item.bytes();
+            self.base += 1;
+        }
+    }
+
+    /// Frees what it may and tells whether `needed` more bytes fit.
+    fn make_room(&mut self, needed: usize, limit: usize) -> bool {
+        let fits = |state: &State| state.bytes + needed <= limit;
+        self.drop_below(self.lowest(|cursor| cursor.checkpoint), |_| false);
+        self.drop_below(self.lowest(|cursor| cursor.next), fits);
+        // an item larger than the limit goes in alone
+        fits(self) || self.items.is_empty()
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.bytes();
+        self.items.push_back(item);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // every change of the state is complete before anything can panic
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Spool {
+    /// A spool of at most `limit` bytes (one larger frame is let in when it is empty) and its readers.
+    pub fn new(limit: usize, readers: usize) -> (Spool, Vec<Reader>) {
+        let cursor = Cursor { next: 0, checkpoint: 0, waits_for_rewind: false };
+        let state = State {
+            items: VecDeque::new(),
+            base: 0,
+            bytes: 0,
+            cursors: vec![cursor; readers],
+            end: Lsn::INVALID,
+            open: false,
+            rewind: false,
+            closed: false,
+        };
+        let (news, _) = watch::channel(());
+        let (room, room_receiver) = watch::channel(());
+        let shared = Arc::new(Shared { state: Mutex::new(state), limit, news, room });
+        let readers = (0..readers)
+            .map(|index| Reader { shared: shared.clone(), index, news: shared.news.subscribe() })
+            .collect();
+        (Spool { shared, room: room_receiver }, readers)
+    }
+
+    /// Appends a frame, waiting for room. Cancel-safe: dropped before it is ready, nothing happened.
+    ///
+    /// # Errors
+    /// [`Kind::Frame`] when the frame does not continue what came before.
+    pub async fn append(&mut self, frame: &Frame) -> Result<()> {
+        let end = self.check(frame)?;
+        let item = Item::Frame(frame.clone());
+        loop {
+            self.room.mark_unchanged();
+            {
+                let mut state = self.shared.lock();
+                if state.make_room(item.bytes(), self.shared.limit) {
+                    state.push(item);
+                    state.open = (state.open || frame.begins()) && end.is_none();
+                    state.end = end.unwrap_or(state.end);
+                    break;
+                }
+            }
+            // the sender lives in `shared`, so this cannot fail
+            let _ = self.room.changed().await;
+        }
+        self.shared.news.send_replace(());
+        Ok(())
+    }
+
+    /// Checks the order of frames; gives the end of the transaction when the frame has its commit.
+    fn check(&self, frame: &Frame) -> Result<Option<Lsn>> {
+        let open = self.shared.lock().open;
+        let in_transaction = frame.xid() != 0;
+        if in_transaction && frame.begins() == open {
+            let what = if open { "begins inside another" } else { "goes on without a begin" };
+            let message = format!("the change stream is out of order: transaction {} {what}", frame.xid());
+            return Err(Error::new(Kind::Frame, message).at(frame.base()));
+        }
+        Ok(frame.commit()?.map(|commit| commit.end_lsn))
+    }
+
+    /// Notes that the source has nothing for us up to `lsn`. Inside a transaction this says nothing.
+    pub fn progress(&mut self, lsn: Lsn, urgent: bool) {
+        let mut state = self.shared.lock();
+        if state.open || (lsn <= state.end && !urgent) {
+            return;
+        }
+        state.end = state.end.max(lsn);
+        let item = Item::Progress { lsn: state.end, urgent };
+        let unread = state.end_sequence().saturating_sub(1);
+        let nobody_read_it = state.cursors.iter().all(|cursor| cursor.next <= unread);
+        match state.items.back_mut() {
+            // one entry is enough however long the source is idle
+            Some(last @ Item::Progress { .. }) if nobody_read_it => *last = item,
+            _ => state.push(item),
+        }
+        drop(state);
+        self.shared.news.send_replace(());
+    }
+
+    /// The connection to the source broke: a transaction under way will come again.
+    pub fn cut(&mut self) {
+        let mut state = self.shared.lock();
+        if state.open {
+            state.open = false;
+            state.push(Item::Cut);
+            drop(state);
+            self.shared.news.send_replace(());
+        }
+    }
+
+    /// Where the source has to go on: the end of the last complete transaction.
+    pub fn end(&self) -> Lsn {
+        self.shared.lock().end
+    }
+
+    /// A reader needs what the spool no longer has; see [`Self::rewind`].
+    pub fn rewind_wanted(&self) -> bool {
+        self.shared.lock().rewind
+    }
+
+    /// Prepares for the source to send again from the slot's confirmed position. Readers that are
+    /// ahead of it see transactions again that they have, and skip them by their position.
+    pub fn rewind(&mut self) {
+        let mut state = self.shared.lock();
+        state.rewind = false;
+        state.open = false;
+        state.end = Lsn::INVALID;
+        state.push(Item::Cut);
+        let restart = state.end_sequence();
+        for cursor in state.cursors.iter_mut().filter(|cursor| cursor.waits_for_rewind) {
+            *cursor = Cursor { next: restart, checkpoint: restart, waits_for_rewind: false };
+        }
+        drop(state);
+        self.shared.news.send_replace(());
+    }
+
+    /// Waits until a reader has moved or has asked for a rewind.
+    pub async fn moved(&mut self) {
+        let _ = self.room.changed().await;
+    }
+
+    /// Bytes in the spool.
+    pub fn bytes(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    /// At most half of the limit is used.
+    pub fn has_room(&self) -> bool {
+        let mut state = self.shared.lock();
+        state.make_room(self.shared.limit / 2, self.shared.limit)
+    }
+
+    /// Nothing more will be appended: readers get what is there and then `None`.
+    pub fn close(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.news.send_replace(());
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Reader {
+    /// The next entry with its sequence number, if there is one.
+    pub fn try_next(&mut self) -> Option<(u64, Item)> {
+        let mut state = self.shared.lock();
+        let cursor = *state.cursors.get(self.index)?;
+        if cursor.waits_for_rewind {
+            return None;
+        }
+        let item = state.get(cursor.next)?.clone();
+        if let Some(cursor) = state.cursors.get_mut(self.index) {
+            cursor.next += 1;
+        }
+        drop(state);
+        self.shared.room.send_replace(());
+        Some((cursor.next, item))
+    }
+
+    /// The next entry; waits for it. `None` when the spool is closed and read to its end.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<(u64, Item)> {
+        loop {
+            self.news.mark_unchanged();
+            if let Some(entry) = self.try_next() {
+                return Some(entry);
+            }
+            if self.shared.lock().closed {
+                return None;
+            }
+            self.news.changed().await.ok()?;
+        }
+    }
+
+    /// Everything before `sequence` is durable on the target.
+    pub fn checkpoint(&mut self, sequence: u64) {
+        let mut state = self.shared.lock();
+        if let Some(cursor) = state.cursors.get_mut(self.index) {
+            cursor.checkpoint = cursor.checkpoint.max(sequence);
+        }
+        let lowest = state.lowest(|cursor| cursor.checkpoint);
+        state.drop_below(lowest, |_| false);
+        drop(state);
+        self.shared.room.send_replace(());
+    }
+
+    /// Goes back to the checkpoint. When that is [`Evicted`] a rewind is asked for, and the reader
+    /// goes on behind it.
+    pub fn restart(&mut self) -> std::result::Result<(), Evicted> {
+        {
+            let mut state = self.shared.lock();
+            let base = state.base;
+            if let Some(cursor) = state.cursors.get_mut(self.index)
+                && cursor.checkpoint >= base
+                && !cursor.waits_for_rewind
+            {
+                cursor.next = cursor.checkpoint;
+                return Ok(());
+            }
+        }
+        self.ask_for_rewind();
+        Err(Evicted)
+    }
+
+    /// What is here is of no use (it cannot be decoded): have it sent again.
+    pub fn ask_for_rewind(&mut self) {
+        let mut state = self.shared.lock();
+        state.rewind = true;
+        if let Some(cursor) = state.cursors.get_mut(self.index) {
+            cursor.waits_for_rewind = true;
+        }
+        drop(state);
+        self.shared.room.send_replace(());
+    }
+
+    /// The first frame after the checkpoint: what the target has yet to apply. `None` when there is
+    /// nothing (idle), or it was evicted.
+    pub fn first_pending(&self) -> Pending {
+        let state = self.shared.lock();
+        let Some(cursor) = state.cursors.get(self.index) else { return Pending::Nothing };
+        if cursor.waits_for_rewind || cursor.checkpoint < state.base {
+            return Pending::Evicted;
+        }
+        let skip = usize::try_from(cursor.checkpoint - state.base).unwrap_or(usize::MAX);
+        let mut pending = state.items.iter().skip(skip);
+        let first = pending.find_map(|item| match item {
+            Item::Frame(frame) if frame.begins() => Some(frame.clone()),
+            _ => None,
+        });
+        first.map_or(Pending::Nothing, Pending::Frame)
+    }
+}
+
+/// What a target has yet to apply; see [`Reader::first_pending`].
+#[derive(Debug)]
+pub enum Pending {
+    Nothing,
+    /// The first frame of the oldest transaction not yet applied.
+    Frame(Frame),
+    /// There is something, but it is no longer here.
+    Evicted,
+}
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

@@ -1,0 +1,48 @@
+//! The spool: what was received and not yet applied everywhere, read by each target on its own.
+//!
+//! An append-only log of [`Item`]s with one [`Reader`] per target. A reader has two places in it: where
+//! it reads next, and its *checkpoint*, the place from which it would have to read again if its
+//! target failed now. What every reader has passed with its checkpoint is dropped.
+//!
+//! # Bounded
+//!
+//! At `limit` bytes the spool first gives up what every reader has read but not yet checkpointed (the
+//! head of a large transaction): a reader that then has to go back finds it evicted and asks for a
+//! *rewind*, that is, for the source to send again from the slot's confirmed position. If that frees
+//! nothing, `append` waits: the slowest reader holds up the slot, and nothing is dropped.
+//!
+//! # Cuts
+//!
+//! The log is never rewritten. When the connection to the source breaks inside a transaction, or for a
+//! rewind, a [`Item::Cut`] says that the transaction under way will not go on; it comes again, whole.
+//!
+//! This one lives in memory; the interface is that of a log on disk.
+
+mod memory;
+
+pub use memory::{Evicted, Pending, Reader, Spool};
+
+use rsrepl_wire::{Frame, Lsn};
+
+/// One entry of the log.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A part of a transaction, or a logical message.
+    Frame(Frame),
+    /// Between two transactions: the source has nothing (more) for us up to here. `urgent` when it
+    /// waits for that to be confirmed (it does so before it shuts down).
+    Progress { lsn: Lsn, urgent: bool },
+    /// The transaction under way, if any, ends here without a commit; forget it.
+    Cut,
+}
+
+impl Item {
+    /// Bytes counted against the limit: the frame and what an entry costs.
+    fn bytes(&self) -> usize {
+        const ENTRY: usize = size_of::<Item>();
+        match self {
+            Item::Frame(frame) => frame.len() + ENTRY,
+            Item::Progress { .. } | Item::Cut => ENTRY,
+        }
+    }
+}
