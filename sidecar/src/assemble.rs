@@ -16,12 +16,15 @@ use crate::spool::Item;
 type Relations = Arc<HashMap<u32, Arc<Relation>>>;
 
 /// Where a target can go on after a failure: everything before is durable on it.
+///
+/// The default is that of a reader at the start of a stream, where the source describes every table
+/// anew.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
     /// Sequence number of the first spool entry after it.
     pub sequence: u64,
     /// End of the last transaction assembled; what ends at or below it is skipped.
-    position: Lsn,
+    pub position: Lsn,
     /// The tables as they were described up to here.
     relations: Relations,
 }
@@ -86,12 +89,6 @@ impl Assembler {
         }
     }
 
-    /// A checkpoint for a reader that starts over at `sequence` behind a cut, where the source
-    /// describes every table anew.
-    pub fn fresh(sequence: u64, applied: Lsn) -> Checkpoint {
-        Checkpoint { sequence, position: applied, relations: Relations::default() }
-    }
-
     /// Takes one spool entry.
     ///
     /// # Errors
@@ -125,7 +122,11 @@ impl Assembler {
             }
             None => self.batch = Batch::default(),
         }
-        if std::mem::take(&mut self.given_out) { Pushed::TakeBack } else { Pushed::Gathered }
+        // with a whole transaction at hand, what was given out has its commit
+        if self.whole.is_none() && std::mem::take(&mut self.given_out) {
+            return Pushed::TakeBack;
+        }
+        Pushed::Gathered
     }
 
     fn message(&mut self, sequence: u64, message: Message, in_transaction: bool) -> Result<()> {
@@ -193,14 +194,12 @@ impl Assembler {
             self.position = commit.end_lsn;
             self.batch.transactions += 1;
         }
-        let commit = Position {
-            lsn: self.position,
-            commit_time: commit.commit_time,
-            xid: open.begin.xid,
-        };
+        let commit =
+            Position { lsn: self.position, commit_time: commit.commit_time, xid: open.begin.xid };
         if open.skip && self.whole.is_none() && self.batch.changes.is_empty() {
             // nothing of it is in the batch; the place in the spool still moves on
-            self.progress = Some(Progress { lsn: self.position, urgent: false, sequence: sequence + 1 });
+            self.progress =
+                Some(Progress { lsn: self.position, urgent: false, sequence: sequence + 1 });
             self.batch.bytes = 0;
             return Ok(());
         }

@@ -27,6 +27,13 @@ impl Ledger {
         Ledger { applied: vec![None; targets] }
     }
 
+    /// Target `index` was opened and has `position` stored; a restored backup may have less than before.
+    pub fn opened(&mut self, index: usize, position: Lsn) {
+        if let Some(slot) = self.applied.get_mut(index) {
+            *slot = Some(position);
+        }
+    }
+
     /// Target `index` has stored `position`. Positions only rise.
     pub fn applied(&mut self, index: usize, position: Lsn) {
         if let Some(slot) = self.applied.get_mut(index) {

@@ -8,21 +8,29 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`assemble`] | from frames to batches of whole transactions (pure) |
 //! | [`batch`] | what a target is given: changes of whole transactions, or a part of a large one |
 //! | [`config`] | the configuration, resolved and validated once |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
+//! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
 //! | [`preflight`] | what must be right before replication can begin |
 //! | [`redact`] | keeps passwords out of everything that is shown |
+//! | [`retry`] | exponential backoff with jitter |
+//! | [`spool`] | what was received and not yet applied everywhere |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
 //! | [`target`] | the contract of a target |
 //! | [`telemetry`] | metrics and probes over HTTP |
 //! | [`tls`] | connection strings, TLS, and sessions with PostgreSQL |
 
+pub mod assemble;
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod ledger;
 pub mod preflight;
 pub mod redact;
+pub mod retry;
+pub mod spool;
 pub mod status;
 pub mod target;
 pub mod telemetry;

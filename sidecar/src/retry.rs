@@ -4,40 +4,20 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-/// How a connection or target is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Attempts in a row without success after which the target counts as stopped; it is then tried
-    /// once every [`STOPPED_RETRY`]. `None`: no such limit.
-    pub max_attempts: Option<u32>,
-    /// Wait before the second attempt; doubles with every further one.
-    pub backoff: Duration,
-    /// The longest wait.
-    pub max_backoff: Duration,
-}
+use crate::config::Retry;
 
 /// A stopped target is looked at this often: its owner may have mended what stopped it.
 pub const STOPPED_RETRY: Duration = Duration::from_secs(30);
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        RetryPolicy {
-            max_attempts: None,
-            backoff: Duration::from_millis(200),
-            max_backoff: Duration::from_secs(30),
-        }
-    }
-}
-
 /// Counts failures in a row.
 #[derive(Debug)]
 pub struct Backoff {
-    policy: RetryPolicy,
+    policy: Retry,
     failures: u32,
 }
 
 impl Backoff {
-    pub fn new(policy: RetryPolicy) -> Self {
+    pub fn new(policy: Retry) -> Self {
         Backoff { policy, failures: 0 }
     }
 
@@ -66,7 +46,7 @@ mod tests {
 
     #[test]
     fn waits_grow_stay_bounded_and_end() {
-        let policy = RetryPolicy {
+        let policy = Retry {
             max_attempts: Some(8),
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(1),
@@ -84,7 +64,11 @@ mod tests {
 
     #[test]
     fn endless_failures_do_not_overflow() {
-        let mut backoff = Backoff::new(RetryPolicy::default());
+        let mut backoff = Backoff::new(Retry {
+            max_attempts: None,
+            backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(30),
+        });
         for _ in 0..100 {
             assert!(backoff.next().is_some_and(|wait| wait <= Duration::from_secs(30)));
         }

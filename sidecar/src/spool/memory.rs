@@ -26,6 +26,12 @@ pub struct Reader {
     news: watch::Receiver<()>,
 }
 
+/// Reads how full the spool is and who lags; moves nothing.
+#[derive(Clone, Debug)]
+pub struct View {
+    shared: Arc<Shared>,
+}
+
 /// The log no longer has what the reader's checkpoint points at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evicted;
@@ -160,7 +166,8 @@ impl Spool {
         let in_transaction = frame.xid() != 0;
         if in_transaction && frame.begins() == open {
             let what = if open { "begins inside another" } else { "goes on without a begin" };
-            let message = format!("the change stream is out of order: transaction {} {what}", frame.xid());
+            let message =
+                format!("the change stream is out of order: transaction {} {what}", frame.xid());
             return Err(Error::new(Kind::Frame, message).at(frame.base()));
         }
         Ok(frame.commit()?.map(|commit| commit.end_lsn))
@@ -227,9 +234,9 @@ impl Spool {
         let _ = self.room.changed().await;
     }
 
-    /// Bytes in the spool.
-    pub fn bytes(&self) -> usize {
-        self.shared.lock().bytes
+    /// A look at the spool for others.
+    pub fn view(&self) -> View {
+        View { shared: self.shared.clone() }
     }
 
     /// At most half of the limit is used.
@@ -323,12 +330,23 @@ impl Reader {
         drop(state);
         self.shared.room.send_replace(());
     }
+}
 
-    /// The first frame after the checkpoint: what the target has yet to apply. `None` when there is
-    /// nothing (idle), or it was evicted.
-    pub fn first_pending(&self) -> Pending {
+impl View {
+    /// Bytes in the spool.
+    pub fn bytes(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    /// End of the last complete transaction or progress received.
+    pub fn end(&self) -> Lsn {
+        self.shared.lock().end
+    }
+
+    /// What target `index` has yet to apply.
+    pub fn first_pending(&self, index: usize) -> Pending {
         let state = self.shared.lock();
-        let Some(cursor) = state.cursors.get(self.index) else { return Pending::Nothing };
+        let Some(cursor) = state.cursors.get(index) else { return Pending::Nothing };
         if cursor.waits_for_rewind || cursor.checkpoint < state.base {
             return Pending::Evicted;
         }
@@ -342,7 +360,7 @@ impl Reader {
     }
 }
 
-/// What a target has yet to apply; see [`Reader::first_pending`].
+/// What a target has yet to apply; see [`View::first_pending`].
 #[derive(Debug)]
 pub enum Pending {
     Nothing,

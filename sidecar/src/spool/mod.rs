@@ -20,7 +20,7 @@
 
 mod memory;
 
-pub use memory::{Evicted, Pending, Reader, Spool};
+pub use memory::{Evicted, Pending, Reader, Spool, View};
 
 use rsrepl_wire::{Frame, Lsn};
 

@@ -1,0 +1,204 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+use rsrepl_wire::{Column, Encoding, Frame, FrameWriter, ReplicaIdentity, RowShape, TypeKind};
+
+use super::*;
+
+fn relation(name: &str) -> Relation {
+    Relation {
+        oid: 1,
+        schema: "public".into(),
+        name: name.into(),
+        replica_identity: ReplicaIdentity::Default,
+        columns: vec![Column {
+            name: "id".into(),
+            key: true,
+            not_null: true,
+            generated: false,
+            type_oid: 23,
+            base_oid: 23,
+            typmod: -1,
+            kind: TypeKind::Base,
+            element_oid: 0,
+            element_kind: TypeKind::Base,
+            type_schema: "pg_catalog".into(),
+            type_name: "int4".into(),
+            encoding: Encoding::Fixed(4),
+        }],
+    }
+}
+
+/// The frames of transaction `n` (it ends at 10 × n) with `rows` inserts, `per_frame` in each.
+fn transaction(n: u32, rows: usize, per_frame: usize) -> Vec<Frame> {
+    let end_lsn = Lsn(u64::from(n) * 10);
+    let final_lsn = Lsn(end_lsn.0 - 1);
+    let frames = rows.div_ceil(per_frame).max(1);
+    let mut left = rows;
+    let mut out = Vec::new();
+    for index in 0..frames {
+        let mut writer = FrameWriter::new();
+        writer.start(final_lsn, n);
+        if index == 0 {
+            let origin = String::new();
+            writer.begin(&Begin { xid: n, final_lsn, end_lsn, commit_time: 0, origin });
+            writer.relation(&relation("t"));
+        }
+        for _ in 0..per_frame.min(left) {
+            let shape = RowShape { columns: 1, nulls: false, unchanged: false };
+            writer.insert(final_lsn, 1, shape, |row| row.fixed(&n.to_le_bytes()));
+        }
+        left = left.saturating_sub(per_frame);
+        if index == frames - 1 {
+            writer.commit(&Commit { final_lsn, end_lsn, commit_time: 0 });
+        }
+        out.push(Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap());
+    }
+    out
+}
+
+fn feed(assembler: &mut Assembler, sequence: &mut u64, frames: Vec<Frame>) {
+    for frame in frames {
+        assert_eq!(assembler.push(*sequence, Item::Frame(frame)).unwrap(), Pushed::Gathered);
+        *sequence += 1;
+    }
+}
+
+#[test]
+fn whole_transactions_come_together_and_the_part_of_the_next_waits() {
+    let mut assembler = Assembler::default();
+    let mut sequence = 0;
+    feed(&mut assembler, &mut sequence, transaction(1, 2, 9));
+    feed(&mut assembler, &mut sequence, transaction(2, 3, 9));
+    let mut third = transaction(3, 4, 2);
+    let rest = third.split_off(1);
+    feed(&mut assembler, &mut sequence, third);
+    let (batch, checkpoint) = assembler.take();
+    assert_eq!(batch.changes.len(), 5);
+    assert_eq!(batch.transactions, 2);
+    assert_eq!(batch.commit.map(|position| position.lsn), Some(Lsn(20)));
+    assert_eq!(checkpoint.map(|c| c.sequence), Some(2));
+    assert_eq!(assembler.rows(), 2);
+    feed(&mut assembler, &mut sequence, rest);
+    let (batch, checkpoint) = assembler.take();
+    assert_eq!((batch.changes.len(), batch.transactions), (4, 1));
+    assert_eq!(checkpoint.map(|c| (c.sequence, c.position)), Some((4, Lsn(30))));
+}
+
+#[test]
+fn a_large_transaction_comes_in_parts_and_a_cut_takes_them_back() {
+    let mut assembler = Assembler::default();
+    let mut sequence = 0;
+    let frames = transaction(1, 4, 2);
+    feed(&mut assembler, &mut sequence, frames[..1].to_vec());
+    let (batch, checkpoint) = assembler.take();
+    assert_eq!(batch.changes.len(), 2);
+    assert!(batch.commit.is_none() && checkpoint.is_none());
+    assert_eq!(assembler.push(sequence, Item::Cut).unwrap(), Pushed::TakeBack);
+    sequence += 1;
+    feed(&mut assembler, &mut sequence, frames);
+    let (batch, checkpoint) = assembler.take();
+    assert_eq!(batch.changes.len(), 4);
+    assert_eq!(checkpoint.map(|c| c.sequence), Some(sequence));
+}
+
+#[test]
+fn a_cut_after_the_commit_of_what_was_given_out_takes_nothing_back() {
+    let mut assembler = Assembler::default();
+    let mut sequence = 0;
+    let frames = transaction(1, 4, 2);
+    feed(&mut assembler, &mut sequence, frames[..1].to_vec());
+    let _part = assembler.take();
+    feed(&mut assembler, &mut sequence, frames[1..].to_vec());
+    feed(&mut assembler, &mut sequence, transaction(2, 4, 2)[..1].to_vec());
+    assert_eq!(assembler.push(sequence, Item::Cut).unwrap(), Pushed::Gathered);
+    let (batch, _) = assembler.take();
+    assert_eq!(batch.changes.len(), 2, "the rest of 1, nothing of 2");
+    assert_eq!(batch.commit.map(|position| position.lsn), Some(Lsn(10)));
+    assert_eq!(assembler.rows(), 0);
+}
+
+#[test]
+fn a_change_of_an_unknown_table_or_outside_of_a_transaction_is_an_error() {
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn(5), 1);
+    writer.begin(&Begin {
+        xid: 1,
+        final_lsn: Lsn(9),
+        end_lsn: Lsn(10),
+        commit_time: 0,
+        origin: String::new(),
+    });
+    writer.truncate(Lsn(6), false, false, &[77]);
+    let frame = Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap();
+    let error = Assembler::default().push(0, Item::Frame(frame)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Frame);
+    assert!(error.to_string().contains("77"), "{error}");
+    assert_eq!(error.lsn(), Some(Lsn(5)));
+}
+
+#[test]
+fn progress_counts_only_between_transactions() {
+    let mut assembler = Assembler::default();
+    assembler.push(0, Item::Progress { lsn: Lsn(5), urgent: false }).unwrap();
+    assert_eq!(assembler.progress().map(|p| (p.lsn, p.sequence)), Some((Lsn(5), 1)));
+    let mut sequence = 1;
+    feed(&mut assembler, &mut sequence, transaction(1, 2, 1)[..1].to_vec());
+    assert_eq!(assembler.progress(), None);
+}
+
+proptest! {
+    /// Invariant 2 in the pure part: with failures, restarts and re-sent transactions at any place,
+    /// each row is given out exactly once in what ends up applied, in order.
+    #[test]
+    fn restarts_neither_lose_nor_double_rows(
+        sizes in prop::collection::vec(0usize..6, 1..12),
+        per_frame in 1usize..4,
+        limit in 1usize..8,
+        failures in prop::collection::vec(any::<bool>(), 40),
+    ) {
+        let log: Vec<Frame> = sizes.iter().enumerate()
+            .flat_map(|(n, rows)| transaction(n as u32 + 1, *rows, per_frame)).collect();
+        let expected: Vec<u32> = sizes.iter().enumerate()
+            .flat_map(|(n, rows)| std::iter::repeat_n(n as u32 + 1, *rows)).collect();
+        let mut failures = failures.into_iter();
+        let (mut durable, mut position) = (Vec::new(), Lsn::INVALID);
+        let mut checkpoint = Checkpoint::default();
+        'session: loop {
+            // what the target has taken and would lose
+            let mut pending = Vec::new();
+            let mut assembler = Assembler::resume(&checkpoint, position);
+            let mut next = checkpoint.sequence;
+            loop {
+                let ended = next as usize == log.len();
+                if assembler.rows() >= limit || (ended && assembler.has_whole()) {
+                    let (batch, after) = assembler.take();
+                    pending.extend(batch.changes.iter().map(|change| match &change.operation {
+                        Operation::Insert { new } => u32::from_le_bytes(new.0[1..5].try_into().unwrap()),
+                        other => panic!("{other:?}"),
+                    }));
+                    if failures.next().unwrap_or(false) {
+                        // before the target's commit
+                        continue 'session;
+                    }
+                    if let Some(commit) = batch.commit {
+                        durable.append(&mut pending);
+                        position = commit.lsn;
+                        if failures.next().unwrap_or(false) {
+                            // committed, but nobody here knows it
+                            continue 'session;
+                        }
+                        checkpoint = after.unwrap();
+                    }
+                    continue;
+                }
+                if ended {
+                    break 'session;
+                }
+                assembler.push(next, Item::Frame(log[next as usize].clone())).unwrap();
+                next += 1;
+            }
+        }
+        prop_assert_eq!(durable, expected);
+        prop_assert_eq!(position, Lsn(sizes.len() as u64 * 10));
+    }
+}

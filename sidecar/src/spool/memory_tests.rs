@@ -1,0 +1,159 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use rsrepl_wire::{Begin, Commit, FrameWriter};
+
+use super::*;
+
+/// A frame of transaction `xid`, padded by `padding` bytes; `end` is 10 × xid.
+fn frame(xid: u32, begins: bool, commits: bool, padding: usize) -> Frame {
+    let end_lsn = Lsn(u64::from(xid) * 10);
+    let final_lsn = Lsn(end_lsn.0 - 1);
+    let mut writer = FrameWriter::new();
+    writer.start(final_lsn, xid);
+    if begins {
+        let origin = String::new();
+        writer.begin(&Begin { xid, final_lsn, end_lsn, commit_time: 0, origin });
+    }
+    writer.logical(final_lsn, true, "padding", &vec![0; padding]);
+    if commits {
+        writer.commit(&Commit { final_lsn, end_lsn, commit_time: 0 });
+    }
+    Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap()
+}
+
+fn whole(xid: u32) -> Frame {
+    frame(xid, true, true, 1000)
+}
+
+fn xid(entry: Option<(u64, Item)>) -> Option<u32> {
+    match entry?.1 {
+        Item::Frame(frame) => Some(frame.xid()),
+        _ => None,
+    }
+}
+
+async fn would_wait(future: impl Future) -> bool {
+    tokio::time::timeout(Duration::from_millis(30), future).await.is_err()
+}
+
+#[tokio::test]
+async fn each_reader_gets_everything_once_in_order() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 2);
+    for n in 1..=3 {
+        spool.append(&whole(n)).await.unwrap();
+    }
+    spool.close();
+    for reader in &mut readers {
+        for n in 1..=3 {
+            assert_eq!(xid(reader.next().await), Some(n));
+        }
+        assert!(reader.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_full_spool_waits_for_the_slowest_reader_and_drops_nothing() {
+    let (mut spool, mut readers) = Spool::new(2500, 2);
+    spool.append(&whole(1)).await.unwrap();
+    spool.append(&whole(2)).await.unwrap();
+    assert_eq!(xid(readers[0].try_next()), Some(1));
+    assert!(would_wait(spool.append(&whole(3))).await, "reader 1 has read nothing");
+    assert_eq!(xid(readers[1].try_next()), Some(1));
+    spool.append(&whole(3)).await.unwrap();
+    for n in 2..=3 {
+        assert_eq!(xid(readers[1].try_next()), Some(n));
+    }
+    assert!(spool.view().bytes() <= 2500);
+}
+
+#[tokio::test]
+async fn a_reader_restarts_at_its_checkpoint() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+    for n in 1..=3 {
+        spool.append(&whole(n)).await.unwrap();
+    }
+    let reader = &mut readers[0];
+    let (first, _) = reader.try_next().unwrap();
+    reader.checkpoint(first + 1);
+    assert_eq!(xid(reader.try_next()), Some(2));
+    assert_eq!(xid(reader.try_next()), Some(3));
+    reader.restart().unwrap();
+    assert_eq!(xid(reader.try_next()), Some(2));
+}
+
+#[tokio::test]
+async fn the_head_of_a_large_transaction_is_evicted_and_comes_again_after_a_rewind() {
+    let (mut spool, mut readers) = Spool::new(2500, 2);
+    spool.append(&frame(1, true, false, 1000)).await.unwrap();
+    for _ in 0..5 {
+        for reader in &mut readers {
+            while reader.try_next().is_some() {}
+        }
+        spool.append(&frame(1, false, false, 1000)).await.unwrap();
+    }
+    assert_eq!(readers[0].restart(), Err(Evicted));
+    assert!(spool.rewind_wanted());
+    assert!(readers[0].try_next().is_none(), "nothing from before the rewind");
+    spool.rewind();
+    assert_eq!(spool.end(), Lsn::INVALID, "the source starts from the slot's own position");
+    spool.append(&whole(1)).await.unwrap();
+    assert_eq!(xid(readers[0].try_next()), Some(1));
+    // the other reader sees that the transaction under way was cut
+    let mut seen = std::iter::from_fn(|| readers[1].try_next()).map(|(_, item)| item);
+    assert!(seen.any(|item| matches!(item, Item::Cut)));
+    assert!(matches!(seen.next(), Some(Item::Frame(_))));
+}
+
+#[tokio::test]
+async fn progress_is_one_entry_and_never_inside_a_transaction() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+    for lsn in 1..=1000 {
+        spool.progress(Lsn(lsn), false);
+    }
+    assert!(matches!(
+        readers[0].try_next(),
+        Some((_, Item::Progress { lsn: Lsn(1000), urgent: false }))
+    ));
+    assert!(readers[0].try_next().is_none());
+    spool.append(&frame(900, true, false, 0)).await.unwrap();
+    spool.progress(Lsn(5000), true);
+    spool.append(&frame(900, false, true, 0)).await.unwrap();
+    assert_eq!(spool.end(), Lsn(9000));
+}
+
+#[tokio::test]
+async fn a_broken_connection_cuts_only_a_transaction_under_way() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+    spool.append(&whole(1)).await.unwrap();
+    spool.cut();
+    spool.append(&frame(2, true, false, 0)).await.unwrap();
+    spool.cut();
+    assert_eq!(spool.end(), Lsn(10), "where the source goes on");
+    spool.append(&whole(2)).await.unwrap();
+    let kinds: Vec<bool> = std::iter::from_fn(|| readers[0].try_next())
+        .map(|(_, item)| matches!(item, Item::Cut))
+        .collect();
+    assert_eq!(kinds, [false, false, true, false]);
+}
+
+#[tokio::test]
+async fn frames_out_of_order_are_refused() {
+    let (mut spool, _readers) = Spool::new(1 << 20, 1);
+    assert!(spool.append(&frame(1, false, true, 0)).await.is_err(), "no begin");
+    spool.append(&frame(1, true, false, 0)).await.unwrap();
+    assert!(spool.append(&frame(2, true, true, 0)).await.is_err(), "inside another");
+}
+
+#[tokio::test]
+async fn pending_is_what_lies_behind_the_checkpoint() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+    let view = spool.view();
+    spool.progress(Lsn(5), false);
+    assert!(matches!(view.first_pending(0), Pending::Nothing));
+    spool.append(&whole(1)).await.unwrap();
+    while readers[0].try_next().is_some() {}
+    assert!(matches!(view.first_pending(0), Pending::Frame(_)), "read is not applied");
+    readers[0].checkpoint(2);
+    assert!(matches!(view.first_pending(0), Pending::Nothing));
+}
