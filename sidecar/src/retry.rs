@@ -28,7 +28,7 @@ impl Backoff {
 
     /// Notes a failure and gives the wait before the next attempt; `None` once `max_attempts` have
     /// failed.
-    pub fn next(&mut self) -> Option<Duration> {
+    pub fn failed(&mut self) -> Option<Duration> {
         self.failures = self.failures.saturating_add(1);
         if self.policy.max_attempts.is_some_and(|max| self.failures >= max) {
             return None;
@@ -54,12 +54,12 @@ mod tests {
         let mut backoff = Backoff::new(policy);
         for attempt in 0..7u32 {
             let full = Duration::from_millis(100 << attempt).min(Duration::from_secs(1));
-            let wait = backoff.next().expect("under max_attempts");
+            let wait = backoff.failed().expect("under max_attempts");
             assert!(wait >= full / 2 && wait <= full, "attempt {attempt}: {wait:?}");
         }
-        assert_eq!(backoff.next(), None);
+        assert_eq!(backoff.failed(), None);
         backoff.reset();
-        assert!(backoff.next().is_some());
+        assert!(backoff.failed().is_some());
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
             max_backoff: Duration::from_secs(30),
         });
         for _ in 0..100 {
-            assert!(backoff.next().is_some_and(|wait| wait <= Duration::from_secs(30)));
+            assert!(backoff.failed().is_some_and(|wait| wait <= Duration::from_secs(30)));
         }
     }
 }
