@@ -12,6 +12,7 @@
 //! | [`proxy`] | a TCP proxy that can cut and stall |
 //! | [`rig`] | all of them put together, and "everything has arrived" |
 //! | [`compare`] | are the tables of two systems equal, row by row |
+//! | [`mapping`] | how a value and its image in ClickHouse are made comparable |
 //! | [`wait`] | until something is so |
 //!
 //! What goes wrong in here is a failed test, so functions panic with a message instead of returning
@@ -21,6 +22,7 @@ pub mod build;
 pub mod clickhouse;
 pub mod compare;
 pub mod config;
+pub mod mapping;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -106,6 +106,12 @@ impl Rig {
         });
     }
 
+    /// The name in ClickHouse of a source table, as the default `table_name` template makes it.
+    pub fn twin(&self, table: &str) -> String {
+        let name = table.rsplit('.').next().unwrap_or(table);
+        format!("{DATABASE}.{name}")
+    }
+
     fn mark(&self) -> u64 {
         let marker = self.markers.fetch_add(1, Ordering::Relaxed) + 1;
         self.execute(&format!("INSERT INTO {MARKER} VALUES ({marker})"));
