@@ -3,5 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
+//! | `workload` | that the random workload is valid |
 
 mod harness;
+mod workload;

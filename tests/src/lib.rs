@@ -14,6 +14,7 @@
 //! | [`compare`] | are the tables of two systems equal, row by row |
 //! | [`mapping`] | how a value and its image in ClickHouse are made comparable |
 //! | [`wait`] | until something is so |
+//! | [`workload`] | random transactions over every type and identity |
 //!
 //! What goes wrong in here is a failed test, so functions panic with a message instead of returning
 //! errors; a panic prints the ends of the servers' logs.
@@ -30,6 +31,7 @@ pub mod rig;
 pub mod scratch;
 pub mod sidecar;
 pub mod wait;
+pub mod workload;
 
 /// The password of every account that the harness makes. Tests search logs and metrics for it.
 pub const SECRET: &str = "s3cret-hunter2-never-shown";

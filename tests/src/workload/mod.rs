@@ -1,0 +1,94 @@
+//! A seeded random workload over tables of every type and identity.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`schema`] | the tables |
+//! | [`values`] | random and edge-case literals of each type |
+//! | [`transaction`] | random transactions over them |
+//!
+//! The seed and the number of the client decide what a client sends. How clients interleave is left
+//! to the server; the conflicts that come of it (deadlocks, unique violations) are rollbacks.
+
+pub mod schema;
+pub mod transaction;
+pub mod values;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use fastrand::Rng;
+use postgres::Client;
+
+use transaction::transaction;
+
+/// How far a workload is.
+#[derive(Default)]
+pub struct Progress {
+    /// Transactions that were committed.
+    pub committed: AtomicU64,
+    /// Transactions that were rolled back, on purpose or by the server.
+    pub rolled_back: AtomicU64,
+}
+
+impl Progress {
+    /// Transactions so far.
+    pub fn total(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed) + self.rolled_back.load(Ordering::Relaxed)
+    }
+}
+
+/// A running workload.
+pub struct Workload {
+    /// Its progress.
+    pub progress: Arc<Progress>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Workload {
+    /// Sends transactions over all of `connections` at once until `count` are committed.
+    pub fn start(seed: u64, count: u64, connections: Vec<Client>) -> Workload {
+        let progress = Arc::new(Progress::default());
+        let client = |(number, client): (usize, Client)| {
+            let progress = Arc::clone(&progress);
+            let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64));
+            thread::spawn(move || run(rng, count, client, &progress))
+        };
+        let clients = connections.into_iter().enumerate().map(client).collect();
+        Workload { progress, clients }
+    }
+
+    /// Whether all clients are done.
+    pub fn finished(&self) -> bool {
+        self.clients.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end; panics if a client did.
+    pub fn join(self) {
+        for client in self.clients {
+            client.join().expect("a client of the workload");
+        }
+    }
+}
+
+fn run(mut rng: Rng, count: u64, mut client: Client, progress: &Progress) {
+    while progress.committed.load(Ordering::Relaxed) < count {
+        let next = transaction(&mut rng);
+        let counter = match client.batch_execute(&next.statements) {
+            Ok(()) if next.commits => &progress.committed,
+            Ok(()) => &progress.rolled_back,
+            Err(error) => {
+                // A conflict between clients. Anything else is a mistake of the generator.
+                let state = error.code().map_or("none", |c| c.code()).to_owned();
+                assert!(
+                    ["40P01", "23505", "40001"].contains(&state.as_str()),
+                    "{state}: {error:?}\n{}",
+                    next.statements
+                );
+                client.batch_execute("ROLLBACK").expect("roll back");
+                &progress.rolled_back
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
