@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::redact::Secret;
 use crate::status::TargetKind;
+use crate::target::clickhouse::Policies;
 
 /// Everything that the sidecar is told.
 #[derive(Clone, Debug)]
@@ -99,6 +100,8 @@ pub struct ClickHouse {
     pub table_name: String,
     pub create_tables: bool,
     pub compression: Compression,
+    /// `unrepresentable` and `columns`.
+    pub policies: Policies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,6 @@
-//! The contract of a target.
+//! The contract of a target, and its implementations.
+
+pub mod clickhouse;
 
 use rsrepl_wire::Lsn;
 

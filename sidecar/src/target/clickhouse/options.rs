@@ -1,0 +1,162 @@
+//! What a ClickHouse target is told, resolved once from the configuration.
+
+use crate::config::{self, Compression, Mode};
+use crate::error::{Error, Kind, Result};
+use crate::redact::Secret;
+
+use super::policy::Policies;
+
+/// Port of ClickHouse's HTTP interface when the connection string names none.
+const DEFAULT_HTTP_PORT: u16 = 8123;
+/// The same over TLS.
+const DEFAULT_HTTPS_PORT: u16 = 8443;
+
+/// See the keys of `[[targets.clickhouse]]` in `docs/configuration.md`.
+#[derive(Clone, Debug)]
+pub struct ClickHouseOptions {
+    pub name: String,
+    /// `http://host:port` or `https://host:port`; no credentials.
+    pub url: String,
+    pub database: String,
+    pub user: String,
+    /// Not printable.
+    pub password: Secret,
+    pub mode: Mode,
+    /// With `{schema}` and `{table}`.
+    pub table_name: String,
+    pub create_tables: bool,
+    pub compression: Compression,
+    pub policies: Policies,
+}
+
+impl ClickHouseOptions {
+    /// # Errors
+    /// [`Kind::Config`]: the connection string or the table name template cannot be used. No message
+    /// holds a part of the connection string.
+    pub fn from_config(name: &str, config: &config::ClickHouse) -> Result<Self> {
+        let place = parse_connection_string(config.connection_string.expose())
+            .map_err(|problem| bad(name, format!("connection_string {problem}")))?;
+        if !config.table_name.contains("{table}") {
+            return Err(bad(name, "table_name needs {table} in it".to_owned()));
+        }
+        Ok(ClickHouseOptions {
+            name: name.to_owned(),
+            url: place.url,
+            database: place.database,
+            user: place.user,
+            password: Secret::new(place.password),
+            mode: config.mode,
+            table_name: config.table_name.clone(),
+            create_tables: config.create_tables,
+            compression: config.compression,
+            policies: config.policies.clone(),
+        })
+    }
+
+    /// The name of the target table of a source table.
+    pub fn target_table(&self, schema: &str, table: &str) -> String {
+        // the schema first: a table's name may hold "{schema}"
+        let mut parts = self.table_name.split("{table}");
+        let first = parts.next().unwrap_or_default().replace("{schema}", schema);
+        parts.fold(first, |name, part| name + table + &part.replace("{schema}", schema))
+    }
+}
+
+fn bad(name: &str, problem: String) -> Error {
+    Error::new(Kind::Config, format!("target {name}: {problem}"))
+        .hint("the form is http://user:password@host:8123/database, table_name like \"{table}\"")
+}
+
+struct Place {
+    url: String,
+    database: String,
+    user: String,
+    password: String,
+}
+
+/// `scheme://[user[:password]@]host[:port]/database`, percent-encoded where needed.
+fn parse_connection_string(text: &str) -> Result<Place, &'static str> {
+    let (scheme, rest) = text.split_once("://").ok_or("is not a URL")?;
+    let port = match scheme {
+        "http" => DEFAULT_HTTP_PORT,
+        "https" => DEFAULT_HTTPS_PORT,
+        _ => return Err("must start with http:// or https://"),
+    };
+    if rest.contains(['?', '#']) {
+        return Err("takes no parameters");
+    }
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    if host.is_empty() {
+        return Err("names no host");
+    }
+    if database.is_empty() || database.contains('/') {
+        return Err("must end with /database");
+    }
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    if has_port && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
+        return Err("has a port that is not a number");
+    }
+    let host = if has_port { host.to_owned() } else { format!("{host}:{port}") };
+    let user = percent_decode(user)?;
+    Ok(Place {
+        url: format!("{scheme}://{host}"),
+        database: percent_decode(database)?,
+        user: if user.is_empty() { "default".to_owned() } else { user },
+        password: percent_decode(password)?,
+    })
+}
+
+fn percent_decode(text: &str) -> Result<String, &'static str> {
+    const BAD: &str = "has a % that is not followed by two hex digits of UTF-8";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).ok_or(BAD);
+        bytes.push((digit()? * 16 + digit()?) as u8); // two hex digits fit
+    }
+    String::from_utf8(bytes).map_err(|_| BAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings() {
+        let place = parse_connection_string("http://me:p%40ss:w@db.example:9000/shop").unwrap();
+        assert_eq!(place.url, "http://db.example:9000");
+        assert_eq!((place.user.as_str(), place.password.as_str()), ("me", "p@ss:w"));
+        assert_eq!(place.database, "shop");
+        let place = parse_connection_string("https://[::1]/a%20b").unwrap();
+        assert_eq!((place.url.as_str(), place.user.as_str()), ("https://[::1]:8443", "default"));
+        assert_eq!(place.database, "a b");
+        for bad in ["db/x", "tcp://h/x", "http://h", "http://h/", "http:///x", "http://h:x/d"] {
+            assert!(parse_connection_string(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn table_names() {
+        let mut options = ClickHouseOptions {
+            name: String::new(),
+            url: String::new(),
+            database: String::new(),
+            user: String::new(),
+            password: Secret::default(),
+            mode: Mode::Mirror,
+            table_name: "{schema}_{table}".to_owned(),
+            create_tables: true,
+            compression: Compression::None,
+            policies: Policies::default(),
+        };
+        assert_eq!(options.target_table("shop", "a{schema}"), "shop_a{schema}");
+        options.table_name = "pg_{table}".to_owned();
+        assert_eq!(options.target_table("shop", "orders"), "pg_orders");
+    }
+}
