@@ -1,6 +1,29 @@
-//! The configuration in its resolved, validated form. Nothing downstream parses.
+//! The configuration: read once into a resolved, validated form. Nothing downstream parses.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `load` | file and environment to one tree of values |
+//! | `read` | asking the tree for keys; what was never asked for is unknown |
+//! | `value` | the types of settings |
+//! | `resolve` | every key, its default and its rule |
+//!
+//! Keys and defaults are described for users in `docs/configuration.md`, which a test compares with
+//! [`catalog`].
 
+mod load;
+mod read;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::path::Path;
 use std::time::Duration;
+
+pub use load::{Environment, OVERRIDE_PREFIX, Syntax, environment};
+pub use read::Key;
+pub use resolve::catalog;
 
 use crate::redact::Secret;
 use crate::status::TargetKind;
@@ -156,4 +179,54 @@ pub struct Logging {
 pub enum LogFormat {
     Plain,
     Json,
+}
+
+/// Everything that is wrong with a configuration, each with the key's path. Shows no secrets.
+#[derive(Debug)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    /// One line each.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads `path`, replaces `${NAME}` from `environment` and applies its `RSREPL__…` overrides.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Config, Problems> {
+        let text = load::read_file(path).map_err(|problem| Problems(vec![problem]))?;
+        Config::parse(&text, Syntax::of(path), environment)
+    }
+
+    /// The same from a text.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn parse(
+        text: &str,
+        syntax: Syntax,
+        environment: &Environment,
+    ) -> Result<Config, Problems> {
+        let loaded = load::load(text, syntax, environment).map_err(|p| Problems(vec![p]))?;
+        let reading = read::Reading::new(loaded.origins);
+        let config = resolve::config(read::Table::root(&reading, loaded.root));
+        let mut problems = loaded.problems;
+        problems.extend(reading.into_problems(catalog));
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(Problems(problems)),
+        }
+    }
 }

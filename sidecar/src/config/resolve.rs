@@ -1,0 +1,236 @@
+//! Every key, its default and its rule: from the tree to [`Config`].
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::read::{Key, Reading, Table};
+use super::value::{Listen, Names, Size};
+use super::{
+    BatchLimits, ClickHouse, Config, Logging, Pipeline, Postgres, Retry, Source, Spool, Target,
+    TargetOptions, Telemetry,
+};
+use crate::redact::Secret;
+
+/// Rows of one batch: an INSERT into ClickHouse is all-or-nothing only as one block, which ends at
+/// 1,048,449 rows.
+const BATCH_SIZE_MAX: usize = 1_000_000;
+/// Frames of one queue.
+const BUFFER_SIZE_MAX: usize = 65_536;
+/// Threads, and sessions of one target.
+const WORKERS_MAX: usize = 256;
+/// Bytes below which a limit on memory cannot be kept.
+const MEMORY_MIN: u64 = 8 << 20;
+/// Bytes of PostgreSQL's identifiers.
+const NAME_MAX: usize = 63;
+
+/// Reads the whole tree; `None` after at least one problem.
+pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
+    let mut table = root.table("source");
+    let source = source(&mut table);
+    table.finish();
+
+    let targets = targets(&mut root);
+
+    let mut table = root.table("pipeline");
+    let pipeline = pipeline(&mut table);
+    table.finish();
+
+    let mut table = root.table("spool");
+    let spool = spool(&mut table);
+    table.finish();
+
+    let mut table = root.table("telemetry");
+    let address = table.or::<Listen>("address", "127.0.0.1:9477");
+    table.finish();
+
+    let mut table = root.table("logging");
+    let level = table.or_if("level", "info", |level: &String| {
+        let valid = level.parse::<tracing_subscriber::EnvFilter>().is_ok();
+        (!valid).then(|| {
+            "expected error, warn, info, debug, trace or a filter of RUST_LOG's form".into()
+        })
+    });
+    let format = table.or("format", "plain");
+    table.finish();
+    root.finish();
+
+    Some(Config {
+        source: source?,
+        targets: targets?,
+        pipeline: pipeline?,
+        spool: spool?,
+        telemetry: Telemetry { address: address?.0 },
+        logging: Logging { level: level?, format: format? },
+    })
+}
+
+fn source(table: &mut Table<'_>) -> Option<Source> {
+    let connection_string = table.required::<Secret>("connection_string");
+    let slot_name = table.required::<String>("slot_name").and_then(|name| {
+        let valid = (1..=NAME_MAX).contains(&name.len())
+            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        if !valid {
+            table.problem("slot_name", "must be 1 to 63 of a-z, 0-9 and _");
+        }
+        valid.then_some(name)
+    });
+    let publication = table.optional::<Names>("publication");
+    let create_slot = table.or("create_slot", "true");
+    Some(Source {
+        connection_string: connection_string?,
+        slot_name: slot_name?,
+        publications: publication?.map(|names| names.0).unwrap_or_default(),
+        create_slot: create_slot?,
+    })
+}
+
+fn targets(root: &mut Table<'_>) -> Option<Vec<Target>> {
+    let mut table = root.table("targets");
+    let mut found = Vec::new();
+    let mut names = BTreeSet::new();
+    for mut entry in table.tables("postgres") {
+        found.push(target(&mut entry, &mut names, POSTGRES_BATCH, postgres));
+        entry.finish();
+    }
+    for mut entry in table.tables("clickhouse") {
+        found.push(target(&mut entry, &mut names, CLICKHOUSE_BATCH, clickhouse));
+        entry.finish();
+    }
+    let path = table.path("postgres");
+    table.finish();
+    if found.is_empty() {
+        root.problem(
+            "targets",
+            &format!("there is none: add a [[{path}]] or a [[targets.clickhouse]]"),
+        );
+        return None;
+    }
+    found.into_iter().collect()
+}
+
+/// Defaults of `batch_size` and `batch_interval`.
+type BatchDefaults = (&'static str, &'static str);
+
+const POSTGRES_BATCH: BatchDefaults = ("10000", "200ms");
+const CLICKHOUSE_BATCH: BatchDefaults = ("100000", "1s");
+
+/// What targets of all kinds have in common.
+fn target(
+    table: &mut Table<'_>,
+    names: &mut BTreeSet<String>,
+    (size, interval): BatchDefaults,
+    options: fn(&mut Table<'_>) -> Option<TargetOptions>,
+) -> Option<Target> {
+    let name = table.required::<String>("name").and_then(|name| name_of_target(table, name, names));
+    let rows = table.within("batch_size", size, (1, BATCH_SIZE_MAX));
+    let interval = table.or_if("batch_interval", interval, |wait: &Duration| {
+        (*wait > Duration::from_secs(60)).then(|| "must be at most 1m".into())
+    });
+    let options = options(table);
+    let mut below = table.table("retry");
+    let retry = retry(&mut below);
+    below.finish();
+    Some(Target {
+        name: name?,
+        batch: BatchLimits { rows: rows?, interval: interval? },
+        retry: retry?,
+        options: options?,
+    })
+}
+
+/// Names are labels of metrics and part of keys on the targets.
+fn name_of_target(table: &Table<'_>, name: String, names: &mut BTreeSet<String>) -> Option<String> {
+    let valid = (1..=NAME_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    if !valid {
+        table.problem("name", "must be 1 to 63 letters, digits, _, - or .");
+        return None;
+    }
+    if !names.insert(name.clone()) {
+        table.problem("name", &format!("another target has the name {name:?} too"));
+        return None;
+    }
+    Some(name)
+}
+
+fn retry(table: &mut Table<'_>) -> Option<Retry> {
+    let max_attempts = table.or::<u32>("max_attempts", "0");
+    let positive = |wait: &Duration| wait.is_zero().then(|| "must be more than zero".into());
+    let backoff = table.or_if("backoff", "200ms", positive);
+    let max_backoff = table.or_if("max_backoff", "30s", positive);
+    let (backoff, max_backoff) = (backoff?, max_backoff?);
+    if backoff > max_backoff {
+        table.problem("max_backoff", "must not be less than backoff");
+        return None;
+    }
+    Some(Retry { max_attempts: max_attempts.map(|n| (n > 0).then_some(n))?, backoff, max_backoff })
+}
+
+fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
+    let connection_string = table.required::<Secret>("connection_string");
+    let consistency = table.or("consistency", "transaction");
+    let workers = table.within("workers", "1", (1, WORKERS_MAX));
+    let (consistency, workers) = (consistency?, workers?);
+    Some(TargetOptions::Postgres(Postgres {
+        connection_string: connection_string?,
+        consistency,
+        workers,
+    }))
+}
+
+fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
+    let connection_string = table.required::<Secret>("connection_string");
+    let mode = table.or("mode", "mirror");
+    let table_name = table.or("table_name", "{table}");
+    let create_tables = table.or("create_tables", "true");
+    let compression = table.or("compression", "lz4");
+    Some(TargetOptions::ClickHouse(ClickHouse {
+        connection_string: connection_string?,
+        mode: mode?,
+        table_name: table_name?,
+        create_tables: create_tables?,
+        compression: compression?,
+    }))
+}
+
+fn pipeline(table: &mut Table<'_>) -> Option<Pipeline> {
+    let worker_count = table.within("worker_count", "2", (1, WORKERS_MAX));
+    let buffer_size = table.within("buffer_size", "64", (1, BUFFER_SIZE_MAX));
+    let memory_limit = table.or_if("memory_limit", "64MiB", enough_memory);
+    Some(Pipeline {
+        worker_count: worker_count?,
+        buffer_size: buffer_size?,
+        memory_limit: memory_limit?.0,
+    })
+}
+
+fn enough_memory(size: &Size) -> Option<String> {
+    (size.0 < MEMORY_MIN).then(|| "must be at least 8MiB".into())
+}
+
+fn spool(table: &mut Table<'_>) -> Option<Spool> {
+    let dir = table.optional::<String>("dir");
+    if let Some(Some(_)) = &dir {
+        table.problem("dir", "the spool is in memory in this version; leave this key out");
+    }
+    let max_size = table.or_if("max_size", "64MiB", enough_memory);
+    let confirm = table.or_if("confirm", "applied", |rule: &String| match rule.as_str() {
+        "applied" => None,
+        "spooled" => {
+            Some("\"spooled\" needs a durable spool, which this version does not have".into())
+        }
+        _ => Some("expected \"applied\"".into()),
+    });
+    (dir?.is_none() && confirm.is_some()).then_some(Spool { max_size: max_size?.0 })
+}
+
+/// Every key that there is, in the order in which it is read.
+pub fn catalog() -> Vec<Key> {
+    let specimen = json!({ "targets": { "postgres": [{}], "clickhouse": [{}] } });
+    let reading = Reading::default();
+    let map = if let Value::Object(map) = specimen { map } else { Map::new() };
+    let _ = config(Table::root(&reading, map));
+    reading.known()
+}

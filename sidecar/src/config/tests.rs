@@ -1,0 +1,234 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+[source]
+connection_string = "postgres://app:hunter2@db.example:5432/shop"
+slot_name = "shop"
+
+[[targets.postgres]]
+name = "standby"
+connection_string = "host=standby user=app password=hunter2 dbname=shop"
+
+[[targets.clickhouse]]
+name = "olap"
+connection_string = "http://default:hunter2@ch.example:8123/shop"
+"#;
+
+fn env(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, Problems> {
+    Config::parse(text, Syntax::Toml, &env(environment))
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    match parse(text, environment) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(problems) => {
+            assert!(!problems.to_string().contains("hunter2"), "{problems}");
+            problems.lines().to_vec()
+        }
+    }
+}
+
+#[test]
+fn a_minimal_file_has_the_documented_defaults() {
+    let config = parse(MINIMAL, &[]).expect("valid");
+    assert_eq!(config.source.slot_name, "shop");
+    assert!(config.source.create_slot && config.source.publications.is_empty());
+    let kinds: Vec<_> =
+        config.targets.iter().map(|t| (t.name.as_str(), t.kind().as_str())).collect();
+    assert_eq!(kinds, [("standby", "postgres"), ("olap", "clickhouse")]);
+    assert_eq!(config.targets[0].retry.max_attempts, None);
+    assert_eq!(config.targets[1].batch.interval, Duration::from_secs(1));
+    assert_eq!(config.spool.max_size, 64 << 20);
+    assert_eq!(config.telemetry.address.expect("on").to_string(), "127.0.0.1:9477");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn yaml_has_the_same_keys() {
+    let text = "
+source:
+  connection_string: host=db user=app
+  slot_name: shop
+  publication: [a, b]
+targets:
+  postgres:
+    - name: standby
+      connection_string: host=standby user=app
+      retry: {backoff: 1s, max_attempts: 5}
+logging:
+";
+    let config = Config::parse(text, Syntax::Yaml, &env(&[])).expect("valid");
+    assert_eq!(config.source.publications, ["a", "b"]);
+    assert_eq!(config.targets[0].retry.max_attempts, Some(5));
+    assert_eq!(Syntax::of(Path::new("/etc/rsrepl.yml")), Syntax::Yaml);
+    assert_eq!(Syntax::of(Path::new("/etc/rsrepl.conf")), Syntax::Toml);
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let found = problems(
+        r#"
+[source]
+connection_strin = "postgres://app:hunter2@db/shop"
+slot_name = "Not Valid"
+
+[[targets.postgres]]
+name = "a"
+connection_string = "host=h user=u password=hunter2"
+batch_size = 0
+batch_interval = 200
+retry.max_attemps = 3
+
+[[targets.postgres]]
+name = "a"
+connection_string = 7
+
+[pipelin]
+worker_count = 1
+
+[spool]
+confirm = "spooled"
+dir = "/var/lib/rsrepl"
+"#,
+        &[],
+    );
+    assert_eq!(
+        found,
+        [
+            "source.connection_string: is missing",
+            "source.slot_name: must be 1 to 63 of a-z, 0-9 and _",
+            "targets.postgres[0].batch_size: must be between 1 and 1000000",
+            "targets.postgres[0].batch_interval: expected a duration such as \"200ms\", \"5s\" or \
+             \"1m 30s\", not 200",
+            "targets.postgres[1].name: another target has the name \"a\" too",
+            "targets.postgres[1].connection_string: expected a text",
+            "spool.dir: the spool is in memory in this version; leave this key out",
+            "spool.confirm: \"spooled\" needs a durable spool, which this version does not have",
+            "source.connection_strin: unknown key; the nearest known key is source.connection_string",
+            "targets.postgres[0].retry.max_attemps: unknown key; the nearest known key is \
+             targets.postgres[].retry.max_attempts",
+            "pipelin: unknown key; the nearest known key is pipeline",
+        ]
+    );
+}
+
+#[test]
+fn an_unknown_key_is_led_to_its_place() {
+    let unknown = |lines: &str| {
+        let found = problems(&format!("{MINIMAL}\n{lines}\n"), &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
+    };
+    assert!(unknown("[pipeline]\nbatch_size = 1").ends_with("targets.postgres[].batch_size"));
+    assert!(unknown("[spool]\nsize = 1").ends_with("spool.max_size"));
+    assert!(unknown("[logging]\nzzzzzzzz = 1").ends_with("known here: level, format"));
+    assert!(
+        unknown("[[targets.mysql]]\nname = \"x\"").contains("known here: postgres, clickhouse")
+    );
+}
+
+#[test]
+fn no_target_is_a_problem() {
+    let found =
+        problems("[source]\nconnection_string = \"host=h user=u\"\nslot_name = \"s\"\n", &[]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("targets: there is none"), "{found:?}");
+}
+
+#[test]
+fn variables_are_replaced_and_missing_ones_named() {
+    let text = MINIMAL.replace("app:hunter2@", "${DB_USER}:$${x}$y${DB_PASSWORD}@");
+    let config = parse(&text, &[("DB_USER", "u"), ("DB_PASSWORD", "hunter2")]).expect("valid");
+    let connection = config.source.connection_string.expose();
+    assert_eq!(connection, "postgres://u:${x}$yhunter2@db.example:5432/shop");
+    let found = problems(&text, &[("DB_USER", "u")]);
+    assert_eq!(
+        found[0],
+        "source.connection_string: the environment variable DB_PASSWORD is not set (a dollar sign is \
+         written $$)"
+    );
+    for (bad, what) in
+        [("${", "without its }"), ("${}", "without the name"), ("${a b}", "without the name")]
+    {
+        let found = problems(&MINIMAL.replace("\"shop\"", &format!("\"{bad}\"")), &[]);
+        assert!(found[0].starts_with("source.slot_name: ") && found[0].contains(what), "{found:?}");
+    }
+}
+
+#[test]
+fn a_value_from_the_environment_is_not_shown() {
+    let text = format!("{MINIMAL}\n[pipeline]\nworker_count = \"${{PW}}\"\n");
+    let found = problems(&text, &[("PW", "hunter2")]);
+    assert_eq!(found, ["pipeline.worker_count (from ${PW}): expected a whole number"]);
+    let found = problems(MINIMAL, &[("RSREPL__PIPELINE__BUFFER_SIZE", "hunter2")]);
+    assert_eq!(
+        found,
+        ["pipeline.buffer_size (from RSREPL__PIPELINE__BUFFER_SIZE): expected a whole number"]
+    );
+}
+
+#[test]
+fn the_environment_overrides_and_appends() {
+    let mut overrides = vec![
+        ("RSREPL__SOURCE__CONNECTION_STRING", "host=other user=u"),
+        ("RSREPL__TARGETS__POSTGRES__0__BATCH_SIZE", "5"),
+        ("RSREPL__TARGETS__POSTGRES__0__RETRY__BACKOFF", "2s"),
+        ("RSREPL__SOURCE__CREATE_SLOT", "false"),
+        // no interpolation here
+        ("RSREPL__TARGETS__POSTGRES__1__CONNECTION_STRING", "host=${h} user=u"),
+    ];
+    // appended one after the other, also past nine
+    let names: Vec<String> =
+        (1..=11).map(|i| format!("RSREPL__TARGETS__POSTGRES__{i}__NAME")).collect();
+    let strings: Vec<String> =
+        (2..=11).map(|i| format!("RSREPL__TARGETS__POSTGRES__{i}__CONNECTION_STRING")).collect();
+    overrides.extend(names.iter().map(|name| (name.as_str(), &name["RSREPL__".len()..])));
+    overrides.extend(strings.iter().map(|name| (name.as_str(), "host=h user=u")));
+    let config = parse(MINIMAL, &overrides).expect("valid");
+    assert_eq!(config.source.connection_string.expose(), "host=other user=u");
+    assert!(!config.source.create_slot);
+    assert_eq!(config.targets[0].batch.rows, 5);
+    assert_eq!(config.targets[0].retry.backoff, Duration::from_secs(2));
+    assert_eq!(config.targets.len(), 13);
+    assert_eq!(config.targets[11].name, "TARGETS__POSTGRES__11__NAME");
+}
+
+#[test]
+fn a_wrong_override_names_the_variable() {
+    for (name, what) in [
+        ("RSREPL__SOURCE__SLOT_NAM", "the nearest known key is source.slot_name"),
+        ("RSREPL__TARGETS__POSTGRES__3__NAME", "targets.postgres has 1 items; the next is 1"),
+        ("RSREPL__SOURCE____X", "an empty part in the name"),
+        ("RSREPL__SOURCE__SLOT_NAME__X", "source.slot_name is not a table"),
+        ("RSREPL__SOURCE__0", "source is not a list"),
+    ] {
+        let found = problems(MINIMAL, &[(name, "hunter2")]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(name) && found[0].contains(what), "{found:?}");
+    }
+}
+
+#[test]
+fn syntax_errors_tell_the_place_and_not_the_line() {
+    for (text, syntax, place) in [
+        (
+            "[source]\nconnection_string = \"postgres://u:hunter2@h/d\nslot_name = 1\n",
+            Syntax::Toml,
+            "line 2",
+        ),
+        ("[source]\npassword = hunter2\n", Syntax::Toml, "line 2"),
+        ("a = 1\nhunter2 = 1\nhunter2 = 2\n", Syntax::Toml, "line 3"),
+        ("source:\n  connection_string: \"hunter2\n", Syntax::Yaml, "line"),
+        ("source: [hunter2: {\n", Syntax::Yaml, "line"),
+        ("hunter2: 1\nhunter2: 2\n", Syntax::Yaml, "not YAML"),
+        ("source: *hunter2\n", Syntax::Yaml, "line 1"),
+        ("- hunter2\n", Syntax::Yaml, "expected tables"),
+    ] {
+        let error = Config::parse(text, syntax, &env(&[])).expect_err(text).to_string();
+        assert!(!error.contains("hunter2") && error.contains(place), "{error}");
+    }
+}
