@@ -133,6 +133,11 @@ impl<'r> Table<'r> {
         self.reading.problem(&self.path(key), what);
     }
 
+    /// Notes a problem with the table itself.
+    pub(super) fn problem_here(&self, what: &str) {
+        self.reading.problem(&self.path, what);
+    }
+
     fn take(&mut self, key: &str, default: Option<&'static str>) -> Option<Value> {
         let path = generic(&self.path(key));
         self.reading.known.borrow_mut().push(Key { path, default });
@@ -217,6 +222,23 @@ impl<'r> Table<'r> {
             Some(value) => self.read(key, &value).map(Some),
             None => Some(None),
         }
+    }
+
+    /// A table whose keys the user chooses; each value is read as a `T`.
+    pub(super) fn map<T: Setting>(&mut self, key: &str) -> Option<BTreeMap<String, T>> {
+        let entries = match self.take(key, None) {
+            None => Map::new(),
+            Some(Value::Object(entries)) => entries,
+            Some(other) => {
+                let shown = self.shown(key, &other);
+                self.problem(key, &format!("expected a table{shown}"));
+                return None;
+            }
+        };
+        let inner = Table { reading: self.reading, path: self.path(key), map: Map::new() };
+        // not straight into an Option: all problems are to be told
+        let read: Vec<_> = entries.into_iter().map(|(k, v)| (inner.read(&k, &v), k)).collect();
+        read.into_iter().map(|(value, key)| Some((key, value?))).collect()
     }
 
     /// A table below this one, empty when it is absent.

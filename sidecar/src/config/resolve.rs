@@ -12,6 +12,7 @@ use super::{
     TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
+use crate::target::clickhouse::{ClickHouseOptions, Policies};
 
 /// Rows of one batch: an INSERT into ClickHouse is all-or-nothing only as one block, which ends at
 /// 1,048,449 rows.
@@ -132,12 +133,15 @@ fn target(
     let mut below = table.table("retry");
     let retry = retry(&mut below);
     below.finish();
-    Some(Target {
-        name: name?,
-        batch: BatchLimits { rows: rows?, interval: interval? },
-        retry: retry?,
-        options: options?,
-    })
+    let (name, options) = (name?, options?);
+    if let TargetOptions::ClickHouse(options) = &options
+        && let Err(error) = ClickHouseOptions::from_config(&name, options)
+    {
+        table.problem_here(&error.to_string());
+        return None;
+    }
+    let batch = BatchLimits { rows: rows?, interval: interval? };
+    Some(Target { name, batch, retry: retry?, options })
 }
 
 /// Names are labels of metrics and part of keys on the targets.
@@ -186,12 +190,15 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     let table_name = table.or("table_name", "{table}");
     let create_tables = table.or("create_tables", "true");
     let compression = table.or("compression", "lz4");
+    let unrepresentable = table.or("unrepresentable", "error");
+    let columns = table.map("columns");
     Some(TargetOptions::ClickHouse(ClickHouse {
         connection_string: connection_string?,
         mode: mode?,
         table_name: table_name?,
         create_tables: create_tables?,
         compression: compression?,
+        policies: Policies { unrepresentable: unrepresentable?, columns: columns? },
     }))
 }
 

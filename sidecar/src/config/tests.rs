@@ -123,11 +123,41 @@ fn an_unknown_key_is_led_to_its_place() {
         assert_eq!(found.len(), 1, "{found:?}");
         found[0].clone()
     };
-    assert!(unknown("[pipeline]\nbatch_size = 1").ends_with("targets.postgres[].batch_size"));
+    assert!(unknown("[pipeline]\nbatch_size = 1").ends_with("targets.clickhouse[].batch_size"));
     assert!(unknown("[spool]\nsize = 1").ends_with("spool.max_size"));
     assert!(unknown("[logging]\nzzzzzzzz = 1").ends_with("known here: level, format"));
     assert!(
         unknown("[[targets.mysql]]\nname = \"x\"").contains("known here: postgres, clickhouse")
+    );
+}
+
+#[test]
+fn connection_strings_are_parsed_at_once() {
+    let found =
+        problems(&MINIMAL.replace("http://default:hunter2@", "tcp://default:hunter2@"), &[]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("targets.clickhouse[0]: target olap: connection_string must"));
+}
+
+#[test]
+fn columns_have_policies_of_their_own() {
+    let options = |lines: &str| {
+        let text = format!("{MINIMAL}\n{lines}\n");
+        let config = parse(&text, &[]).map_err(|problems| problems.to_string())?;
+        match config.targets.into_iter().map(|target| target.options).next_back() {
+            Some(TargetOptions::ClickHouse(options)) => Ok(options.policies),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let policies = options("unrepresentable = \"null\"\ncolumns = {\"public.t.c\" = \"string\"}");
+    let policies = policies.expect("valid");
+    assert_eq!(policies.of("public", "t", "c").as_str(), "string");
+    assert_eq!(policies.of("public", "t", "d").as_str(), "null");
+    let error = options("columns = {\"public.t.c\" = \"zero\"}").expect_err("no such policy");
+    assert_eq!(
+        error,
+        "targets.clickhouse[0].columns.public.t.c: expected \"error\", \"null\" or \"string\", \
+         not \"zero\""
     );
 }
 

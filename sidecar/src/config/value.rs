@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Compression, Consistency, LogFormat, Mode};
 use crate::redact::Secret;
+use crate::target::clickhouse::Unrepresentable;
 
 /// The largest duration that a setting may have: 100 days, far from every overflow.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -154,6 +155,9 @@ words!(Consistency, "\"transaction\" or \"parallel\"",
     "transaction" => Consistency::Transaction, "parallel" => Consistency::Parallel);
 words!(Mode, "\"mirror\" or \"history\"", "mirror" => Mode::Mirror, "history" => Mode::History);
 words!(Compression, "\"lz4\" or \"none\"", "lz4" => Compression::Lz4, "none" => Compression::None);
+words!(Unrepresentable, "\"error\", \"null\" or \"string\"",
+    "error" => Unrepresentable::Error, "null" => Unrepresentable::Null,
+    "string" => Unrepresentable::String);
 words!(LogFormat, "\"plain\" or \"json\"", "plain" => LogFormat::Plain, "json" => LogFormat::Json);
 
 #[cfg(test)]
