@@ -6,6 +6,7 @@
 //! | [`message`] | every message, its encoder beside its decoder |
 //! | [`relation`] | the description of a table: columns, types, encodings |
 //! | [`row`] | bitmaps and values of one row |
+//! | [`text`] | the text form of values, as PostgreSQL writes it |
 //! | [`lsn`] | a position in the WAL |
 //! | [`limits`] | named bounds of everything above |
 //! | [`error`] | what a decoder says of bytes it does not accept, with the offset |
@@ -23,6 +24,7 @@ pub mod message;
 mod reader;
 pub mod relation;
 pub mod row;
+pub mod text;
 mod varint;
 
 pub use error::{DecodeError, DecodeErrorKind};
