@@ -17,6 +17,7 @@
 //! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`retry`] | exponential backoff with jitter |
 //! | [`spool`] | what was received and not yet applied everywhere |
+//! | [`source`] | the replication connection with the source |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
 //! | [`target`] | the contract of a target |
 //! | [`telemetry`] | metrics and probes over HTTP |
@@ -31,6 +32,7 @@ pub mod preflight;
 pub mod redact;
 pub mod retry;
 pub mod spool;
+pub mod source;
 pub mod status;
 pub mod target;
 pub mod telemetry;

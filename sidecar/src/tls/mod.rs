@@ -35,6 +35,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::error::{Error, Kind, Result};
 
 pub use conninfo::parse;
+pub(crate) use refusal::{
+    hint_of_code, kind_of_code, password_missing, tls_failed, tls_not_offered,
+};
 
 /// How long a TCP connection may take, and, per host, the whole start of a session, when the
 /// connection string has no `connect_timeout`.

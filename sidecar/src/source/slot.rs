@@ -1,0 +1,140 @@
+//! Replication slots: looking at one, creating it, the commands that name it.
+
+use rsrepl_wire::Lsn;
+
+use super::client::{ReplicationClient, Row};
+use super::framing::violation;
+use crate::error::Result;
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotInfo {
+    pub name: String,
+    /// `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// `None` for a physical slot.
+    pub database: Option<String>,
+    /// The walsender that uses it now.
+    pub active_pid: Option<i32>,
+    /// The oldest WAL it needs; `None` when it was invalidated.
+    pub restart_lsn: Option<Lsn>,
+    /// Transactions that end at or below it are not sent again, whatever is asked for.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    pub two_phase: bool,
+}
+
+impl ReplicationClient {
+    /// The slot of this name, if there is one.
+    pub async fn slot(&mut self, name: &str) -> Result<Option<SlotInfo>> {
+        let sql = format!(
+            "SELECT plugin, database, active_pid, restart_lsn, confirmed_flush_lsn, wal_status, \
+             two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) {}",
+            literal(name)
+        );
+        let rows = self.query("looking at the slot failed", &sql).await?;
+        rows.first().map(|row| read_slot(name, row)).transpose()
+    }
+
+    /// Creates a logical slot and returns its consistent point, where its stream begins. Waits for
+    /// the transactions that are running now to end, however long they take.
+    pub async fn create_slot(&mut self, name: &str, plugin: &str) -> Result<Lsn> {
+        let sql = format!(
+            "CREATE_REPLICATION_SLOT {} LOGICAL {} (SNAPSHOT 'nothing')",
+            identifier(name),
+            identifier(plugin)
+        );
+        let rows = self.query_unbounded("creating the slot failed", &sql).await?;
+        // slot_name, consistent_point, snapshot_name, output_plugin
+        lsn(rows.first().and_then(|row| row.get(1)))?
+            .ok_or_else(|| violation("CREATE_REPLICATION_SLOT returned no position"))
+    }
+
+    /// Drops a slot that nobody uses.
+    pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
+        let sql = format!("DROP_REPLICATION_SLOT {}", identifier(name));
+        self.query("dropping the slot failed", &sql).await.map(drop)
+    }
+}
+
+fn read_slot(name: &str, row: &Row) -> Result<SlotInfo> {
+    let text = |i: usize| row.get(i).cloned().flatten();
+    Ok(SlotInfo {
+        name: name.to_owned(),
+        plugin: text(0),
+        database: text(1),
+        active_pid: text(2).and_then(|pid| pid.parse().ok()),
+        restart_lsn: lsn(row.get(3))?,
+        confirmed_flush_lsn: lsn(row.get(4))?,
+        wal_status: text(5),
+        two_phase: text(6).as_deref() == Some("t"),
+    })
+}
+
+/// A column with an LSN, which may be null.
+pub(super) fn lsn(column: Option<&Option<String>>) -> Result<Option<Lsn>> {
+    let parse = |text: &String| text.parse().map_err(|_| violation("a column holds no LSN"));
+    column.and_then(Option::as_ref).map(parse).transpose()
+}
+
+/// `START_REPLICATION SLOT … LOGICAL …`; `options` go to the plugin.
+pub(super) fn start_command(slot: &str, start: Lsn, options: &[(String, String)]) -> String {
+    let mut sql = format!("START_REPLICATION SLOT {} LOGICAL {start}", identifier(slot));
+    if !options.is_empty() {
+        let options: Vec<String> = options
+            .iter()
+            .map(|(name, value)| format!("{} {}", identifier(name), literal(value)))
+            .collect();
+        sql.push_str(&format!(" ({})", options.join(", ")));
+    }
+    sql
+}
+
+/// Quoted as both SQL and the replication grammar read it.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quoted as both SQL (with `standard_conforming_strings`, which the startup packet sets) and the
+/// replication grammar read it: a backslash is a backslash.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_quoted() {
+        let options = [("publications".to_owned(), "a,\"it's\"".to_owned())];
+        assert_eq!(
+            start_command("s\"x", Lsn(0x1_0000_00AB), &options),
+            r#"START_REPLICATION SLOT "s""x" LOGICAL 1/AB ("publications" 'a,"it''s"')"#
+        );
+        assert_eq!(start_command("s", Lsn(0), &[]), "START_REPLICATION SLOT \"s\" LOGICAL 0/0");
+    }
+
+    #[test]
+    fn a_row_of_pg_replication_slots() {
+        let row = |columns: [Option<&str>; 7]| columns.map(|c| c.map(str::to_owned)).to_vec();
+        let columns = [
+            Some("rsrepl"),
+            Some("d"),
+            Some("12"),
+            Some("0/1"),
+            Some("1/2"),
+            Some("reserved"),
+            Some("f"),
+        ];
+        let slot = read_slot("s", &row(columns)).unwrap();
+        assert_eq!(slot.active_pid, Some(12));
+        assert_eq!(slot.confirmed_flush_lsn, Some(Lsn(0x1_0000_0002)));
+        assert!(!slot.two_phase);
+        let empty = read_slot("s", &row([None; 7])).unwrap();
+        assert_eq!(empty, SlotInfo { name: "s".into(), ..SlotInfo::default() });
+        assert!(read_slot("s", &row([None, None, None, Some("x"), None, None, None])).is_err());
+        assert_eq!(read_slot("s", &Vec::new()).unwrap(), empty);
+    }
+}
