@@ -5,12 +5,14 @@
 //! | `plugin` | the logical-decoding output plugin |
 //! | `api` | what `CREATE EXTENSION rsrepl` installs: functions behind the views in `sql/` |
 
+mod api;
+
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
 
 /// The version of the loaded library, e.g. `0.1.0`.
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(stable, parallel_safe)]
 fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
