@@ -1,10 +1,19 @@
-//! What `/metrics` tells. Counters and gauges come from [`Status`](crate::status::Status) when asked;
-//! only the two histograms have to be observed where batches are applied.
+//! What `/metrics` tells. Counters and gauges are read from [`Status`] when asked; only the two
+//! histograms have to be observed where batches are applied. `docs/operations.md` lists them all.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::status::{Snapshot, SourceStatus, Status, TargetState, TargetStatus};
 
 /// Upper bounds of `rsrepl_batch_size`: 1 row to 262,144 rows.
 const BATCH_SIZE_BUCKETS: u16 = 10;
@@ -16,9 +25,9 @@ const LATENCY_BUCKETS: u16 = 18;
 pub struct Metrics(Arc<[TargetHistograms]>);
 
 #[derive(Debug)]
-pub(super) struct TargetHistograms {
-    pub(super) batch_size: Histogram,
-    pub(super) latency: Histogram,
+struct TargetHistograms {
+    batch_size: Histogram,
+    latency: Histogram,
 }
 
 impl Metrics {
@@ -38,5 +47,234 @@ impl Metrics {
             histograms.batch_size.observe(rows as f64);
             histograms.latency.observe(latency.as_secs_f64());
         }
+    }
+
+    /// A registry that reads `status` each time it is encoded.
+    pub(super) fn registry(&self, status: Status) -> Registry {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(StatusCollector { status, metrics: self.clone() }));
+        registry
+    }
+}
+
+#[derive(Debug)]
+struct StatusCollector {
+    status: Status,
+    metrics: Metrics,
+}
+
+type Labels<'a> = [(&'static str, &'a str); 2];
+
+fn labels(target: &TargetStatus) -> Labels<'_> {
+    [("target", target.name.as_str()), ("kind", target.kind.as_str())]
+}
+
+impl Collector for StatusCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Snapshot { source, targets } = self.status.snapshot();
+        let mut encoder = Families(&mut encoder);
+        encoder.build()?;
+        encoder.source(&source)?;
+        encoder.counters(&targets)?;
+        encoder.gauges(&targets, SystemTime::now())?;
+        encoder.histograms(&targets, &self.metrics)
+    }
+}
+
+/// Writes one family after the other: name, help, samples.
+struct Families<'e, 'd>(&'e mut DescriptorEncoder<'d>);
+
+impl Families<'_, '_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        samples(self.0.encode_descriptor(name, help, None, kind)?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |mut metric| metric.encode_gauge(&value))
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |mut metric| {
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        })
+    }
+
+    fn build(&mut self) -> fmt::Result {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        self.family("rsrepl_build", "The running sidecar", MetricType::Info, |mut metric| {
+            metric.encode_info(&version)
+        })
+    }
+
+    fn source(&mut self, source: &SourceStatus) -> fmt::Result {
+        let connected = u64::from(source.connected);
+        self.gauge("rsrepl_source_connected", "1 while the stream is connected", connected)?;
+        self.counter("rsrepl_source_reconnects", "Connections after the first", source.reconnects)?;
+        self.gauge(
+            "rsrepl_received_lsn",
+            "End of the last transaction or keepalive received, as a byte position",
+            source.received.0,
+        )?;
+        self.gauge(
+            "rsrepl_server_wal_end_lsn",
+            "The server's WAL end as it last said, as a byte position",
+            source.server_wal_end.0,
+        )?;
+        self.gauge(
+            "rsrepl_confirmed_lsn",
+            "Last position confirmed to the slot, as a byte position",
+            source.confirmed.0,
+        )?;
+        self.gauge("rsrepl_spool_bytes", "Bytes of frames held for the targets", source.spool_bytes)
+    }
+
+    fn counters(&mut self, targets: &[TargetStatus]) -> fmt::Result {
+        type Value = fn(&TargetStatus) -> u64;
+        let families: [(&str, &str, Value); 4] = [
+            ("rsrepl_events_processed", "Row changes applied", |t| t.events),
+            ("rsrepl_transactions_processed", "Transactions applied", |t| t.transactions),
+            ("rsrepl_batches_processed", "Batches applied", |t| t.batches),
+            ("rsrepl_retries", "Attempts after an error", |t| t.retries),
+        ];
+        for (name, help, value) in families {
+            self.family(name, help, MetricType::Counter, |mut metric| {
+                for target in targets {
+                    let labels = labels(target);
+                    let mut sample = metric.encode_family(&labels)?;
+                    sample.encode_counter::<NoLabelSet, _, u64>(&value(target), None)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn per_target<V: EncodeGaugeValue>(
+        &mut self,
+        targets: &[TargetStatus],
+        name: &str,
+        help: &str,
+        value: impl Fn(&TargetStatus) -> V,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |mut metric| {
+            for target in targets {
+                metric.encode_family(&labels(target))?.encode_gauge(&value(target))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn gauges(&mut self, targets: &[TargetStatus], now: SystemTime) -> fmt::Result {
+        self.per_target(
+            targets,
+            "rsrepl_lag_bytes",
+            "Bytes of WAL received and not yet applied; 0 when idle",
+            |t| t.lag_bytes,
+        )?;
+        self.per_target(
+            targets,
+            "rsrepl_lag_seconds",
+            "Age of the oldest transaction not yet applied; 0 when idle",
+            |t| t.lag(now).as_secs_f64(),
+        )?;
+        self.per_target(
+            targets,
+            "rsrepl_applied_lsn",
+            "End of the last transaction durable on the target, as a byte position",
+            |t| t.applied.0,
+        )?;
+        const STATES: [TargetState; 4] = [
+            TargetState::Starting,
+            TargetState::Running,
+            TargetState::Retrying,
+            TargetState::Stopped,
+        ];
+        self.family(
+            "rsrepl_target_state",
+            "1 for the state that the target is in",
+            MetricType::Gauge,
+            |mut metric| {
+                for target in targets {
+                    for state in STATES {
+                        let [name, kind] = labels(target);
+                        let labels = [name, kind, ("state", state.as_str())];
+                        metric
+                            .encode_family(&labels)?
+                            .encode_gauge(&u64::from(target.state == state))?;
+                    }
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn histograms(&mut self, targets: &[TargetStatus], metrics: &Metrics) -> fmt::Result {
+        type Value = fn(&TargetHistograms) -> &Histogram;
+        let families: [(&str, &str, Value); 2] = [
+            ("rsrepl_batch_size", "Row changes of one batch", |h| &h.batch_size),
+            ("rsrepl_sink_latency_seconds", "Time until a batch was durable on the target", |h| {
+                &h.latency
+            }),
+        ];
+        for (name, help, value) in families {
+            self.family(name, help, MetricType::Histogram, |mut metric| {
+                for (target, histograms) in targets.iter().zip(metrics.0.iter()) {
+                    value(histograms).encode(metric.encode_family(&labels(target))?)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::TargetKind;
+
+    #[test]
+    fn every_family_is_there_with_its_labels() {
+        let status = Status::new(vec![
+            TargetStatus::new("standby", TargetKind::Postgres),
+            TargetStatus::new("olap", TargetKind::ClickHouse),
+        ]);
+        status.update_target(1, |target| {
+            target.events = 7;
+            target.state = TargetState::Retrying;
+            target.lag_bytes = 4096;
+            target.last_error = Some("marker".into());
+        });
+        status.update_source(|source| source.connected = true);
+        let metrics = Metrics::new(2);
+        metrics.observe_batch(1, 100, Duration::from_millis(3));
+        metrics.observe_batch(9, 1, Duration::ZERO);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &metrics.registry(status))
+            .expect("encodes");
+        for line in [
+            "rsrepl_events_processed_total{target=\"olap\",kind=\"clickhouse\"} 7",
+            "rsrepl_events_processed_total{target=\"standby\",kind=\"postgres\"} 0",
+            "rsrepl_lag_bytes{target=\"olap\",kind=\"clickhouse\"} 4096",
+            "rsrepl_lag_seconds{target=\"standby\",kind=\"postgres\"} 0.0",
+            "rsrepl_batch_size_sum{target=\"olap\",kind=\"clickhouse\"} 100.0",
+            "rsrepl_batch_size_bucket{le=\"64.0\",target=\"olap\",kind=\"clickhouse\"} 0",
+            "rsrepl_batch_size_bucket{le=\"256.0\",target=\"olap\",kind=\"clickhouse\"} 1",
+            "rsrepl_sink_latency_seconds_count{target=\"olap\",kind=\"clickhouse\"} 1",
+            "rsrepl_target_state{target=\"olap\",kind=\"clickhouse\",state=\"retrying\"} 1",
+            "rsrepl_target_state{target=\"olap\",kind=\"clickhouse\",state=\"running\"} 0",
+            "rsrepl_source_connected 1",
+            "rsrepl_source_reconnects_total 0",
+            concat!("rsrepl_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        assert!(!text.contains("marker") && text.ends_with("# EOF\n"));
     }
 }
