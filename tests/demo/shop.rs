@@ -167,3 +167,34 @@ pub fn change_keys(client: &mut Client) {
         "UPDATE products SET sku = 'NEW-' || substr(sku, 5) WHERE sku IN ('SKU-499', 'SKU-500')";
     client.batch_execute(statement).expect("change keys");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use rsrepl_tests::postgres::Postgres;
+    use rsrepl_tests::scratch::Scratch;
+    use rsrepl_tests::{compare, wait};
+
+    /// PostgreSQL accepts what the shop does, and something is in every table.
+    #[test]
+    fn the_shop_works() {
+        let scratch = Scratch::new("shop");
+        let server = Postgres::start(&scratch, "server", "");
+        server.execute("postgres", super::SCHEMA);
+        let shop = super::Shop::open(|| server.client("postgres"));
+        let mut client = server.client("postgres");
+        super::big_transaction(&mut client, 1_000);
+        super::truncate(&mut client);
+        super::change_keys(&mut client);
+        wait::until(Duration::from_secs(60), "shoppers shop", || {
+            shop.done.transactions.load(Ordering::Relaxed) > 500
+        });
+        shop.close();
+        for table in compare::tables(&mut client) {
+            let rows = server.value("postgres", &format!("SELECT count(*) FROM {table}"));
+            assert_ne!(rows.as_deref(), Some("0"), "{table} is empty");
+        }
+    }
+}

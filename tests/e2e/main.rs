@@ -4,6 +4,16 @@
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
+//! | `differential` | a random workload, random kills, and equality at the end |
+//! | `slot` | the slot advances while nothing of interest happens |
+//! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
+//! | `faults` | cuts, outages, rows that a target refuses |
+//! | `truth` | probes, metrics, reports and the preflight |
 
+mod differential;
+mod faults;
 mod harness;
+mod shutdown;
+mod slot;
+mod truth;
 mod workload;

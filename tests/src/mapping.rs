@@ -57,12 +57,22 @@ fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
         "String" | "FixedString" if source_type == "bytea" => {
             shortened_source(&format!("encode({value}, 'hex')"), value)
         }
-        "String" | "FixedString" | "JSON" => shortened_source(
-            &format!("encode(convert_to({value}::text, 'UTF8'), 'hex')"),
-            &format!("convert_to({value}::text, 'UTF8')"),
-        ),
+        "String" | "FixedString" | "JSON" => {
+            let bytes = format!("convert_to({}, 'UTF8')", text_form(value, source_type));
+            shortened_source(&format!("encode({bytes}, 'hex')"), &bytes)
+        }
         // integers, decimals, uuid: PostgreSQL's text is canonical
         _ => format!("{value}::text"),
+    }
+}
+
+/// What the type's output function says.
+fn text_form(value: &str, source_type: &str) -> String {
+    if source_type.starts_with("character(") {
+        // A cast to text would take the padding away.
+        format!("CASE WHEN {value} IS NOT NULL THEN format('%s', {value}) END")
+    } else {
+        format!("{value}::text")
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::{Config, Target};
 use crate::postgres::Postgres;
 use crate::scratch::{Scratch, free_port};
 use crate::sidecar::Sidecar;
-use crate::wait;
+use crate::{SECRET, compare, wait};
 
 /// The database on all three systems.
 pub const DATABASE: &str = "shop";
@@ -104,6 +104,67 @@ impl Rig {
         wait::until(limit, "the standby caught up", || {
             !client.query(&query, &[]).expect("query the standby").is_empty()
         });
+    }
+
+    /// Asserts that no password shows where others may read it.
+    pub fn assert_discreet(&self) {
+        let pid = self.sidecar.process().pid();
+        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let places = [
+            ("the log", self.sidecar.log()),
+            ("the process title", String::from_utf8_lossy(&title).into_owned()),
+            ("/metrics", self.sidecar.get("/metrics").unwrap_or_default().1),
+            ("/readyz", self.sidecar.get("/readyz").unwrap_or_default().1),
+            ("/healthz", self.sidecar.get("/healthz").unwrap_or_default().1),
+        ];
+        for (place, text) in places {
+            assert!(!text.is_empty(), "{place} is empty");
+            assert!(!text.contains(SECRET), "{place} shows a password");
+        }
+    }
+
+    /// Compares every table of the source with both targets; panics with all differences.
+    pub fn assert_equal(&self) {
+        let mut source = self.source.client(DATABASE);
+        let mut standby = self.standby.client(DATABASE);
+        let mut different = Vec::new();
+        for table in compare::tables(&mut source) {
+            let there = compare::postgres(&mut source, &mut standby, &table);
+            let twin = self.twin(&table);
+            let image = compare::clickhouse(&mut source, &self.clickhouse, &table, &twin);
+            for (target, comparison) in [(STANDBY, there), (CLICKHOUSE, image)] {
+                if !comparison.equal() {
+                    different.push(format!("{target}: {comparison}"));
+                }
+            }
+        }
+        assert!(different.is_empty(), "tables differ:\n{}", different.join("\n"));
+    }
+
+    /// `confirmed_flush_lsn` of the slot, in bytes since 0/0.
+    pub fn confirmed(&self) -> u64 {
+        self.source_position(&format!(
+            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
+            self.config.slot
+        ))
+    }
+
+    /// Where the source's WAL ends now, in bytes since 0/0.
+    pub fn wal_end(&self) -> u64 {
+        self.source_position("SELECT pg_current_wal_lsn()")
+    }
+
+    fn source_position(&self, query: &str) -> u64 {
+        let bytes = format!("SELECT (({query}) - '0/0')::bigint");
+        let value = self.source.value(DATABASE, &bytes);
+        value.and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+
+    /// Everything of `rsrepl.targets` about one target, as JSON text.
+    pub fn reported(&self, target: &str) -> String {
+        let query =
+            format!("SELECT to_jsonb(t) FROM rsrepl.targets t WHERE t::text LIKE '%{target}%'");
+        self.source.value(DATABASE, &query).unwrap_or_default()
     }
 
     /// The name in ClickHouse of a source table, as the default `table_name` template makes it.
