@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `plugin` | the logical-decoding output plugin |
 //! | `api` | what `CREATE EXTENSION rsrepl` installs: functions behind the views in `sql/` |
+//! | `compat` | what differs between PostgreSQL's major versions |
 
 mod api;
+mod compat;
+mod plugin;
 
 use pgrx::prelude::*;
 
@@ -24,6 +27,10 @@ pub mod pg_test {
 
     #[must_use]
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec!["wal_level = logical"]
+        vec![
+            "wal_level = logical",
+            "max_replication_slots = 40",
+            "output_plugin_libraries = 'pgoutput, test_decoding, rsrepl'",
+        ]
     }
 }

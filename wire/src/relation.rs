@@ -56,8 +56,8 @@ pub enum Encoding {
     /// So many bytes (1 to 255), little-endian as on disk: bool, integers, floats, date, time(tz),
     /// timestamp(tz), interval, oid, uuid, macaddr, money, …
     Fixed(u8),
-    /// The payload of a varlena, detoasted: text, varchar, char(n), json, xml (UTF-8); bytea. Also
-    /// `name`, without its padding.
+    /// The payload of a varlena, detoasted: text, varchar, char(n), json (UTF-8); bytea; any other
+    /// type with the send function of one of these, e.g. citext. Also `name`, without its padding.
     Varlena,
     /// The payload of a `numeric` varlena, as on disk (`NumericChoice` of `numeric.c`,
     /// little-endian).
@@ -65,7 +65,8 @@ pub enum Encoding {
     /// The result of the type's send function.
     Send,
     /// The result of the type's output function, UTF-8, without a final NUL: types without a send
-    /// function, and those whose binary form holds oids of the source (composites, arrays of them).
+    /// function, and those whose binary form holds oids of the source (composites, arrays of them,
+    /// `regclass` and its like). Also xml, whose output function drops a declared encoding.
     Text,
 }
 

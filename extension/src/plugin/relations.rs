@@ -1,0 +1,149 @@
+//! The cache of tables: bounded, and rebuilt after invalidations.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use pgrx::pg_sys;
+
+use super::describe::Table;
+use super::invalidation::Marks;
+use super::publications::Publications;
+use super::report;
+use super::text::ServerText;
+
+/// Columns of all tables in the cache, dropped ones included; some 300 bytes each. Beyond that the
+/// cache is emptied, and tables that are still used are described again.
+const COLUMNS_MAX: usize = 64 * 1024;
+
+/// A table in the cache.
+pub(super) struct Entry {
+    pub(super) table: Table,
+    /// This very description is on the wire.
+    pub(super) sent: bool,
+    /// That a row cannot be identified was said.
+    pub(super) warned: bool,
+    valid: bool,
+}
+
+/// Hashes an oid: they are not chosen by users, so one multiplication will do.
+#[derive(Default)]
+struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, oid: u32) {
+        self.0 = (self.0 ^ u64::from(oid)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
+
+/// What a table is described with.
+pub(super) struct Catalog {
+    pub(super) publications: Publications,
+    pub(super) text: ServerText,
+    /// Parent of the tables' memory contexts.
+    pub(super) memory: pg_sys::MemoryContext,
+}
+
+/// All tables that were seen and not yet forgotten.
+#[derive(Default)]
+pub(super) struct Relations {
+    entries: HashMap<u32, Entry, BuildHasherDefault<OidHasher>>,
+    columns: usize,
+}
+
+impl Relations {
+    /// The table as it is now, described again if something about it changed.
+    ///
+    /// # Safety
+    /// `relation` is open, and there is a snapshot for catalogs.
+    #[inline]
+    pub(super) unsafe fn entry(
+        &mut self,
+        relation: pg_sys::Relation,
+        catalog: &mut Catalog,
+    ) -> &mut Entry {
+        // SAFETY: as promised by the caller
+        let (oid, columns) =
+            unsafe { ((*relation).rd_id.to_u32(), (*(*relation).rd_att).natts as usize) };
+        let known = self.entries.get(&oid);
+        if !known.is_some_and(|entry| entry.valid && entry.table.attributes.len() == columns) {
+            // SAFETY: as promised by the caller
+            unsafe { self.rebuild(relation, catalog) };
+        }
+        match self.entries.get_mut(&oid) {
+            Some(entry) => entry,
+            None => report::internal(format!("table {oid} is not in the cache")),
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::entry`].
+    #[cold]
+    unsafe fn rebuild(&mut self, relation: pg_sys::Relation, catalog: &mut Catalog) {
+        // SAFETY: as promised by the caller; the catalog's memory is the session's
+        let table = unsafe {
+            let wanted = catalog.publications.wanted(relation);
+            if wanted.any() {
+                Table::describe(relation, wanted, catalog.memory, catalog.text)
+            } else {
+                Table::unwanted((*(*relation).rd_att).natts as usize)
+            }
+        };
+        // SAFETY: `relation` is open
+        let oid = unsafe { (*relation).rd_id.to_u32() };
+        let old = self.remove(oid);
+        if self.columns + table.attributes.len() > COLUMNS_MAX {
+            self.clear();
+        }
+        self.columns += table.attributes.len();
+        let mut entry = Entry { table, sent: false, warned: false, valid: true };
+        if let Some(old) = old {
+            entry.sent = old.sent && old.table.relation == entry.table.relation;
+            entry.warned = old.warned;
+            old.table.release();
+        }
+        self.entries.insert(oid, entry);
+    }
+
+    fn remove(&mut self, oid: u32) -> Option<Entry> {
+        let entry = self.entries.remove(&oid)?;
+        self.columns -= entry.table.attributes.len();
+        Some(entry)
+    }
+
+    /// Marks what may have changed; nothing is freed.
+    pub(super) fn invalidate(&mut self, marks: &Marks) {
+        if marks.all || marks.publications {
+            return self.entries.values_mut().for_each(|entry| entry.valid = false);
+        }
+        for oid in marks.relations() {
+            if let Some(entry) = self.entries.get_mut(oid) {
+                entry.valid = false;
+            }
+        }
+        if !marks.types().is_empty() {
+            let changed =
+                |entry: &Entry| entry.table.types.iter().any(|t| marks.types().contains(t));
+            for entry in self.entries.values_mut() {
+                entry.valid &= !changed(entry);
+            }
+        }
+    }
+
+    /// Forgets all tables.
+    pub(super) fn clear(&mut self) {
+        for (_, entry) in self.entries.drain() {
+            entry.table.release();
+        }
+        self.columns = 0;
+    }
+}

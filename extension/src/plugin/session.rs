@@ -1,0 +1,366 @@
+//! The state of one decoding session, and what each callback does with it.
+
+use std::ffi::CStr;
+
+use pg_sys::ReorderBufferChangeType as Kind;
+use pgrx::PgMemoryContexts;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys;
+use rsrepl_wire::{FrameWriter, Lsn, OldRowKind, ReplicaIdentity, RowShape};
+
+use super::options::Options;
+use super::output::Output;
+use super::publications::Publications;
+use super::relations::{Catalog, Entry, Relations};
+use super::stream::Stream;
+use super::text::{self, ServerText};
+use super::tuple::Tuple;
+use super::{invalidation, report};
+use crate::compat;
+
+/// Changes that are not wanted, between two reports of progress: as many as `pgoutput` lets pass.
+const SKIPPED_MAX: u32 = 100;
+
+/// One per decoding context; see the module's documentation for how it is freed.
+pub(super) struct Session {
+    /// Wants logical messages.
+    messages: bool,
+    /// Does not want what came from another server.
+    local_only: bool,
+    catalog: Catalog,
+    relations: Relations,
+    stream: Stream,
+    /// Changes that were skipped since progress was last reported.
+    skipped: u32,
+    /// What one callback allocates in PostgreSQL's memory; emptied at the next one.
+    scratch: pg_sys::MemoryContext,
+}
+
+/// A change with its tuples.
+struct Row<'a> {
+    lsn: Lsn,
+    old: Option<Tuple<'a>>,
+    new: Option<Tuple<'a>>,
+}
+
+impl Session {
+    /// Reads the options and hangs a new session on the decoding context. `is_init`: the slot is
+    /// being created, and nothing will be decoded.
+    ///
+    /// # Safety
+    /// `ctx` is the context of the startup callback.
+    pub(super) unsafe fn start(ctx: *mut pg_sys::LogicalDecodingContext, is_init: bool) {
+        // SAFETY: the context is valid, and so are its options
+        let (memory, options) =
+            unsafe { ((*ctx).context, Options::parse((*ctx).output_plugin_options)) };
+        if !is_init {
+            text::check_client_encoding();
+        }
+        invalidation::register();
+        // SAFETY: `memory` lives as long as the session
+        let scratch = unsafe {
+            pg_sys::AllocSetContextCreateExtended(
+                memory,
+                c"rsrepl change".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        };
+        let session = Session {
+            messages: options.messages,
+            local_only: options.local_only,
+            catalog: Catalog {
+                publications: Publications::new(options.publications),
+                text: ServerText::new(),
+                memory,
+            },
+            relations: Relations::default(),
+            stream: Stream::default(),
+            skipped: 0,
+            scratch,
+        };
+        let session = PgMemoryContexts::For(memory).leak_and_drop_on_delete(session);
+        // SAFETY: the context is valid
+        unsafe { (*ctx).output_plugin_private = session.cast() };
+    }
+
+    /// The session of a decoding context.
+    ///
+    /// # Safety
+    /// [`Self::start`] was called for it; callbacks do not nest, so there is one borrow at a time.
+    pub(super) unsafe fn of<'a>(ctx: *mut pg_sys::LogicalDecodingContext) -> &'a mut Session {
+        // SAFETY: as promised by the caller
+        unsafe { &mut *(*ctx).output_plugin_private.cast() }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.stream.begin();
+    }
+
+    /// Whether a transaction of this origin is left out.
+    pub(super) fn filters_origin(&self, origin: pg_sys::RepOriginId) -> bool {
+        self.local_only && origin != pg_sys::InvalidRepOriginId as pg_sys::RepOriginId
+    }
+
+    /// The memory context goes right after this; an ERROR skips this callback.
+    pub(super) fn shut_down(&mut self) {
+        self.relations.clear();
+    }
+
+    /// # Safety
+    /// All are PostgreSQL's arguments of the change callback.
+    pub(super) unsafe fn change(
+        &mut self,
+        out: &Output,
+        txn: &pg_sys::ReorderBufferTXN,
+        relation: pg_sys::Relation,
+        change: &pg_sys::ReorderBufferChange,
+    ) {
+        let _scratch = self.enter();
+        // SAFETY: `relation` is open, with the catalogs as they were at the change
+        let entry = unsafe { self.relations.entry(relation, &mut self.catalog) };
+        let wanted = match change.action {
+            Kind::REORDER_BUFFER_CHANGE_INSERT => entry.table.wanted.insert,
+            Kind::REORDER_BUFFER_CHANGE_UPDATE => entry.table.wanted.update,
+            Kind::REORDER_BUFFER_CHANGE_DELETE => entry.table.wanted.delete,
+            action => report::internal(format!("unknown kind of change {action}")),
+        };
+        if !wanted {
+            return self.skip(out);
+        }
+        let lsn = Lsn(change.lsn);
+        let text = self.catalog.text;
+        let frame = self.stream.frame(txn, lsn, text);
+        announce(frame, entry);
+        let table = &entry.table;
+        // SAFETY: the tuples are those of the table as it was at the change
+        let row = unsafe {
+            let (old, new) = compat::tuples(change);
+            let desc = (*relation).rd_att;
+            let read = |tuple: pg_sys::HeapTuple| {
+                (!tuple.is_null()).then(|| Tuple::new(tuple, desc, &table.attributes, text))
+            };
+            Row { lsn, old: read(old), new: read(new) }
+        };
+        let unidentified = match change.action {
+            Kind::REORDER_BUFFER_CHANGE_INSERT => insert(frame, entry, &row),
+            Kind::REORDER_BUFFER_CHANGE_UPDATE => update(frame, entry, &row),
+            _ => delete(frame, entry, &row),
+        };
+        if unidentified && !entry.warned {
+            entry.warned = true;
+            warn_unidentified(entry, change.action);
+        }
+        self.stream.send_if_full(out);
+    }
+
+    /// # Safety
+    /// All are PostgreSQL's arguments of the truncate callback.
+    pub(super) unsafe fn truncate(
+        &mut self,
+        out: &Output,
+        txn: &pg_sys::ReorderBufferTXN,
+        relations: &[pg_sys::Relation],
+        change: &pg_sys::ReorderBufferChange,
+    ) {
+        let _scratch = self.enter();
+        let lsn = Lsn(change.lsn);
+        let mut truncated = Vec::with_capacity(relations.len());
+        for &relation in relations {
+            // SAFETY: the tables are open, with the catalogs as they were at the change
+            let entry = unsafe { self.relations.entry(relation, &mut self.catalog) };
+            if entry.table.wanted.truncate {
+                announce(self.stream.frame(txn, lsn, self.catalog.text), entry);
+                truncated.push(entry.table.relation.oid);
+            }
+        }
+        if truncated.is_empty() {
+            return self.skip(out);
+        }
+        // SAFETY: of this kind of change `truncate` is the member of the union that is set
+        let how = unsafe { &change.data.truncate };
+        let frame = self.stream.frame(txn, lsn, self.catalog.text);
+        frame.truncate(lsn, how.cascade, how.restart_seqs, &truncated);
+        self.stream.send_if_full(out);
+    }
+
+    /// `txn`: none when the message is not part of a transaction.
+    pub(super) fn message(
+        &mut self,
+        out: &Output,
+        txn: Option<&pg_sys::ReorderBufferTXN>,
+        lsn: pg_sys::XLogRecPtr,
+        prefix: &CStr,
+        content: &[u8],
+    ) {
+        #[cfg(any(test, feature = "pg_test"))]
+        super::faults::provoke(prefix);
+        let _scratch = self.enter();
+        if !self.messages {
+            return self.skip(out);
+        }
+        let lsn = Lsn(lsn);
+        let text = self.catalog.text;
+        let prefix = text.string(prefix);
+        match txn {
+            Some(txn) => {
+                self.stream.frame(txn, lsn, text).logical(lsn, true, &prefix, content);
+                self.stream.send_if_full(out);
+            }
+            None => {
+                // a frame of its own: one of a transaction may be waiting
+                let mut frame = FrameWriter::new();
+                frame.start(lsn, 0);
+                frame.logical(lsn, false, &prefix, content);
+                out.write(frame.finish());
+            }
+        }
+    }
+
+    pub(super) fn commit(&mut self, out: &Output, txn: &pg_sys::ReorderBufferTXN) {
+        let _scratch = self.enter();
+        self.skipped = 0;
+        out.progress(!self.stream.has_begun());
+        if self.stream.has_begun() {
+            self.stream.commit(out, txn, self.catalog.text);
+        }
+    }
+
+    /// Nothing of a change is written; now and then the walsender has to be let to its keepalives.
+    fn skip(&mut self, out: &Output) {
+        self.skipped += 1;
+        if self.skipped >= SKIPPED_MAX && !compat::CORE_REPORTS_PROGRESS {
+            self.skipped = 0;
+            out.progress(false);
+        }
+    }
+
+    /// What every callback that writes does first: looks at what has become invalid, and switches to
+    /// an empty memory context until the result is dropped.
+    fn enter(&mut self) -> Scratch {
+        if let Some(marks) = invalidation::take() {
+            if marks.publications || marks.all {
+                self.catalog.publications.forget();
+            }
+            self.relations.invalidate(&marks);
+        }
+        Scratch::enter(self.scratch)
+    }
+}
+
+/// The memory context that was current before.
+struct Scratch(pg_sys::MemoryContext);
+
+impl Scratch {
+    fn enter(context: pg_sys::MemoryContext) -> Self {
+        // SAFETY: a context of the session; nothing of the callback before is still used
+        unsafe {
+            if !(*context).isReset || !(*context).firstchild.is_null() {
+                pg_sys::MemoryContextReset(context);
+            }
+            Scratch(pg_sys::MemoryContextSwitchTo(context))
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: it was current when the callback began, and is PostgreSQL's
+        unsafe { pg_sys::MemoryContextSwitchTo(self.0) };
+    }
+}
+
+/// Sends the description of a table unless the stream already has this very one.
+#[inline]
+fn announce(frame: &mut FrameWriter, entry: &mut Entry) {
+    if !entry.sent {
+        frame.relation(&entry.table.relation);
+        entry.sent = true;
+    }
+}
+
+fn insert(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
+    let relation = &entry.table.relation;
+    let new = required(row.new.as_ref());
+    frame.insert(row.lsn, relation.oid, new.shape(relation.columns.len()), |w| new.write(w));
+    false
+}
+
+/// True when nothing identifies the row, here and in [`delete`].
+fn update(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
+    let relation = &entry.table.relation;
+    let columns = relation.columns.len();
+    let new = required(row.new.as_ref());
+    match &row.old {
+        Some(old) => {
+            let kind = old_kind(relation.replica_identity);
+            let (old_shape, new_shape) = (old.shape(columns), new.shape(columns));
+            frame.update_with_old(
+                row.lsn,
+                relation.oid,
+                kind,
+                old_shape,
+                |w| old.write(w),
+                new_shape,
+                |w| new.write(w),
+            );
+            false
+        }
+        None => {
+            frame.update(row.lsn, relation.oid, new.shape(columns), |w| new.write(w));
+            !relation.identifies_rows()
+        }
+    }
+}
+
+fn delete(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
+    let relation = &entry.table.relation;
+    let columns = relation.columns.len();
+    match &row.old {
+        Some(old) => {
+            let kind = old_kind(relation.replica_identity);
+            frame.delete(row.lsn, relation.oid, kind, old.shape(columns), |w| old.write(w));
+            false
+        }
+        None => {
+            // not left out: a target that misses a delete differs from the source for ever
+            let shape = RowShape { columns, nulls: true, unchanged: false };
+            frame.delete(row.lsn, relation.oid, OldRowKind::None, shape, |w| {
+                (0..columns).for_each(|_| w.null());
+            });
+            true
+        }
+    }
+}
+
+fn old_kind(identity: ReplicaIdentity) -> OldRowKind {
+    match identity {
+        ReplicaIdentity::Full => OldRowKind::Full,
+        _ => OldRowKind::Key,
+    }
+}
+
+fn required<'a, 'b>(tuple: Option<&'b Tuple<'a>>) -> &'b Tuple<'a> {
+    match tuple {
+        Some(tuple) => tuple,
+        None => report::internal("a change has no new row".into()),
+    }
+}
+
+/// PostgreSQL refuses such a statement only if a publication has the table. Here it is done already:
+/// an ERROR would stop the slot for good, so the log says it, and the targets see it in the stream.
+fn warn_unidentified(entry: &Entry, action: Kind::Type) {
+    let (did, mend) = match action {
+        Kind::REORDER_BUFFER_CHANGE_UPDATE => ("update", "updating"),
+        _ => ("delete from", "deleting from"),
+    };
+    report::warn(
+        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "targets cannot {did} table \"{}\" because it does not have a replica identity",
+            entry.table.relation
+        ),
+        &format!("To enable {mend} the table, set REPLICA IDENTITY using ALTER TABLE."),
+    );
+}

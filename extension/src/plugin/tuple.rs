@@ -1,0 +1,319 @@
+//! A heap tuple into a row: the hot path.
+//!
+//! Tuples are walked here and not with `heap_deform_tuple`: each call of a PostgreSQL function costs a
+//! `sigsetjmp`. Values in a native encoding need no call at all, unless they are compressed.
+//!
+//! The layout is that of `access/htup_details.h` (tuple header, null bitmap, alignment) and of
+//! `varatt.h` (the four kinds of a varlena's header).
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use rsrepl_wire::{RowShape, RowWriter};
+
+use super::report;
+use super::text::ServerText;
+
+/// How the values of a physical attribute are found and written.
+pub(super) struct Attribute {
+    /// `attlen`: -1 a varlena, -2 a C string.
+    pub(super) len: i16,
+    pub(super) align: usize,
+    pub(super) by_value: bool,
+    pub(super) writing: Writing,
+}
+
+/// How a value gets onto the wire.
+#[derive(Clone, Copy)]
+pub(super) enum Writing {
+    /// Not at all: a dropped column.
+    Skip,
+    /// So many bytes as they are.
+    Fixed,
+    /// A varlena's payload; `text`: converted to UTF-8 if the database is not.
+    Payload { text: bool },
+    /// A `name`, without its padding.
+    Name,
+    /// What the send function says; it lives in the table's memory context.
+    Send(*mut pg_sys::FmgrInfo),
+    /// What the output function says, likewise.
+    Text(*mut pg_sys::FmgrInfo),
+}
+
+/// A tuple of the reorder buffer with the attributes of its table.
+pub(super) struct Tuple<'a> {
+    bytes: &'a [u8],
+    infomask: u16,
+    /// Attributes that the tuple has; younger columns are missing.
+    stored: usize,
+    first: usize,
+    desc: pg_sys::TupleDesc,
+    attributes: &'a [Attribute],
+    text: ServerText,
+}
+
+/// A value that is there.
+enum Varlena<'a> {
+    Payload(&'a [u8]),
+    /// Stays in the TOAST table: the UPDATE did not touch it.
+    Unchanged,
+    /// Needs PostgreSQL to be read.
+    Packed,
+}
+
+impl<'a> Tuple<'a> {
+    /// # Safety
+    /// `tuple` and `desc` are valid for `'a`, and `attributes` were made from `desc`.
+    pub(super) unsafe fn new(
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        attributes: &'a [Attribute],
+        text: ServerText,
+    ) -> Self {
+        // SAFETY: a heap tuple has `t_len` bytes, which start with its header
+        unsafe {
+            let header = (*tuple).t_data;
+            Tuple {
+                bytes: std::slice::from_raw_parts(header.cast::<u8>(), (*tuple).t_len as usize),
+                infomask: (*header).t_infomask,
+                stored: usize::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK as usize,
+                first: usize::from((*header).t_hoff),
+                desc,
+                attributes,
+                text,
+            }
+        }
+    }
+
+    fn has_nulls(&self) -> bool {
+        self.infomask & pg_sys::HEAP_HASNULL as u16 != 0
+    }
+
+    /// What the row writer has to make room for.
+    pub(super) fn shape(&self, columns: usize) -> RowShape {
+        RowShape {
+            columns,
+            nulls: self.has_nulls() || self.stored < self.attributes.len(),
+            unchanged: self.infomask & pg_sys::HEAP_HASEXTERNAL as u16 != 0,
+        }
+    }
+
+    /// Writes every column of the table.
+    pub(super) fn write(&self, row: &mut RowWriter<'_>) {
+        let has_nulls = self.has_nulls();
+        let mut at = self.first;
+        for (index, attribute) in self.attributes.iter().enumerate() {
+            if index >= self.stored {
+                self.write_missing(index, attribute, row);
+            } else if has_nulls && self.is_null(index) {
+                if !matches!(attribute.writing, Writing::Skip) {
+                    row.null();
+                }
+            } else {
+                let value = self.value(&mut at, attribute);
+                self.write_value(value, attribute, row);
+            }
+        }
+    }
+
+    #[inline]
+    fn is_null(&self, index: usize) -> bool {
+        // a set bit means a value
+        let at = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_bits) + index / 8;
+        self.bytes.get(at).is_some_and(|byte| byte & (1 << (index % 8)) == 0)
+    }
+
+    /// The bytes of the value at `*at`, which moves on behind it.
+    #[inline]
+    fn value(&self, at: &mut usize, attribute: &Attribute) -> &'a [u8] {
+        let aligned = || (*at + attribute.align - 1) & !(attribute.align - 1);
+        let (start, len) = match attribute.len {
+            len if len > 0 => (aligned(), len as usize),
+            -1 => {
+                // a short header is not aligned, and is never the zero byte of padding
+                let start = if self.bytes.get(*at) == Some(&0) { aligned() } else { *at };
+                (start, varlena_len(self.bytes.get(start..).unwrap_or_default()))
+            }
+            _ => {
+                let rest = self.bytes.get(*at..).unwrap_or_default();
+                (*at, rest.iter().position(|byte| *byte == 0).map_or(usize::MAX, |len| len + 1))
+            }
+        };
+        let end = start.saturating_add(len);
+        *at = end;
+        match self.bytes.get(start..end) {
+            Some(value) => value,
+            None => report::internal("a tuple is shorter than its values".into()),
+        }
+    }
+
+    #[inline]
+    fn write_value(&self, value: &'a [u8], attribute: &Attribute, row: &mut RowWriter<'_>) {
+        match attribute.writing {
+            Writing::Skip => {}
+            Writing::Fixed => row.fixed(value),
+            Writing::Payload { text } => self.write_payload(value, text, row),
+            Writing::Name => {
+                let len = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+                row.variable(self.text.utf8(value.get(..len).unwrap_or_default()));
+            }
+            Writing::Send(_) | Writing::Text(_)
+                if attribute.len == -1 && matches!(unpack(value), Varlena::Unchanged) =>
+            {
+                row.unchanged();
+            }
+            Writing::Send(function) => {
+                // SAFETY: the result is a varlena of the current memory context
+                row.variable(unsafe {
+                    detoasted(pg_sys::SendFunctionCall(function, datum(value, attribute)))
+                });
+            }
+            Writing::Text(function) => {
+                // SAFETY: the result is a C string of the current memory context
+                let text = unsafe {
+                    CStr::from_ptr(pg_sys::OutputFunctionCall(function, datum(value, attribute)))
+                };
+                row.variable(self.text.utf8(text.to_bytes()));
+            }
+        }
+    }
+
+    #[inline]
+    fn write_payload(&self, value: &'a [u8], text: bool, row: &mut RowWriter<'_>) {
+        let payload = match unpack(value) {
+            Varlena::Payload(payload) => payload,
+            Varlena::Unchanged => return row.unchanged(),
+            // SAFETY: a varlena in memory; the result is in the current memory context
+            Varlena::Packed => unsafe {
+                let value = value.as_ptr().cast_mut().cast();
+                detoasted(pg_sys::pg_detoast_datum(value))
+            },
+        };
+        row.variable(if text { self.text.utf8(payload) } else { payload });
+    }
+
+    /// A column that was added with a default after the tuple was written.
+    #[cold]
+    fn write_missing(&self, index: usize, attribute: &Attribute, row: &mut RowWriter<'_>) {
+        if matches!(attribute.writing, Writing::Skip) {
+            return;
+        }
+        let mut is_null = true;
+        // SAFETY: attribute numbers count from 1 and the attribute is in the descriptor; a value by
+        // reference lives as long as the descriptor, and has `len` bytes or says so itself
+        unsafe {
+            let datum = pg_sys::getmissingattr(self.desc, index as i32 + 1, &mut is_null);
+            if is_null {
+                return row.null();
+            }
+            let own = datum.value().to_le_bytes();
+            let value = if attribute.by_value {
+                own.get(..attribute.len as usize).unwrap_or_default()
+            } else {
+                let from = datum.cast_mut_ptr::<u8>().cast_const();
+                let len = match attribute.len {
+                    -1 => varlena_len_at(from),
+                    -2 => CStr::from_ptr(from.cast()).to_bytes_with_nul().len(),
+                    len => len as usize,
+                };
+                std::slice::from_raw_parts(from, len)
+            };
+            // the lifetime of `own` ends here, so the row is written here
+            Tuple { bytes: value, ..*self }.write_value(value, attribute, row);
+        }
+    }
+}
+
+/// The value as an argument of a PostgreSQL function.
+///
+/// # Safety
+/// `value` is one of this attribute.
+unsafe fn datum(value: &[u8], attribute: &Attribute) -> pg_sys::Datum {
+    if !attribute.by_value {
+        return pg_sys::Datum::from(value.as_ptr());
+    }
+    let mut bytes = [0u8; 8];
+    for (to, from) in bytes.iter_mut().zip(value) {
+        *to = *from;
+    }
+    pg_sys::Datum::from(u64::from_le_bytes(bytes) as usize)
+}
+
+const TAG_INDIRECT: u8 = 1;
+const TAG_ONDISK: u8 = 18;
+
+/// Bytes of a varlena, header included; too many when there is no header.
+#[inline]
+fn varlena_len(value: &[u8]) -> usize {
+    match value {
+        [0x01, tag, ..] => external_len(*tag),
+        [first, ..] if first & 0x01 != 0 => usize::from(first >> 1),
+        [a, b, c, d, ..] => u32::from_le_bytes([*a, *b, *c, *d]) as usize >> 2,
+        _ => usize::MAX,
+    }
+}
+
+/// # Safety
+/// `value` points to a varlena.
+unsafe fn varlena_len_at(value: *const u8) -> usize {
+    // SAFETY: a varlena has a header of one byte, or of four, or of one and a tag
+    unsafe {
+        let first = *value;
+        match first {
+            0x01 => external_len(*value.add(1)),
+            _ if first & 0x01 != 0 => usize::from(first >> 1),
+            _ => value.cast::<u32>().read_unaligned() as usize >> 2,
+        }
+    }
+}
+
+/// Two bytes of header, and a pointer into memory or into a TOAST table.
+fn external_len(tag: u8) -> usize {
+    2 + match tag {
+        TAG_ONDISK => size_of::<pg_sys::varatt_external>(),
+        _ => size_of::<*const u8>(),
+    }
+}
+
+/// What there is to see of a whole varlena without asking PostgreSQL. Changed TOAST values come in
+/// memory, behind an indirect pointer.
+#[inline]
+fn unpack(value: &[u8]) -> Varlena<'_> {
+    match value {
+        [0x01, TAG_ONDISK, ..] => Varlena::Unchanged,
+        [0x01, TAG_INDIRECT, pointer @ ..] => match pointer.first_chunk::<8>() {
+            // SAFETY: the reorder buffer keeps the value it has put together as long as the tuple
+            Some(pointer) => unsafe {
+                let target = usize::from_le_bytes(*pointer) as *const u8;
+                inline(std::slice::from_raw_parts(target, varlena_len_at(target)))
+            },
+            None => Varlena::Packed,
+        },
+        _ => inline(value),
+    }
+}
+
+#[inline]
+fn inline(value: &[u8]) -> Varlena<'_> {
+    match value {
+        [0x01, ..] => Varlena::Packed,
+        [first, payload @ ..] if first & 0x01 != 0 => Varlena::Payload(payload),
+        [first, _, _, _, payload @ ..] if first & 0x03 == 0 => Varlena::Payload(payload),
+        _ => Varlena::Packed,
+    }
+}
+
+/// The payload of a varlena with a plain header.
+///
+/// # Safety
+/// `value` points to such a varlena, valid for `'a`.
+unsafe fn detoasted<'a>(value: *const pg_sys::varlena) -> &'a [u8] {
+    // SAFETY: as promised by the caller
+    unsafe {
+        let value = value.cast::<u8>();
+        match inline(std::slice::from_raw_parts(value, varlena_len_at(value))) {
+            Varlena::Payload(payload) => payload,
+            _ => report::internal("a value is still compressed".into()),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! How the values of a type are written: the decision of each column's encoding.
+//!
+//! Values whose form on disk is simple go out as they are on disk; the others in the form of their
+//! send function, unless that holds oids, which mean something else in another database.
+
+use std::ffi::c_int;
+
+use pg_sys::SysCacheIdentifier::TYPEOID;
+use pgrx::pg_sys;
+use rsrepl_wire::{Encoding, TypeKind};
+
+use super::report;
+use super::text::ServerText;
+
+/// Builtin types whose bytes on disk are little-endian fields and nothing else, with their width.
+const FIXED: &[(pg_sys::Oid, u8)] = &[
+    (pg_sys::BOOLOID, 1),
+    (pg_sys::CHAROID, 1),
+    (pg_sys::INT2OID, 2),
+    (pg_sys::INT4OID, 4),
+    (pg_sys::INT8OID, 8),
+    (pg_sys::FLOAT4OID, 4),
+    (pg_sys::FLOAT8OID, 8),
+    (pg_sys::MONEYOID, 8),
+    (pg_sys::DATEOID, 4),
+    (pg_sys::TIMEOID, 8),
+    (pg_sys::TIMETZOID, 12),
+    (pg_sys::TIMESTAMPOID, 8),
+    (pg_sys::TIMESTAMPTZOID, 8),
+    (pg_sys::INTERVALOID, 16),
+    (pg_sys::UUIDOID, 16),
+    (pg_sys::MACADDROID, 6),
+    (pg_sys::MACADDR8OID, 8),
+    (pg_sys::PG_LSNOID, 8),
+    (pg_sys::OIDOID, 4),
+    (pg_sys::XIDOID, 4),
+    (pg_sys::CIDOID, 4),
+    (pg_sys::XID8OID, 8),
+];
+
+/// Send functions that give a varlena's payload as it is, in the client's encoding. What uses them
+/// (text, varchar, char(n), json, citext, …) can be read without calling them.
+const TEXT_SEND: &[u32] =
+    &[pg_sys::F_TEXTSEND, pg_sys::F_VARCHARSEND, pg_sys::F_BPCHARSEND, pg_sys::F_JSON_SEND];
+
+/// Builtin types that hold oids of this database: their names travel, not the numbers.
+const NAMES_OF_OIDS: &[pg_sys::Oid] = &[
+    pg_sys::REGPROCOID,
+    pg_sys::REGPROCEDUREOID,
+    pg_sys::REGOPEROID,
+    pg_sys::REGOPERATOROID,
+    pg_sys::REGCLASSOID,
+    pg_sys::REGTYPEOID,
+    pg_sys::REGCONFIGOID,
+    pg_sys::REGDICTIONARYOID,
+    pg_sys::REGNAMESPACEOID,
+    pg_sys::REGROLEOID,
+    pg_sys::REGCOLLATIONOID,
+];
+
+/// A row of `pg_type`.
+#[derive(Clone, Copy)]
+struct Type {
+    oid: pg_sys::Oid,
+    form: pg_sys::FormData_pg_type,
+}
+
+impl Type {
+    fn read(oid: pg_sys::Oid) -> Type {
+        // SAFETY: the cache has one key, an oid; the row is copied before it is released
+        let form = unsafe {
+            let row = pg_sys::SearchSysCache1(TYPEOID as c_int, oid.into());
+            if row.is_null() {
+                report::internal(format!("there is no type {}", oid.to_u32()));
+            }
+            let form = *pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_type>();
+            pg_sys::ReleaseSysCache(row);
+            form
+        };
+        Type { oid, form }
+    }
+
+    fn is_domain(&self) -> bool {
+        self.form.typtype as u8 == pg_sys::TYPTYPE_DOMAIN
+    }
+
+    /// The type under all domains, and the last type modifier on the way down (-1: none).
+    fn base(self, mut typmod: i32) -> (Type, i32) {
+        let mut base = self;
+        while base.is_domain() {
+            if base.form.typtypmod != -1 {
+                typmod = base.form.typtypmod;
+            }
+            base = Type::read(base.form.typbasetype);
+        }
+        (base, typmod)
+    }
+
+    /// The element type of a true array, under all domains.
+    fn element(&self) -> Option<Type> {
+        // SAFETY: a lookup by oid
+        let element = unsafe { pg_sys::get_element_type(self.oid) };
+        (element != pg_sys::InvalidOid).then(|| Type::read(element).base(-1).0)
+    }
+
+    /// The kind of a type that is no domain.
+    fn kind(&self) -> TypeKind {
+        // SAFETY: a lookup by oid
+        if unsafe { pg_sys::get_element_type(self.oid) } != pg_sys::InvalidOid {
+            return TypeKind::Array;
+        }
+        TypeKind::from_byte(self.form.typtype as u8).unwrap_or(TypeKind::Base)
+    }
+
+    fn is_builtin(&self) -> bool {
+        self.oid.to_u32() < pg_sys::FirstNormalObjectId
+    }
+
+    /// Its send function gives the same bytes in any database. An array's has the oid of the element
+    /// type at a known place, which a reader can mend; not so when it is `nested` in another value.
+    fn sends_portably(&self, nested: bool) -> bool {
+        let has_send = self.form.typsend != pg_sys::InvalidOid;
+        if !has_send || NAMES_OF_OIDS.contains(&self.oid) {
+            return false;
+        }
+        // SAFETY: lookups by oid
+        match self.kind() {
+            TypeKind::Base | TypeKind::Enum => true,
+            TypeKind::Composite | TypeKind::Pseudo => false,
+            TypeKind::Range => {
+                let subtype = unsafe { pg_sys::get_range_subtype(self.oid) };
+                Type::read(subtype).base(-1).0.sends_portably(true)
+            }
+            TypeKind::Multirange => {
+                let range = unsafe { pg_sys::get_multirange_range(self.oid) };
+                Type::read(range).sends_portably(true)
+            }
+            TypeKind::Array => self.element().is_some_and(|element| {
+                (!nested || element.is_builtin()) && element.sends_portably(true)
+            }),
+        }
+    }
+
+    fn encoding(&self) -> Encoding {
+        if let Some((_, width)) = FIXED.iter().find(|(oid, _)| *oid == self.oid) {
+            return Encoding::Fixed(*width);
+        }
+        let send = self.form.typsend.to_u32();
+        let varlena = self.form.typlen == -1;
+        match self.oid {
+            pg_sys::NUMERICOID => Encoding::Numeric,
+            pg_sys::NAMEOID => Encoding::Varlena,
+            // what is stored may declare another encoding than it has; the output function drops that
+            pg_sys::XMLOID => Encoding::Text,
+            _ if varlena && (TEXT_SEND.contains(&send) || send == pg_sys::F_BYTEASEND) => {
+                Encoding::Varlena
+            }
+            _ if self.sends_portably(false) => Encoding::Send,
+            _ => Encoding::Text,
+        }
+    }
+}
+
+/// All that the wire and the reading of tuples need to know of a column's type.
+pub(super) struct ColumnType {
+    pub(super) base_oid: pg_sys::Oid,
+    pub(super) typmod: i32,
+    pub(super) kind: TypeKind,
+    pub(super) element_oid: pg_sys::Oid,
+    pub(super) element_kind: TypeKind,
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) encoding: Encoding,
+    /// The payload is text of the server's encoding.
+    pub(super) is_text: bool,
+    /// The send or output function, where the encoding calls for one.
+    pub(super) function: pg_sys::Oid,
+}
+
+impl ColumnType {
+    pub(super) fn resolve(oid: pg_sys::Oid, typmod: i32, text: ServerText) -> ColumnType {
+        let declared = Type::read(oid);
+        let (base, typmod) = declared.base(typmod);
+        let element = base.element();
+        let encoding = base.encoding();
+        ColumnType {
+            base_oid: base.oid,
+            typmod,
+            kind: base.kind(),
+            element_oid: element.map_or(pg_sys::InvalidOid, |element| element.oid),
+            element_kind: element.map_or(TypeKind::Base, |element| element.kind()),
+            schema: schema_name(declared.form.typnamespace, text),
+            name: text.name(&declared.form.typname),
+            encoding,
+            is_text: base.form.typsend.to_u32() != pg_sys::F_BYTEASEND,
+            function: match encoding {
+                Encoding::Send => base.form.typsend,
+                Encoding::Text => base.form.typoutput,
+                _ => pg_sys::InvalidOid,
+            },
+        }
+    }
+}
+
+/// The name of a schema.
+pub(super) fn schema_name(oid: pg_sys::Oid, text: ServerText) -> String {
+    // SAFETY: the result is a copy in the current memory context, or null
+    let name = unsafe {
+        let name = pg_sys::get_namespace_name(oid);
+        if name.is_null() {
+            report::internal(format!("there is no schema {}", oid.to_u32()));
+        }
+        std::ffi::CStr::from_ptr(name)
+    };
+    text.string(name)
+}
