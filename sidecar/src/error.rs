@@ -98,6 +98,11 @@ impl Error {
         self.0.kind
     }
 
+    /// What the user can do, if that is known.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     pub fn lsn(&self) -> Option<Lsn> {
         self.0.lsn
     }

@@ -13,8 +13,10 @@
 //! | [`config`] | the configuration, resolved and validated once |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
+//! | [`logging`] | plain or JSON logs, secrets masked |
 //! | [`preflight`] | what must be right before replication can begin |
 //! | [`redact`] | keeps passwords out of everything that is shown |
+//! | [`report`] | tells the source, once a second, how things are |
 //! | [`retry`] | exponential backoff with jitter |
 //! | [`spool`] | what was received and not yet applied everywhere |
 //! | [`source`] | the replication connection with the source |
@@ -28,11 +30,13 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub mod ledger;
+pub mod logging;
 pub mod preflight;
 pub mod redact;
+pub mod report;
 pub mod retry;
-pub mod spool;
 pub mod source;
+pub mod spool;
 pub mod status;
 pub mod target;
 pub mod telemetry;

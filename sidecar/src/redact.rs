@@ -1,10 +1,12 @@
 //! Keeps passwords out of logs, metrics, errors and the process title.
 //!
-//! Two lines of defence: a [`Secret`] cannot be printed by accident, and [`scrub`] takes out of a
-//! text of unknown origin (a driver's error, a server's message) whatever looks like a credential.
+//! Three lines of defence: a [`Secret`] cannot be printed by accident; [`scrub`] takes out of a text of
+//! unknown origin whatever looks like a credential; a [`Mask`] knows this process's own passwords, and
+//! every log line, report and probe goes through it.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";
@@ -32,6 +34,38 @@ impl fmt::Debug for Secret {
 }
 
 impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// Bytes below which a password is not masked wherever it stands: "a" is part of every message.
+const MASKED_MIN: usize = 4;
+
+/// The passwords of this process, to be taken out of texts. Cheap to clone; prints nothing.
+#[derive(Clone, Default)]
+pub struct Mask(Arc<[String]>);
+
+impl Mask {
+    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut known: Vec<String> =
+            secrets.into_iter().filter(|secret| secret.len() >= MASKED_MIN).collect();
+        // one may be a part of another
+        known.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        Mask(known.into())
+    }
+
+    /// `text` without any of them.
+    pub fn apply<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut clean = Cow::Borrowed(text);
+        for secret in self.0.iter().filter(|secret| text.contains(secret.as_str())) {
+            clean = Cow::Owned(clean.replace(secret.as_str(), MASK));
+        }
+        clean
+    }
+}
+
+impl fmt::Debug for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
@@ -121,6 +155,13 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn known_passwords_are_masked_wherever_they_stand() {
+        let mask = Mask::new(["pass".to_owned(), "passphrase".to_owned(), "a".to_owned()]);
+        assert_eq!(mask.apply("a passphrase, a pass"), "a ***, a ***");
+        assert_eq!(format!("{mask:?}"), "***");
     }
 
     #[test]

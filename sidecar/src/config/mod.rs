@@ -25,9 +25,10 @@ pub use load::{Environment, OVERRIDE_PREFIX, Syntax, environment};
 pub use read::Key;
 pub use resolve::catalog;
 
-use crate::redact::Secret;
+use crate::redact::{Mask, Secret};
 use crate::status::TargetKind;
-use crate::target::clickhouse::Policies;
+use crate::target::clickhouse::{ClickHouseOptions, Policies};
+use crate::tls::PgConnect;
 
 /// Everything that the sidecar is told.
 #[derive(Clone, Debug)]
@@ -45,8 +46,8 @@ pub struct Config {
 /// `[source]`
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// URL or key=value form; has been parsed once, so that parsing it again succeeds.
-    pub connection_string: Secret,
+    /// Server, credentials and TLS; `Debug` shows no password.
+    pub connection: PgConnect,
     pub slot_name: String,
     /// Empty: all tables.
     pub publications: Vec<String>,
@@ -64,6 +65,7 @@ pub struct Target {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful for the life of the process")]
 pub enum TargetOptions {
     Postgres(Postgres),
     ClickHouse(ClickHouse),
@@ -99,7 +101,8 @@ pub struct Retry {
 
 #[derive(Clone, Debug)]
 pub struct Postgres {
-    pub connection_string: Secret,
+    /// Server, credentials and TLS; `Debug` shows no password.
+    pub connection: PgConnect,
     pub consistency: Consistency,
     /// Writers of one target, with `consistency = "parallel"`; 1 otherwise.
     pub workers: usize,
@@ -208,6 +211,24 @@ impl Config {
     pub fn load(path: &Path, environment: &Environment) -> Result<Config, Problems> {
         let text = load::read_file(path).map_err(|problem| Problems(vec![problem]))?;
         Config::parse(&text, Syntax::of(path), environment)
+    }
+
+    /// Its passwords, to be masked.
+    pub fn mask(&self) -> Mask {
+        let of = |connection: &PgConnect| {
+            let password = connection.config().get_password();
+            password.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        };
+        let target = |target: &Target| match &target.options {
+            TargetOptions::Postgres(options) => of(&options.connection),
+            TargetOptions::ClickHouse(options) => {
+                let options = ClickHouseOptions::from_config(&target.name, options).ok()?;
+                Some(options.password.expose().to_owned())
+            }
+        };
+        Mask::new(
+            of(&self.source.connection).into_iter().chain(self.targets.iter().filter_map(target)),
+        )
     }
 
     /// The same from a text.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{ClickHouseOptions, Policies};
+use crate::tls::{self, PgConnect};
 
 /// Rows of one batch: an INSERT into ClickHouse is all-or-nothing only as one block, which ends at
 /// 1,048,449 rows.
@@ -68,7 +69,7 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
 }
 
 fn source(table: &mut Table<'_>) -> Option<Source> {
-    let connection_string = table.required::<Secret>("connection_string");
+    let connection = postgres_connection(table);
     let slot_name = table.required::<String>("slot_name").and_then(|name| {
         let valid = (1..=NAME_MAX).contains(&name.len())
             && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
@@ -80,7 +81,7 @@ fn source(table: &mut Table<'_>) -> Option<Source> {
     let publication = table.optional::<Names>("publication");
     let create_slot = table.or("create_slot", "true");
     Some(Source {
-        connection_string: connection_string?,
+        connection: connection?,
         slot_name: slot_name?,
         publications: publication?.map(|names| names.0).unwrap_or_default(),
         create_slot: create_slot?,
@@ -172,16 +173,24 @@ fn retry(table: &mut Table<'_>) -> Option<Retry> {
     Some(Retry { max_attempts: max_attempts.map(|n| (n > 0).then_some(n))?, backoff, max_backoff })
 }
 
+/// URL or key=value form.
+fn postgres_connection(table: &mut Table<'_>) -> Option<PgConnect> {
+    let text = table.required::<Secret>("connection_string")?;
+    match tls::parse(text.expose()) {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            table.problem("connection_string", &error.to_string());
+            None
+        }
+    }
+}
+
 fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
-    let connection_string = table.required::<Secret>("connection_string");
+    let connection = postgres_connection(table);
     let consistency = table.or("consistency", "transaction");
     let workers = table.within("workers", "1", (1, WORKERS_MAX));
     let (consistency, workers) = (consistency?, workers?);
-    Some(TargetOptions::Postgres(Postgres {
-        connection_string: connection_string?,
-        consistency,
-        workers,
-    }))
+    Some(TargetOptions::Postgres(Postgres { connection: connection?, consistency, workers }))
 }
 
 fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {

@@ -133,6 +133,13 @@ fn an_unknown_key_is_led_to_its_place() {
 
 #[test]
 fn connection_strings_are_parsed_at_once() {
+    for bad in
+        ["host=h port=hunter2 user=u", "user=u password=hun ter2", "postgres://u:hunter2@h:x/d"]
+    {
+        let found = problems(&MINIMAL.replace("host=standby user=app password=hunter2", bad), &[]);
+        assert!(found[0].starts_with("targets.postgres[0].connection_string: "), "{found:?}");
+        assert!(found.len() == 1 && !found[0].contains("ter2"), "{found:?}");
+    }
     let found =
         problems(&MINIMAL.replace("http://default:hunter2@", "tcp://default:hunter2@"), &[]);
     assert_eq!(found.len(), 1);
@@ -173,8 +180,7 @@ fn no_target_is_a_problem() {
 fn variables_are_replaced_and_missing_ones_named() {
     let text = MINIMAL.replace("app:hunter2@", "${DB_USER}:$${x}$y${DB_PASSWORD}@");
     let config = parse(&text, &[("DB_USER", "u"), ("DB_PASSWORD", "hunter2")]).expect("valid");
-    let connection = config.source.connection_string.expose();
-    assert_eq!(connection, "postgres://u:${x}$yhunter2@db.example:5432/shop");
+    assert_eq!(config.source.connection.config().get_password(), Some("${x}$yhunter2".as_bytes()));
     let found = problems(&text, &[("DB_USER", "u")]);
     assert_eq!(
         found[0],
@@ -219,7 +225,7 @@ fn the_environment_overrides_and_appends() {
     overrides.extend(names.iter().map(|name| (name.as_str(), &name["RSREPL__".len()..])));
     overrides.extend(strings.iter().map(|name| (name.as_str(), "host=h user=u")));
     let config = parse(MINIMAL, &overrides).expect("valid");
-    assert_eq!(config.source.connection_string.expose(), "host=other user=u");
+    assert_eq!(config.source.connection.endpoint(), "other:5432/u");
     assert!(!config.source.create_slot);
     assert_eq!(config.targets[0].batch.rows, 5);
     assert_eq!(config.targets[0].retry.backoff, Duration::from_secs(2));
