@@ -85,7 +85,11 @@ impl ServerError {
             "53400" => (Kind::Setup, Some("raise max_replication_slots, or drop an unused slot")),
             "42501" if says("output plugin") => (
                 Kind::Setup,
-                Some("add rsrepl to the setting output_plugin_libraries of the source and reload"),
+                Some(
+                    "add rsrepl to the list on the source, for example: ALTER SYSTEM SET \
+                     output_plugin_libraries = pgoutput, test_decoding, rsrepl; \
+                     SELECT pg_reload_conf();",
+                ),
             ),
             "42501" if says("replication") || says("walsender") || says("WAL sender") => {
                 (Kind::Setup, Some("ALTER ROLE … REPLICATION"))

@@ -12,7 +12,7 @@ use super::framing::{MessageReader, MessageWriter, violation};
 use super::server_error::ServerError;
 use super::socket::{Endpoint, Socket};
 use crate::error::{Error, Kind, Result};
-use crate::tls::{PgConnect, password_missing};
+use crate::tls::{PgConnect, no_channel_binding, password_missing, unknown_authentication};
 
 /// A session that is ready for its first query.
 pub(super) struct Session {
@@ -123,11 +123,7 @@ impl Login<'_> {
             }
             Message::AuthenticationSasl(body) => self.scram(&body).await?,
             _ => {
-                return Err(Error::new(
-                    Kind::Setup,
-                    "the source asks for an authentication that rsrepl does not have",
-                )
-                .hint("let its pg_hba.conf use scram-sha-256, md5, password, cert or trust"));
+                return Err(unknown_authentication(&self.endpoint.to_string()));
             }
         }
         match self.answer().await? {
@@ -157,10 +153,7 @@ impl Login<'_> {
         if self.connect.config().get_channel_binding() != ChannelBinding::Require {
             return Ok(());
         }
-        Err(Error::new(Kind::Setup, "channel_binding=require, but the source used none").hint(
-            "channel binding needs TLS and scram-sha-256 in the source's pg_hba.conf; \
-             or set channel_binding=prefer",
-        ))
+        Err(no_channel_binding(&self.endpoint.to_string()))
     }
 
     async fn scram(&mut self, offered: &AuthenticationSaslBody) -> Result<()> {
@@ -200,8 +193,7 @@ impl Login<'_> {
         }
         self.binding_not_needed()?;
         if !names.contains(&sasl::SCRAM_SHA_256) {
-            return Err(Error::new(Kind::Setup, "the source offers no SCRAM-SHA-256")
-                .hint("rsrepl knows scram-sha-256, md5, password, cert and trust"));
+            return Err(unknown_authentication(&self.endpoint.to_string()));
         }
         // "unrequested" tells the server that we could have; it then detects a downgrade
         let flag = if could {

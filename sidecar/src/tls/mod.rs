@@ -36,7 +36,8 @@ use crate::error::{Error, Kind, Result};
 
 pub use conninfo::parse;
 pub(crate) use refusal::{
-    hint_of_code, kind_of_code, password_missing, tls_failed, tls_not_offered,
+    hint_of_code, kind_of_code, no_channel_binding, password_missing, tls_failed, tls_not_offered,
+    unknown_authentication,
 };
 
 /// How long a TCP connection may take, and, per host, the whole start of a session, when the

@@ -37,6 +37,20 @@ pub(crate) fn password_missing(endpoint: &str) -> Error {
         .hint("add password=… to the connection string")
 }
 
+pub(crate) fn no_channel_binding(endpoint: &str) -> Error {
+    let text = format!("channel_binding=require, but PostgreSQL at {endpoint} used none");
+    Error::new(Kind::Setup, text).hint(
+        "channel binding needs TLS and scram-sha-256 in the server's pg_hba.conf; \
+         or set channel_binding=prefer",
+    )
+}
+
+pub(crate) fn unknown_authentication(endpoint: &str) -> Error {
+    let text = format!("PostgreSQL at {endpoint} asks for an authentication that rsrepl lacks");
+    Error::new(Kind::Setup, text)
+        .hint("let its pg_hba.conf use scram-sha-256, md5, password, cert or trust")
+}
+
 pub(crate) fn tls_not_offered(endpoint: &str) -> Error {
     Error::new(Kind::Setup, format!("PostgreSQL at {endpoint} offers no TLS"))
         .hint("set ssl = on there, or sslmode=prefer or disable in the connection string")
@@ -109,6 +123,10 @@ pub(super) fn from_tokio_postgres(error: tokio_postgres::Error, endpoint: &str) 
     let cause = StdError::source(&error).map(ToString::to_string).unwrap_or_default();
     match cause.as_str() {
         "password missing" => password_missing(endpoint),
+        "server did not use channel binding" => no_channel_binding(endpoint),
+        "unsupported authentication method" | "unsupported SASL mechanism" => {
+            unknown_authentication(endpoint)
+        }
         "server does not support TLS" => tls_not_offered(endpoint),
         _ if find_rustls(&error).is_some() => tls_failed(endpoint, error),
         _ => Error::new(Kind::Connection, format!("cannot connect to PostgreSQL at {endpoint}"))

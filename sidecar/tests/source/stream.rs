@@ -1,0 +1,119 @@
+//! Slots and the stream in good weather.
+
+use rsrepl_sidecar::error::{Decision, Kind};
+use rsrepl_sidecar::source::{Event, ReplicationClient, identify, verify_slot, verify_start};
+use rsrepl_tests::postgres::Postgres;
+use rsrepl_tests::scratch::Scratch;
+use rsrepl_wire::Lsn;
+
+use crate::{
+    PLUGIN, SLOT, all_at, block_on, connect_to, execute, new_stream, no_empty_transactions,
+    transaction, value,
+};
+
+#[test]
+fn a_stream_begins_goes_on_and_confirms() {
+    let scratch = Scratch::new("source");
+    let server = Postgres::start(&scratch, "source", "");
+    let connect = connect_to(&server);
+    block_on(async {
+        execute(&connect, "CREATE TABLE t (id int PRIMARY KEY, x text)").await;
+        let mut client = ReplicationClient::connect(&connect).await.unwrap();
+        let source = identify(&mut client, SLOT).await.unwrap();
+        let system = value(&connect, "SELECT system_identifier FROM pg_control_system()").await;
+        assert_eq!(source.identity.system_id.to_string(), system);
+        assert_eq!((source.identity.timeline, source.identity.database.as_str()), (1, "postgres"));
+        assert!(source.wal_end > Lsn::INVALID);
+        assert!(source.server_version.starts_with("1"), "{}", source.server_version);
+        assert_eq!(client.show("datestyle").await.unwrap(), "ISO, MDY");
+        assert_eq!(client.slot(SLOT).await.unwrap(), None);
+        assert_eq!(verify_start(&source, None, &[("a", Lsn::INVALID)]).unwrap(), None);
+
+        let point = client.create_slot(SLOT, PLUGIN).await.unwrap();
+        let slot = client.slot(SLOT).await.unwrap().unwrap();
+        assert_eq!(slot.plugin.as_deref(), Some(PLUGIN));
+        assert_eq!(slot.confirmed_flush_lsn, Some(point));
+        assert_eq!(verify_slot(&source, &slot, PLUGIN).unwrap(), point);
+        let error = verify_start(&source, Some(&slot), &[]).unwrap_err();
+        assert!(error.to_string().contains("belongs to the output plugin"), "{error}");
+
+        // a row that is larger than the read buffer comes too
+        execute(&connect, "INSERT INTO t VALUES (1, 'one'), (2, repeat('x', 3000000))").await;
+        let stream = client.start(SLOT, point, &no_empty_transactions()).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let (texts, first) = transaction(&mut reader).await;
+        assert!(texts[1].contains("'one'"), "{}", texts[1]);
+        assert_eq!(texts[2].matches('x').count(), 3_000_000 + 2, "two in the name of the column");
+        writer.send(all_at(first), true).await.unwrap();
+        execute(&connect, "INSERT INTO t VALUES (3, 'three')").await;
+        let (texts, _) = transaction(&mut reader).await;
+        assert!(texts[1].contains("'three'"), "{}", texts[1]);
+        // the second transaction is received, but not confirmed
+        let stream = rsrepl_sidecar::source::ReplicationStream::join(reader, writer);
+        stream.close(all_at(first)).await.unwrap();
+
+        let mut client = ReplicationClient::connect(&connect).await.unwrap();
+        let slot = client.slot(SLOT).await.unwrap().unwrap();
+        assert_eq!(slot.confirmed_flush_lsn, Some(first));
+        let stream = client.start(SLOT, first, &no_empty_transactions()).await.unwrap();
+        let (mut reader, _writer) = stream.split();
+        let (texts, _) = transaction(&mut reader).await;
+        assert!(texts[1].contains("'three'"), "{}", texts[1]);
+    });
+}
+
+#[test]
+fn slots_and_options_that_cannot_be_used() {
+    let scratch = Scratch::new("source-slots");
+    let server = Postgres::start(&scratch, "source", "max_replication_slots = 2");
+    let connect = connect_to(&server);
+    block_on(async {
+        let mut stream = new_stream(&connect).await;
+        let pid = value(&connect, "SELECT active_pid FROM pg_replication_slots").await;
+
+        let client = ReplicationClient::connect(&connect).await.unwrap();
+        let error = client.start(SLOT, Lsn(0), &[]).await.err().unwrap();
+        assert_eq!((error.kind(), error.decision()), (Kind::Connection, Decision::Retry));
+        assert!(error.to_string().contains(&pid), "{error}");
+
+        let client = ReplicationClient::connect(&connect).await.unwrap();
+        let error = client.start("no\"where", Lsn(0), &[]).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Identity, "{error}");
+
+        let mut client = ReplicationClient::connect(&connect).await.unwrap();
+        let error = client.create_slot(SLOT, PLUGIN).await.err().unwrap();
+        assert!(error.to_string().contains("already exists"), "{error}");
+        // the client is still of use after a server's error
+        let error = client.create_slot("bad_plugin", "no_such_plugin").await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Setup, "{error}");
+        let point = client.create_slot("second", PLUGIN).await.unwrap();
+        let error = client.create_slot("third", PLUGIN).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Setup, "{error}");
+        assert!(error.to_string().contains("max_replication_slots"), "{error}");
+
+        let unknown = [("no'such\"option".to_owned(), "it's".to_owned())];
+        let error = client.start("second", point, &unknown).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Server, "{error}");
+        assert!(error.to_string().contains("no'such\"option\" = \"it's"), "{error}");
+
+        let mut client = ReplicationClient::connect(&connect).await.unwrap();
+        client.drop_slot("second").await.unwrap();
+        assert_eq!(client.slot("second").await.unwrap(), None);
+        client.close().await;
+
+        // the administrator ends the walsender: worth another try
+        execute(&connect, &format!("SELECT pg_terminate_backend({pid})")).await;
+        let error = loop {
+            match stream.next().await {
+                Ok(Event::Keepalive { .. }) => {}
+                Ok(event) => panic!("{event:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(
+            (error.kind(), error.decision()),
+            (Kind::Connection, Decision::Retry),
+            "{error}"
+        );
+    });
+}
