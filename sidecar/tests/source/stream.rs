@@ -1,7 +1,7 @@
 //! Slots and the stream in good weather.
 
 use rsrepl_sidecar::error::{Decision, Kind};
-use rsrepl_sidecar::source::{Event, ReplicationClient, identify, verify_slot, verify_start};
+use rsrepl_sidecar::source::{self, Event, ReplicationClient, identify, verify_slot};
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::Scratch;
 use rsrepl_wire::Lsn;
@@ -19,22 +19,21 @@ fn a_stream_begins_goes_on_and_confirms() {
     block_on(async {
         execute(&connect, "CREATE TABLE t (id int PRIMARY KEY, x text)").await;
         let mut client = ReplicationClient::connect(&connect).await.unwrap();
-        let source = identify(&mut client, SLOT).await.unwrap();
+        let info = identify(&mut client, SLOT).await.unwrap();
         let system = value(&connect, "SELECT system_identifier FROM pg_control_system()").await;
-        assert_eq!(source.identity.system_id.to_string(), system);
-        assert_eq!((source.identity.timeline, source.identity.database.as_str()), (1, "postgres"));
-        assert!(source.wal_end > Lsn::INVALID);
-        assert!(source.server_version.starts_with("1"), "{}", source.server_version);
+        assert_eq!(info.identity.system_id.to_string(), system);
+        assert_eq!((info.identity.timeline, info.identity.database.as_str()), (1, "postgres"));
+        assert!(info.wal_end > Lsn::INVALID);
+        assert!(info.server_version.starts_with("1"), "{}", info.server_version);
         assert_eq!(client.show("datestyle").await.unwrap(), "ISO, MDY");
         assert_eq!(client.slot(SLOT).await.unwrap(), None);
-        assert_eq!(verify_start(&source, None, &[("a", Lsn::INVALID)]).unwrap(), None);
 
         let point = client.create_slot(SLOT, PLUGIN).await.unwrap();
         let slot = client.slot(SLOT).await.unwrap().unwrap();
         assert_eq!(slot.plugin.as_deref(), Some(PLUGIN));
         assert_eq!(slot.confirmed_flush_lsn, Some(point));
-        assert_eq!(verify_slot(&source, &slot, PLUGIN).unwrap(), point);
-        let error = verify_start(&source, Some(&slot), &[]).unwrap_err();
+        assert_eq!(verify_slot(&info, &slot, PLUGIN).unwrap(), point);
+        let error = verify_slot(&info, &slot, source::PLUGIN).unwrap_err();
         assert!(error.to_string().contains("belongs to the output plugin"), "{error}");
 
         // a row that is larger than the read buffer comes too
@@ -49,7 +48,7 @@ fn a_stream_begins_goes_on_and_confirms() {
         let (texts, _) = transaction(&mut reader).await;
         assert!(texts[1].contains("'three'"), "{}", texts[1]);
         // the second transaction is received, but not confirmed
-        let stream = rsrepl_sidecar::source::ReplicationStream::join(reader, writer);
+        let stream = source::ReplicationStream::join(reader, writer);
         stream.close(all_at(first)).await.unwrap();
 
         let mut client = ReplicationClient::connect(&connect).await.unwrap();
