@@ -12,12 +12,12 @@ use tokio_postgres::config::TargetSessionAttrs;
 use super::framing::violation;
 use super::server_error::ServerError;
 use super::slot::{lsn, start_command};
-use super::socket::{self, Endpoint};
+use super::socket;
 use super::startup::{self, Session};
 use super::stream::ReplicationStream;
 use crate::error::{Error, Kind, Result};
 use crate::target::SourceIdentity;
-use crate::tls::PgConnect;
+use crate::tls::{Endpoint, PgConnect};
 
 /// How long an answer to a query may take that only looks at something.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,16 +53,7 @@ impl ReplicationClient {
     /// As [`PgConnect::connect`]: [`Kind::Connection`] when none answers, [`Kind::Setup`] when
     /// somebody must act first. Those of the last host are returned.
     pub async fn connect(connect: &PgConnect) -> Result<Self> {
-        let mut last = Error::new(Kind::Config, "the connection string names no host");
-        for endpoint in Endpoint::all(connect) {
-            let limit = connect.connect_timeout();
-            let attempt = timeout(limit, Self::connect_one(connect, &endpoint)).await;
-            last = match attempt.unwrap_or_else(|_| Err(connect.timed_out(limit))) {
-                Ok(client) => return Ok(client),
-                Err(error) => error,
-            };
-        }
-        Err(last)
+        connect.first_host(async |endpoint| Self::connect_one(connect, endpoint).await).await
     }
 
     async fn connect_one(connect: &PgConnect, endpoint: &Endpoint) -> Result<Self> {
@@ -177,7 +168,7 @@ fn no_answer() -> Error {
     Error::new(Kind::Connection, format!("the source gave no answer within {QUERY_TIMEOUT:?}"))
 }
 
-fn read_row(body: &DataRowBody) -> Result<Row> {
+pub(super) fn read_row(body: &DataRowBody) -> Result<Row> {
     let unreadable = |error| violation("a row cannot be read").because(error);
     let ranges: Vec<_> = body.ranges().collect().map_err(unreadable)?;
     let text = |range: Option<std::ops::Range<usize>>| {

@@ -182,6 +182,9 @@ impl MessageWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::server_error::ServerError;
+    use fallible_iterator::FallibleIterator;
+    use proptest::prelude::*;
 
     fn reader_of(bytes: &[u8], at_once: usize) -> MessageReader {
         let (mut far, near) = tokio::io::duplex(at_once);
@@ -278,5 +281,35 @@ mod tests {
         sent.unwrap();
         got.unwrap();
         assert_eq!(&read, b"0123456789ab");
+    }
+
+    proptest! {
+        /// Invariant 9, also for postgres-protocol: whatever comes, it is a message or an error.
+        #[test]
+        fn no_bytes_panic(
+            tag in any::<u8>(),
+            known in prop::sample::select(b"RSKZENDTCGHIAts123ncd".to_vec()),
+            body in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            for tag in [tag, known] {
+                let mut bytes = BytesMut::from(&[tag][..]);
+                bytes.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+                bytes.extend_from_slice(&body);
+                match (Raw { bytes }).parse() {
+                    Ok(Message::DataRow(row)) => {
+                        let _ = super::super::client::read_row(&row);
+                    }
+                    Ok(Message::ErrorResponse(error)) => {
+                        let error = ServerError::parse(error.fields()).into_error("it failed");
+                        prop_assert!(!error.to_string().is_empty());
+                    }
+                    Ok(Message::AuthenticationSasl(offer)) => {
+                        let mut names = offer.mechanisms();
+                        while let Ok(Some(_)) = names.next() {}
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A byte stream to one host: TCP or Unix socket, then TLS as the connection string asks for.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslNegotiation};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -16,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::binding;
 use super::framing::{ReadHalf, WriteHalf};
 use crate::error::{Error, Kind, Result};
-use crate::tls::{PgConnect, SslMode, tls_failed, tls_not_offered};
+use crate::tls::{Endpoint, PgConnect, SslMode, tls_failed, tls_not_offered};
 
 /// An open byte stream, nothing sent yet but what TLS needs.
 pub(super) struct Socket {
@@ -25,37 +27,6 @@ pub(super) struct Socket {
     pub(super) tls: bool,
     /// What SCRAM can bind to.
     pub(super) binding: Option<Vec<u8>>,
-}
-
-/// One entry of the connection string's list of hosts.
-pub(super) struct Endpoint {
-    pub(super) host: Host,
-    /// The address to connect to instead of the one that `host` has in the DNS.
-    pub(super) address: Option<std::net::IpAddr>,
-    pub(super) port: u16,
-}
-
-impl Endpoint {
-    /// All of them, in the order they are tried.
-    pub(super) fn all(connect: &PgConnect) -> Vec<Endpoint> {
-        let config = connect.config();
-        let ports = config.get_ports();
-        let endpoint = |(i, host): (usize, &Host)| Endpoint {
-            host: host.clone(),
-            address: config.get_hostaddrs().get(i).copied(),
-            port: ports.get(i).or_else(|| ports.first()).copied().unwrap_or(5432),
-        };
-        config.get_hosts().iter().enumerate().map(endpoint).collect()
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.host {
-            Host::Tcp(name) => write!(f, "{name}:{}", self.port),
-            Host::Unix(path) => write!(f, "{}:{}", path.display(), self.port),
-        }
-    }
 }
 
 pub(super) async fn open(connect: &PgConnect, endpoint: &Endpoint) -> Result<Socket> {
@@ -83,11 +54,7 @@ fn unreachable_host(endpoint: &Endpoint, error: io::Error) -> Error {
 }
 
 async fn tcp(connect: &PgConnect, endpoint: &Endpoint, name: &str) -> io::Result<TcpStream> {
-    // both try every address of a name
-    let stream = match endpoint.address {
-        Some(address) => TcpStream::connect((address, endpoint.port)).await?,
-        None => TcpStream::connect((name, endpoint.port)).await?,
-    };
+    let stream = first_address(connect, endpoint, name).await?;
     stream.set_nodelay(true)?;
     let config = connect.config();
     let socket = SockRef::from(&stream);
@@ -102,10 +69,31 @@ async fn tcp(connect: &PgConnect, endpoint: &Endpoint, name: &str) -> io::Result
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(target_os = "linux")]
-    if let Some(timeout) = config.get_tcp_user_timeout() {
-        socket.set_tcp_user_timeout(Some(*timeout))?;
+    if let Some(limit) = config.get_tcp_user_timeout() {
+        socket.set_tcp_user_timeout(Some(*limit))?;
     }
     Ok(stream)
+}
+
+/// Goes through the addresses of a host until one accepts.
+async fn first_address(
+    connect: &PgConnect,
+    endpoint: &Endpoint,
+    name: &str,
+) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = match endpoint.address {
+        Some(address) => vec![(address, endpoint.port).into()],
+        None => lookup_host((name, endpoint.port)).await?.collect(),
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        last = match timeout(connect.connect_timeout(), TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not answer")),
+        };
+    }
+    Err(last)
 }
 
 async fn unix(directory: &Path, port: u16) -> io::Result<UnixStream> {

@@ -10,9 +10,11 @@ use fallible_iterator::FallibleIterator;
 
 use super::framing::{MessageReader, MessageWriter, violation};
 use super::server_error::ServerError;
-use super::socket::{Endpoint, Socket};
+use super::socket::Socket;
 use crate::error::{Error, Kind, Result};
-use crate::tls::{PgConnect, no_channel_binding, password_missing, unknown_authentication};
+use crate::tls::{
+    Endpoint, PgConnect, no_channel_binding, password_missing, unknown_authentication,
+};
 
 /// A session that is ready for its first query.
 pub(super) struct Session {

@@ -18,10 +18,12 @@
 //! | module | subject |
 //! |---|---|
 //! | `conninfo` | splits our settings off a connection string |
+//! | `endpoint` | its hosts, one by one |
 //! | `verify` | the rustls configuration: roots, client certificate, what is verified |
 //! | `refusal` | what it means when a session is refused |
 
 mod conninfo;
+mod endpoint;
 mod refusal;
 mod verify;
 
@@ -29,20 +31,24 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_postgres::config::Host;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Kind, Result};
 
 pub use conninfo::parse;
+pub(crate) use endpoint::Endpoint;
 pub(crate) use refusal::{
     hint_of_code, kind_of_code, no_channel_binding, password_missing, tls_failed, tls_not_offered,
     unknown_authentication,
 };
 
-/// How long a TCP connection may take, and, per host, the whole start of a session, when the
-/// connection string has no `connect_timeout`.
+/// How long each address may take to accept a connection, when the connection string has no
+/// `connect_timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many times `connect_timeout` a host may take until a session has begun: an IPv6 address that
+/// leads nowhere, an IPv4 one, and the server's part.
+const HOST_TIMEOUTS: u32 = 3;
 
 /// Idle time after which TCP asks whether the peer is there, when the connection string keeps the
 /// default of two hours.
@@ -116,23 +122,15 @@ impl PgConnect {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// Hosts in the order they are tried, `host:port,…/database`; for people.
+    /// All hosts and the database, `host:port,…/database`; for people.
     pub fn endpoint(&self) -> String {
-        let ports = self.config.get_ports();
-        let hosts: Vec<String> = self
-            .config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(|(i, host)| {
-                let port = ports.get(i).or_else(|| ports.first()).copied().unwrap_or(5432);
-                match host {
-                    Host::Tcp(name) => format!("{name}:{port}"),
-                    Host::Unix(path) => format!("{}:{port}", path.display()),
-                }
-            })
-            .collect();
+        let hosts: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
         format!("{}/{}", hosts.join(","), self.database())
+    }
+
+    /// The hosts in the order they are to be tried.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        Endpoint::all(&self.config)
     }
 
     /// Opens a session; the connection's task ends when the client is dropped. Hosts are tried in
@@ -140,31 +138,42 @@ impl PgConnect {
     ///
     /// # Errors
     /// [`Kind::Connection`] when no server answers in time; [`Kind::Setup`] when its owner or ours
-    /// must act first: credentials, `pg_hba.conf`, a missing database, certificates.
+    /// must act first: credentials, `pg_hba.conf`, a missing database, certificates. Those of the last
+    /// host are returned.
     pub async fn connect(&self) -> Result<tokio_postgres::Client> {
         let tls = MakeRustlsConnect::new(self.rustls_config().await?);
-        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
-        // tokio-postgres bounds the TCP connection only; a server that then says nothing counts too
-        let limit = self.connect_timeout().saturating_mul(hosts.saturating_mul(2));
-        let (client, connection) = tokio::time::timeout(limit, self.config.connect(tls))
-            .await
-            .map_err(|_| self.timed_out(limit))?
-            .map_err(|error| refusal::from_tokio_postgres(error, &self.endpoint()))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                // whoever uses the client gets the error too
-                tracing::debug!(error = &error as &dyn std::error::Error, "session ended");
-            }
-        });
-        Ok(client)
+        let open = async |endpoint: &Endpoint| {
+            let (client, connection) = endpoint
+                .only(&self.config)
+                .connect(tls.clone())
+                .await
+                .map_err(|error| refusal::from_tokio_postgres(error, &endpoint.to_string()))?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    // whoever uses the client gets the error too
+                    tracing::debug!(error = &error as &dyn std::error::Error, "session ended");
+                }
+            });
+            Ok(client)
+        };
+        self.first_host(open).await
     }
 
-    pub(crate) fn timed_out(&self, limit: Duration) -> Error {
-        let endpoint = self.endpoint();
-        Error::new(
-            Kind::Connection,
-            format!("PostgreSQL at {endpoint} let no session begin within {limit:?}"),
-        )
+    /// Goes through the hosts until `open` succeeds, each within its time.
+    pub(crate) async fn first_host<T>(
+        &self,
+        open: impl AsyncFn(&Endpoint) -> Result<T>,
+    ) -> Result<T> {
+        let limit = self.connect_timeout().saturating_mul(HOST_TIMEOUTS);
+        let mut last = Error::new(Kind::Config, "the connection string names no host");
+        for endpoint in self.endpoints() {
+            let attempt = tokio::time::timeout(limit, open(&endpoint)).await;
+            last = match attempt.unwrap_or_else(|_| Err(timed_out(&endpoint, limit))) {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+        }
+        Err(last)
     }
 
     /// Reads the certificate files anew each time, so that renewed ones are seen.
@@ -174,6 +183,11 @@ impl PgConnect {
             |error| Error::new(Kind::Internal, "reading certificates failed").because(error),
         )?
     }
+}
+
+fn timed_out(endpoint: &Endpoint, limit: Duration) -> Error {
+    let text = format!("PostgreSQL at {endpoint} let no session begin within {limit:?}");
+    Error::new(Kind::Connection, text)
 }
 
 impl fmt::Debug for PgConnect {

@@ -191,6 +191,7 @@ fn the_next_host_is_tried_and_a_mute_one_is_left() {
     block_on(async {
         let connect = tls::parse(&format!("{hosts} {rest}")).unwrap();
         ReplicationClient::connect(&connect).await.unwrap().close().await;
+        connect.connect().await.unwrap();
 
         let connect = tls::parse(&format!("host=127.0.0.1 port={closed} {rest}")).unwrap();
         let error = ReplicationClient::connect(&connect).await.err().unwrap();
