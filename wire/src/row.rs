@@ -111,6 +111,12 @@ impl Row {
         Values::new(&self.0, &relation.columns)
     }
 
+    /// Whether an [`Unchanged`](Value::Unchanged) value may be in the row: cheap to ask of rows that
+    /// have none.
+    pub fn may_have_unchanged(&self) -> bool {
+        self.0.first().is_some_and(|flags| flags & HAS_UNCHANGED != 0)
+    }
+
     /// Walks the whole row, so that later reads of it cannot fail.
     pub fn validate(&self, relation: &Relation) -> Result<(), DecodeError> {
         self.values(relation)?.try_for_each(|value| value.map(|_| ()))

@@ -1,0 +1,182 @@
+//! HTTP to the server: every request has a time-out, settings of our own, and an error that says what
+//! it means.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clickhouse::{Client, Compression};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+use super::failure::{self, Attempt};
+use super::options::ClickHouseOptions;
+use super::types::take_varint;
+use crate::config;
+use crate::error::{Error, Kind, Result};
+
+/// For a TCP connection to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one piece of an INSERT to be taken.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// For the server to write an INSERT, with all materialized views that hang on it.
+const INSERT_TIMEOUT: Duration = Duration::from_secs(300);
+/// For any other statement.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Idle connections are closed before the server's `keep_alive_timeout` (3 s in its defaults) does it.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Bytes of an INSERT that are compressed and sent at a time.
+const PIECE: usize = 256 * 1024;
+/// Rows that one parsed block may have: more than any INSERT of ours, so that each is one block.
+const BLOCK_ROWS: &str = "1048576";
+/// Bytes of a statement; that of a TOAST look-up holds its keys.
+const STATEMENT_MAX: &str = "16777216";
+
+/// A server, as one user.
+#[derive(Clone)]
+pub(super) struct Server {
+    client: Client,
+    /// `target name`, as in messages.
+    name: String,
+    /// What the ids of our queries begin with; ours alone as long as one sidecar serves the slot.
+    prefix: String,
+}
+
+/// Numbers the queries of this process.
+static QUERIES: AtomicU64 = AtomicU64::new(0);
+
+impl Server {
+    pub(super) fn new(options: &ClickHouseOptions, prefix: String) -> Result<Self> {
+        let mut http = HttpConnector::new();
+        // Nagle's algorithm and delayed acknowledgements cost 40 ms an INSERT; the crate leaves it on
+        http.set_nodelay(true);
+        http.set_keepalive(Some(TCP_KEEPALIVE));
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        http.enforce_http(false);
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
+            .or_else(|_| {
+                hyper_rustls::HttpsConnectorBuilder::new()
+                    .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
+            })
+            .map_err(|error| {
+                Error::new(Kind::Internal, "cannot set up TLS for ClickHouse").because(error)
+            })?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .build(https);
+        let compression = match options.compression {
+            config::Compression::Lz4 => Compression::Lz4,
+            config::Compression::None => Compression::None,
+        };
+        let client = Client::with_http_client(http)
+            .with_url(&options.url)
+            .with_user(&options.user)
+            .with_password(options.password.expose())
+            .with_compression(compression);
+        Ok(Server { client, name: options.name.clone(), prefix })
+    }
+
+    /// A client whose next query has an id of its own.
+    fn next(&self) -> Client {
+        let number = QUERIES.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}{}-{number}", self.prefix, std::process::id());
+        self.client.clone().with_setting("query_id", id)
+    }
+
+    fn failed(&self, attempt: Attempt<'_>, error: clickhouse::error::Error) -> Error {
+        failure::explain(&self.name, attempt, error)
+    }
+
+    fn timed_out(&self, attempt: Attempt<'_>) -> Error {
+        self.failed(attempt, clickhouse::error::Error::TimedOut)
+    }
+
+    /// Runs a statement that returns nothing.
+    pub(super) async fn execute(&self, attempt: Attempt<'_>, sql: &str) -> Result<()> {
+        let query = self.next().query_raw(sql).with_setting("max_query_size", STATEMENT_MAX);
+        match tokio::time::timeout(QUERY_TIMEOUT, query.execute()).await {
+            Ok(done) => done.map_err(|error| self.failed(attempt, error)),
+            Err(_) => Err(self.timed_out(attempt)),
+        }
+    }
+
+    /// Runs a query and returns its rows in `RowBinary`.
+    pub(super) async fn rows(&self, attempt: Attempt<'_>, sql: &str) -> Result<Bytes> {
+        let query = self.next().query_raw(sql).with_setting("max_query_size", STATEMENT_MAX);
+        let answer = async { query.fetch_bytes("RowBinary")?.collect().await };
+        match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
+            Ok(rows) => rows.map_err(|error| self.failed(attempt, error)),
+            Err(_) => Err(self.timed_out(attempt)),
+        }
+    }
+
+    /// Runs a query whose columns are all strings, and returns its rows.
+    pub(super) async fn strings<const N: usize>(
+        &self,
+        attempt: Attempt<'_>,
+        sql: &str,
+    ) -> Result<Vec<[String; N]>> {
+        let bytes = self.rows(attempt, sql).await?;
+        let mut rest = bytes.as_ref();
+        let mut rows = Vec::new();
+        while !rest.is_empty() {
+            let mut row = [const { String::new() }; N];
+            for field in &mut row {
+                *field = take_text(&mut rest).ok_or_else(|| {
+                    Error::new(
+                        Kind::Server,
+                        format!("target {}: cannot read the answer of ClickHouse", self.name),
+                    )
+                })?;
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Sends rows in `RowBinary` as one block, which is there as a whole or not at all.
+    /// `sql` is `INSERT INTO … (…) FORMAT RowBinary`.
+    pub(super) async fn insert(&self, attempt: Attempt<'_>, sql: &str, rows: Bytes) -> Result<()> {
+        let client = self
+            .next()
+            // the answer must mean that the rows are written, and a dropped block that they are not
+            .with_setting("async_insert", "0")
+            .with_setting("insert_deduplicate", "0")
+            // one INSERT is one block
+            .with_setting("input_format_parallel_parsing", "0")
+            .with_setting("max_insert_block_size", BLOCK_ROWS);
+        let mut insert = client
+            .insert_formatted_with(sql)
+            .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT));
+        let sent = async {
+            let mut rest = rows;
+            while !rest.is_empty() {
+                insert.send(rest.split_to(rest.len().min(PIECE))).await?;
+            }
+            insert.end().await
+        };
+        sent.await.map_err(|error| self.failed(attempt, error))
+    }
+
+    /// What the ids of our queries begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The target's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<String> {
+    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let (text, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
