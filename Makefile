@@ -10,6 +10,8 @@ export PATH := $(ROOT)/build/cargo/bin:$(PATH)
 
 EXTENSION := --package rsrepl --no-default-features --features pg15,pg_test
 
+# cargo is parallel by itself, and the targets share its folder.
+.NOTPARALLEL:
 .PHONY: help setup build install demo test test-unit test-extension test-e2e lint clean
 
 help: ## List the targets
@@ -38,7 +40,9 @@ test-unit: setup ## Tests of wire and sidecar, and of the test harness
 test-extension: setup ## Tests inside a PostgreSQL server
 	scripts/test-extension.sh
 
-test-e2e: build ## Tests of the built binary against real servers (SEED=… repeats a differential run)
+# Builds by itself: test-extension has left its own build of the plugin in build/'s PostgreSQL.
+test-e2e: setup ## Tests of the built binary against real servers (SEED=… repeats a differential run)
+	$(MAKE) --no-print-directory build
 	cargo test --release --locked --package rsrepl-tests --test '*' -- --nocapture --test-threads=2
 
 lint: setup ## rustfmt and clippy, warnings are errors
