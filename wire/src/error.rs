@@ -32,6 +32,9 @@ pub enum DecodeErrorKind {
     /// A tag, flag or enumerated value that this reader does not know.
     #[error("unknown {field} {value:#04x}")]
     Unknown { field: &'static str, value: u64 },
+    /// A field that contradicts another one.
+    #[error("{field} is {found}, expected {expected}")]
+    Mismatch { field: &'static str, found: u64, expected: u64 },
     /// A field that breaks a limit of [`crate::limits`].
     #[error("{field} is {value}, the limit is {limit}")]
     Limit { field: &'static str, value: u64, limit: u64 },

@@ -18,3 +18,7 @@ pub const NAME_MAX: usize = 64 * 1024;
 
 /// Relations in one TRUNCATE message.
 pub const TRUNCATE_RELATIONS_MAX: usize = 64 * 1024;
+
+/// Bytes of the text form of a value: PostgreSQL's own limit, which a few bytes of nested numerics
+/// could pass.
+pub const TEXT_MAX: usize = FRAME_MAX;

@@ -30,6 +30,9 @@ pub(crate) mod tag {
 /// Tag and length before each message's body, in bytes.
 pub(crate) const HEADER_LEN: usize = 5;
 
+/// Bytes of a commit's body: it is the one message that is also read from the end of a frame.
+pub(crate) const COMMIT_LEN: usize = 24;
+
 /// One message of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -164,16 +167,17 @@ pub(crate) fn put_string(buf: &mut Vec<u8>, text: &str) {
     buf.extend_from_slice(text.as_bytes());
 }
 
-/// What each body is read from: its bytes, the frame's base, and where it stands in the frame.
+/// What a body is read from; rows and contents are slices of the frame.
 pub(crate) struct Body<'a> {
-    bytes: &'a Bytes,
+    frame: &'a Bytes,
     reader: Reader<'a>,
     base: Lsn,
 }
 
 impl<'a> Body<'a> {
-    pub(crate) fn new(bytes: &'a Bytes, origin: usize, base: Lsn) -> Self {
-        Body { bytes, reader: Reader::new(bytes, origin, "frame"), base }
+    /// The body of the message at offset `at` of `frame`: `bytes`, a slice of it.
+    pub(crate) fn new(frame: &'a Bytes, bytes: &'a [u8], at: usize, base: Lsn) -> Self {
+        Body { frame, reader: Reader::new(bytes, at + HEADER_LEN, "frame"), base }
     }
 
     fn change_lsn(&mut self) -> Result<Lsn, DecodeError> {
@@ -182,13 +186,13 @@ impl<'a> Body<'a> {
     }
 
     fn rest(&mut self) -> Result<Bytes, DecodeError> {
-        self.reader.take_shared(self.bytes, self.reader.remaining(), "row")
+        self.reader.take_shared(self.frame, self.reader.remaining(), "row")
     }
 
     /// A row before another one: with its length.
     fn measured_row(&mut self) -> Result<Row, DecodeError> {
         let len = self.reader.u32("old row length")? as usize;
-        Ok(Row(self.reader.take_shared(self.bytes, len, "old row")?))
+        Ok(Row(self.reader.take_shared(self.frame, len, "old row")?))
     }
 }
 
@@ -352,7 +356,7 @@ impl LogicalMessage {
         let flags = body.reader.flags("logical message flags", LOGICAL_TRANSACTIONAL)?;
         let prefix = body.reader.string("message prefix", NAME_MAX)?.to_owned();
         let len = body.reader.count("message length", FRAME_MAX)?;
-        let content = body.reader.take_shared(body.bytes, len, "message content")?;
+        let content = body.reader.take_shared(body.frame, len, "message content")?;
         Ok(LogicalMessage {
             lsn,
             transactional: flags & LOGICAL_TRANSACTIONAL != 0,
@@ -377,9 +381,9 @@ impl Message {
             tag::COMMIT => Message::Commit(Commit::read(body)?),
             _ => {
                 let value = u64::from(tag);
-                return Err(body
-                    .reader
-                    .error(DecodeErrorKind::Unknown { field: "message tag", value }));
+                let kind = DecodeErrorKind::Unknown { field: "message tag", value };
+                let error = body.reader.error(kind);
+                return Err(DecodeError { offset: error.offset - HEADER_LEN, ..error });
             }
         };
         body.reader.finish("message")?;

@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Like [`Self::take`], as a slice of `shared`, of which `bytes` is the whole.
+    /// Like [`Self::take`], as a slice of `shared`, of which `bytes` are a part.
     pub(crate) fn take_shared(
         &mut self,
         shared: &Bytes,
@@ -60,7 +60,10 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+    pub(crate) fn array<const N: usize>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<[u8; N], DecodeError> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N, field)?);
         Ok(out)
@@ -90,20 +93,34 @@ impl<'a> Reader<'a> {
         Ok(Lsn(self.u64(field)?))
     }
 
+    /// A varint in its only form, the shortest.
+    #[inline]
     pub(crate) fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+        // nearly all lengths and LSN differences are of one byte
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(field),
+        }
+    }
+
+    fn long_varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for index in 0..varint::MAX_LEN {
             let byte = self.u8(field)?;
-            // the tenth byte has room for one bit only
-            if index == varint::MAX_LEN - 1 && byte > 1 {
+            // the tenth byte has room for one bit only, and a last byte of zero adds nothing
+            let overflows = index == varint::MAX_LEN - 1 && byte > 1;
+            if overflows || (index > 0 && byte == 0) {
                 return Err(self.error(DecodeErrorKind::Unknown { field, value: u64::from(byte) }));
             }
             value |= u64::from(byte & 0x7F) << (7 * index);
             if byte & 0x80 == 0 {
-                return Ok(value);
+                break;
             }
         }
-        Err(self.error(DecodeErrorKind::Unknown { field, value: 0x80 }))
+        Ok(value)
     }
 
     /// A varint that counts or measures, refused over `limit`.

@@ -6,7 +6,7 @@
 //!
 //! Bit `i % 8` of byte `i / 8` stands for column `i` of the [`Relation`]; a bitmap has
 //! `ceil(columns / 8)` bytes and is there when its flag is set. A null or unchanged column has no
-//! value. A fixed-width value is its bytes; every other one is a varint length and that many bytes.
+//! value; no column is both, and bits past the last column are zero. A fixed-width value is its bytes; every other one is a varint length and that many bytes.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ const HAS_UNCHANGED: u8 = 0x02;
 
 /// Writes the values of one row, in attribute order, straight into the frame.
 ///
-/// Every column must get exactly one call; [`RowWriter::columns_written`] lets the caller assert it.
+/// Every column gets exactly one call, which the [`FrameWriter`](crate::FrameWriter) asserts.
 pub struct RowWriter<'a> {
     buf: &'a mut Vec<u8>,
     nulls: Option<usize>,
@@ -48,21 +48,29 @@ impl<'a> RowWriter<'a> {
         RowWriter { buf, nulls, unchanged, column: 0 }
     }
 
+    #[inline]
     fn mark(&mut self, bitmap: Option<usize>) {
-        debug_assert!(bitmap.is_some(), "the row was started without this bitmap");
-        if let Some(byte) = bitmap.and_then(|at| self.buf.get_mut(at + self.column / 8)) {
+        // a row without the mark would be read as another one: better none at all
+        let Some(at) = bitmap else { panic!("the row was started without this bitmap") };
+        if let Some(byte) = self.buf.get_mut(at + self.column / 8) {
             *byte |= 1 << (self.column % 8);
         }
         self.column += 1;
     }
 
     /// The next column is NULL.
+    ///
+    /// # Panics
+    /// When the row's shape has no nulls.
     #[inline]
     pub fn null(&mut self) {
         self.mark(self.nulls);
     }
 
     /// The next column is a TOAST value that the UPDATE did not change.
+    ///
+    /// # Panics
+    /// When the row's shape has no unchanged values.
     #[inline]
     pub fn unchanged(&mut self) {
         self.mark(self.unchanged);
@@ -143,6 +151,16 @@ impl<'a> Values<'a> {
         };
         let nulls = bitmap(HAS_NULLS, "null bitmap")?;
         let unchanged = bitmap(HAS_UNCHANGED, "unchanged bitmap")?;
+        let strays = |bitmap: &[u8]| match (columns.len() % 8, bitmap.last()) {
+            (1.., Some(last)) => last >> (columns.len() % 8),
+            _ => 0,
+        };
+        let both = nulls.iter().zip(unchanged).map(|(null, unchanged)| null & unchanged);
+        let bad = both.fold(strays(nulls) | strays(unchanged), |bad, byte| bad | byte);
+        if bad != 0 {
+            let value = u64::from(bad);
+            return Err(reader.error(DecodeErrorKind::Unknown { field: "bitmap bits", value }));
+        }
         Ok(Values { reader, columns, nulls, unchanged, next: 0, failed: false })
     }
 

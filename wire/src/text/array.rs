@@ -8,6 +8,7 @@
 use super::cursor::Cursor;
 use super::simple::push_i64;
 use super::{Form, Type, ValueError, oid, send};
+use crate::limits::TEXT_MAX;
 
 /// Dimensions that PostgreSQL allows (`MAXDIM`).
 pub const DIMENSIONS_MAX: usize = 6;
@@ -130,6 +131,7 @@ impl<'a> Iterator for Elements<'a> {
 
 /// `array_out`.
 pub(crate) fn write(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), ValueError> {
+    let start = out.len();
     let array = Array::parse(value)?;
     let element = element_type(ty, &array);
     let mut elements = array.elements();
@@ -147,6 +149,9 @@ pub(crate) fn write(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), Va
     for index in 0..array.len() {
         if let Some(bytes) = elements.next().transpose()? {
             push_element(out, &element, bytes, delimiter)?;
+        }
+        if out.len() - start > TEXT_MAX {
+            return Err(ValueError::Malformed { type_name: "array", problem: "text over 1 GiB" });
         }
         if index + 1 < array.len() {
             let closed = advance(&mut subscripts, array.dimensions());

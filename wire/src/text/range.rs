@@ -3,6 +3,7 @@
 use super::array::quote;
 use super::cursor::Cursor;
 use super::{Form, Type, ValueError, oid, send};
+use crate::limits::TEXT_MAX;
 use crate::relation::TypeKind;
 
 // The flags that `range_send` writes.
@@ -85,6 +86,7 @@ pub(crate) fn write_multirange(
     multirange: u32,
     value: &[u8],
 ) -> Result<(), ValueError> {
+    let start = out.len();
     let range =
         of_multirange(multirange).ok_or(ValueError::Unsupported { type_oid: multirange })?;
     let mut cursor = Cursor::new(value, Form::Send, "multirange");
@@ -99,6 +101,9 @@ pub(crate) fn write_multirange(
         }
         let bytes = cursor.measured()?.ok_or_else(|| cursor.malformed("NULL range"))?;
         write(out, range, bytes)?;
+        if out.len() - start > TEXT_MAX {
+            return Err(cursor.malformed("text over 1 GiB"));
+        }
     }
     out.push(b'}');
     cursor.finish()

@@ -1,0 +1,102 @@
+//! The unit of one `OutputPluginWrite`: a checksummed header and messages of one transaction.
+//!
+//! ```text
+//!  0  u8   format version
+//!  1  u8   flags: 0x01 a transaction begins here, 0x02 its commit is here
+//!  2  u16  zero
+//!  4  u32  CRC32C of bytes 0..4 and 8..end
+//!  8  u64  base LSN
+//! 16  u32  xid of the transaction; 0 for a logical message outside of one
+//! 20  u32  number of messages
+//! 24       messages
+//! ```
+//!
+//! A transaction is one or more frames without another's between them: the first has flag 0x01, the
+//! last 0x02. A non-transactional logical message is a frame of its own, with neither flag and xid 0.
+
+mod read;
+mod write;
+
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::limits::FORMAT_VERSION;
+use crate::lsn::Lsn;
+use crate::reader::Reader;
+
+pub use read::{Frame, Messages};
+pub use write::{FrameWriter, RowShape};
+
+/// Bytes before the first message.
+pub const HEADER_LEN: usize = 24;
+
+const FLAG_BEGIN: u8 = 0x01;
+const FLAG_COMMIT: u8 = 0x02;
+
+/// The checksum's own bytes, which it does not cover.
+const CHECKSUM: std::ops::Range<usize> = 4..8;
+
+/// The checksum that a frame with these bytes should have. A frame shorter than its header has one
+/// too, so that nothing here can fail; it is refused for its length.
+pub fn checksum(frame: &[u8]) -> u32 {
+    let before = frame.get(..CHECKSUM.start).unwrap_or(frame);
+    let after = frame.get(CHECKSUM.end..).unwrap_or_default();
+    crc32c::crc32c_append(crc32c::crc32c(before), after)
+}
+
+/// Everything before the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Header {
+    flags: u8,
+    checksum: u32,
+    base: Lsn,
+    xid: u32,
+    messages: u32,
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = FORMAT_VERSION;
+        bytes[1] = self.flags;
+        bytes[CHECKSUM].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.base.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.xid.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.messages.to_le_bytes());
+        bytes
+    }
+
+    /// Checks version, checksum and fields, in this order: what a newer version means by its flags
+    /// is not for this reader to say, nor what damaged bytes mean.
+    fn read(frame: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(frame, 0, "frame");
+        let version = reader.u8("format version")?;
+        if version == 0 || version > FORMAT_VERSION {
+            let kind = DecodeErrorKind::Version { found: version, known: FORMAT_VERSION };
+            return Err(DecodeError { kind, what: "frame", offset: 0 });
+        }
+        let flags = reader.u8("frame flags")?;
+        let reserved = reader.array::<2>("reserved bytes")?;
+        let header = Header {
+            flags,
+            checksum: reader.u32("checksum")?,
+            base: reader.lsn("base lsn")?,
+            xid: reader.u32("xid")?,
+            messages: reader.u32("message count")?,
+        };
+        let computed = checksum(frame);
+        let wrong = |kind, offset| Err(DecodeError { kind, what: "frame", offset });
+        if header.checksum != computed {
+            let found = header.checksum;
+            return wrong(DecodeErrorKind::Checksum { found, computed }, CHECKSUM.start);
+        }
+        let unknown = flags & !(FLAG_BEGIN | FLAG_COMMIT);
+        if unknown != 0 {
+            let value = unknown.into();
+            return wrong(DecodeErrorKind::Unknown { field: "frame flag", value }, 1);
+        }
+        if reserved != [0, 0] {
+            let value = u16::from_le_bytes(reserved).into();
+            return wrong(DecodeErrorKind::Unknown { field: "reserved bytes", value }, 2);
+        }
+        Ok(header)
+    }
+}

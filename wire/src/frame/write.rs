@@ -1,0 +1,204 @@
+//! How the plugin builds frames.
+
+use super::{FLAG_BEGIN, FLAG_COMMIT, HEADER_LEN, Header, checksum};
+use crate::limits::FRAME_TARGET;
+use crate::lsn::Lsn;
+use crate::message::{
+    Begin, Commit, Delete, HEADER_LEN as MESSAGE_HEADER_LEN, Insert, LogicalMessage, OldRowKind,
+    Truncate, Update, tag,
+};
+use crate::relation::Relation;
+use crate::row::RowWriter;
+
+/// Builds frames in one buffer that is kept from frame to frame.
+///
+/// Usage: [`start`](Self::start), messages, [`finish`](Self::finish), send the bytes, `start` again.
+/// A row that is not of its shape is a panic, before a byte of it is sent; the writer may be used
+/// again after the next `start`.
+#[derive(Debug, Default)]
+pub struct FrameWriter {
+    buf: Vec<u8>,
+    header: Header,
+}
+
+impl FrameWriter {
+    /// An empty writer; no memory is taken before the first frame.
+    pub fn new() -> Self {
+        FrameWriter::default()
+    }
+
+    /// Starts a frame; what was in the buffer is gone. `base` is best the LSN of its first change.
+    pub fn start(&mut self, base: Lsn, xid: u32) {
+        // one enormous row must not keep its memory for the rest of the session
+        if self.buf.capacity() > 16 * FRAME_TARGET {
+            self.buf = Vec::new();
+        }
+        self.buf.clear();
+        self.buf.reserve(FRAME_TARGET + FRAME_TARGET / 4);
+        self.header = Header { base, xid, ..Header::default() };
+        self.buf.extend_from_slice(&self.header.to_bytes());
+    }
+
+    /// Bytes of the frame so far, header included.
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Bytes that the writer holds in memory.
+    pub fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
+    /// No message was written since `start` (or there was no `start`).
+    pub fn is_empty(&self) -> bool {
+        self.header.messages == 0
+    }
+
+    /// The frame has reached the size at which it should be sent.
+    pub fn is_full(&self) -> bool {
+        self.buf.len() >= FRAME_TARGET
+    }
+
+    fn message(&mut self, tag: u8, body: impl FnOnce(&mut Vec<u8>, Lsn)) {
+        let at = self.buf.len();
+        self.buf.extend_from_slice(&[tag, 0, 0, 0, 0]);
+        body(&mut self.buf, self.header.base);
+        // FRAME_MAX bounds what PostgreSQL can send, and it is under u32::MAX
+        let len = (self.buf.len() - at - MESSAGE_HEADER_LEN) as u32;
+        if let Some(field) = self.buf.get_mut(at + 1..at + MESSAGE_HEADER_LEN) {
+            field.copy_from_slice(&len.to_le_bytes());
+        }
+        self.header.messages += 1;
+    }
+
+    pub fn begin(&mut self, begin: &Begin) {
+        self.header.flags |= FLAG_BEGIN;
+        self.message(tag::BEGIN, |buf, _| begin.put(buf));
+    }
+
+    pub fn commit(&mut self, commit: &Commit) {
+        self.header.flags |= FLAG_COMMIT;
+        self.message(tag::COMMIT, |buf, _| commit.put(buf));
+    }
+
+    pub fn relation(&mut self, relation: &Relation) {
+        self.message(tag::RELATION, |buf, _| relation.put(buf));
+    }
+
+    /// `shape` is the row's column count and whether nulls or unchanged values may come.
+    pub fn insert(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        shape: RowShape,
+        new: impl FnOnce(&mut RowWriter<'_>),
+    ) {
+        self.message(tag::INSERT, |buf, base| {
+            Insert::put_head(buf, base, lsn, relation);
+            shape.write(buf, new);
+        });
+    }
+
+    /// An update whose old row is not in the stream.
+    pub fn update(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        shape: RowShape,
+        new: impl FnOnce(&mut RowWriter<'_>),
+    ) {
+        self.message(tag::UPDATE, |buf, base| {
+            Update::put_head(buf, base, lsn, relation, None);
+            shape.write(buf, new);
+        });
+    }
+
+    /// An update with its old row.
+    ///
+    /// # Panics
+    /// When `kind` is `None`: such an update has no old row.
+    #[allow(clippy::too_many_arguments)] // two rows, each with its shape
+    pub fn update_with_old(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        kind: OldRowKind,
+        old_shape: RowShape,
+        old: impl FnOnce(&mut RowWriter<'_>),
+        new_shape: RowShape,
+        new: impl FnOnce(&mut RowWriter<'_>),
+    ) {
+        assert_ne!(kind, OldRowKind::None, "an old row that is none");
+        self.message(tag::UPDATE, |buf, base| {
+            Update::put_head(buf, base, lsn, relation, Some(kind));
+            let at = buf.len();
+            buf.extend_from_slice(&[0; 4]);
+            old_shape.write(buf, old);
+            let len = (buf.len() - at - 4) as u32;
+            if let Some(field) = buf.get_mut(at..at + 4) {
+                field.copy_from_slice(&len.to_le_bytes());
+            }
+            new_shape.write(buf, new);
+        });
+    }
+
+    pub fn delete(
+        &mut self,
+        lsn: Lsn,
+        relation: u32,
+        kind: OldRowKind,
+        shape: RowShape,
+        old: impl FnOnce(&mut RowWriter<'_>),
+    ) {
+        self.message(tag::DELETE, |buf, base| {
+            Delete::put_head(buf, base, lsn, relation, kind);
+            shape.write(buf, old);
+        });
+    }
+
+    pub fn truncate(&mut self, lsn: Lsn, cascade: bool, restart_identity: bool, relations: &[u32]) {
+        self.message(tag::TRUNCATE, |buf, base| {
+            Truncate::put(buf, base, lsn, cascade, restart_identity, relations);
+        });
+    }
+
+    pub fn logical(&mut self, lsn: Lsn, transactional: bool, prefix: &str, content: &[u8]) {
+        self.message(tag::LOGICAL, |buf, base| {
+            LogicalMessage::put(buf, base, lsn, transactional, prefix, content);
+        });
+    }
+
+    /// Fills in the header and gives the whole frame; valid until the next `start`.
+    pub fn finish(&mut self) -> &[u8] {
+        self.put_header();
+        self.header.checksum = checksum(&self.buf);
+        self.put_header();
+        &self.buf
+    }
+
+    fn put_header(&mut self) {
+        // there is none before the first `start`
+        if let Some(header) = self.buf.first_chunk_mut::<HEADER_LEN>() {
+            *header = self.header.to_bytes();
+        }
+    }
+}
+
+/// What a row needs to know before its first value; see [`RowWriter`].
+#[derive(Clone, Copy, Debug)]
+pub struct RowShape {
+    /// Columns of the relation.
+    pub columns: usize,
+    /// A null may come.
+    pub nulls: bool,
+    /// An unchanged TOAST value may come.
+    pub unchanged: bool,
+}
+
+impl RowShape {
+    fn write(self, buf: &mut Vec<u8>, row: impl FnOnce(&mut RowWriter<'_>)) {
+        let mut writer = RowWriter::new(buf, self.columns, self.nulls, self.unchanged);
+        row(&mut writer);
+        assert_eq!(writer.columns_written(), self.columns, "columns written of a row");
+    }
+}

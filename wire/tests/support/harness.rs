@@ -1,0 +1,272 @@
+//! What must hold of any bytes at all. Shared by the property tests, the fuzz targets and the replay
+//! of their corpus.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use rsrepl_wire::frame::checksum;
+use rsrepl_wire::text::array::Array;
+use rsrepl_wire::text::datetime::Civil;
+use rsrepl_wire::text::numeric::Numeric;
+use rsrepl_wire::text::{self, Type};
+use rsrepl_wire::{
+    Column, Encoding, Frame, FrameWriter, Message, Relation, Row, RowShape, RowWriter, TypeKind,
+    Value,
+};
+
+/// Puts the right checksum in, so that the messages are reached.
+pub fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    let checksum = checksum(&bytes).to_le_bytes();
+    if let Some(field) = bytes.get_mut(4..8) {
+        field.copy_from_slice(&checksum);
+    }
+    bytes
+}
+
+/// Reads the bytes as a frame with the right checksum, and each value of it as text. What can be
+/// read must be written again to the same bytes: every message has one form only.
+pub fn frame(bytes: &[u8]) {
+    let bytes = Bytes::from(with_checksum(bytes.to_vec()));
+    let Ok(frame) = Frame::parse(bytes) else { return };
+    let (begin, commit) = (frame.begin(), frame.commit());
+    let mut tables = HashMap::new();
+    let mut messages = Vec::new();
+    for message in frame.messages() {
+        match message {
+            Ok(message) => {
+                look_at(&message, &mut tables);
+                messages.push(message);
+            }
+            Err(error) => {
+                assert!(error.offset <= frame.len(), "{error}");
+                return;
+            }
+        }
+    }
+    // the short cuts agree with the long way
+    let first = messages.first().and_then(|message| match message {
+        Message::Begin(begin) => Some(begin.clone()),
+        _ => None,
+    });
+    assert_eq!(begin, Ok(first));
+    let last = messages.last().and_then(|message| match message {
+        Message::Commit(commit) => Some(*commit),
+        _ => None,
+    });
+    assert_eq!(commit, Ok(last));
+    if let Some(again) = write_again(&frame, &messages) {
+        assert_eq!(&again[..], &frame.bytes()[..], "written again");
+    }
+}
+
+fn look_at(message: &Message, tables: &mut HashMap<u32, Relation>) {
+    let row = |relation: &u32, row: &Row| {
+        if let Some(relation) = tables.get(relation) {
+            read_row(relation, row);
+        }
+    };
+    match message {
+        Message::Relation(relation) => {
+            tables.insert(relation.oid, relation.clone());
+        }
+        Message::Insert(insert) => row(&insert.relation, &insert.new),
+        Message::Update(update) => {
+            if let Some(old) = &update.old {
+                row(&update.relation, &old.row);
+            }
+            row(&update.relation, &update.new);
+        }
+        Message::Delete(delete) => row(&delete.relation, &delete.old.row),
+        Message::Begin(_) | Message::Commit(_) | Message::Truncate(_) | Message::Logical(_) => {}
+    }
+}
+
+/// Every value until the first error, each as text; whether the row is whole.
+fn read_row(relation: &Relation, row: &Row) -> bool {
+    let Ok(values) = row.values(relation) else {
+        assert!(row.validate(relation).is_err());
+        return false;
+    };
+    let mut whole = true;
+    let mut columns = relation.columns.iter();
+    for value in values {
+        match (value, columns.next()) {
+            (Ok(Value::Data(value)), Some(column)) => read_value(column, value),
+            (Ok(_), Some(_)) => {}
+            (Ok(_), None) => panic!("more values than columns"),
+            (Err(_), _) => whole = false,
+        }
+    }
+    assert_eq!(whole, row.validate(relation).is_ok());
+    assert!(!whole || columns.next().is_none(), "fewer values than columns");
+    whole
+}
+
+/// The text form of bytes that may be anything.
+pub fn read_value(column: &Column, value: &[u8]) {
+    let mut out = b"before".to_vec();
+    let result = text::write(&mut out, column, value);
+    let text = out.strip_prefix(b"before").expect("only appends");
+    assert!(std::str::from_utf8(text).is_ok(), "{column:?}: {text:?}");
+    assert!(result.is_ok() || text.is_empty(), "{column:?}: an error leaves {text:?}");
+    if matches!(result, Err(text::ValueError::Unsupported { .. })) {
+        let nested = column.element_kind == TypeKind::Array;
+        assert!(!text::is_supported(column) || nested, "{column:?}: {result:?}");
+    }
+    let numerics = [Numeric::from_disk(value), Numeric::from_send(value)];
+    for numeric in numerics.into_iter().flatten() {
+        let (mut sent, mut text, mut text_of_sent) = (Vec::new(), Vec::new(), Vec::new());
+        numeric.write_send(&mut sent);
+        numeric.write(&mut text);
+        Numeric::from_send(&sent).expect("what is sent can be read").write(&mut text_of_sent);
+        assert_eq!(text, text_of_sent);
+    }
+    if let Ok(array) = Array::parse(value) {
+        let elements = array.elements().take_while(Result::is_ok).count();
+        assert!(elements <= array.len());
+    }
+    if let Some(days) = value.first_chunk::<4>() {
+        let civil = Civil::from_days(i32::from_le_bytes(*days));
+        assert!((1..=12).contains(&civil.month) && (1..=31).contains(&civil.day), "{civil:?}");
+    }
+}
+
+/// The same messages in a new frame; none if a row's table is not known.
+fn write_again(frame: &Frame, messages: &[Message]) -> Option<Vec<u8>> {
+    let mut writer = FrameWriter::new();
+    let mut tables: HashMap<u32, &Relation> = HashMap::new();
+    writer.start(frame.base(), frame.xid());
+    for message in messages {
+        match message {
+            Message::Begin(begin) => writer.begin(begin),
+            Message::Commit(commit) => writer.commit(commit),
+            Message::Relation(relation) => {
+                tables.insert(relation.oid, relation);
+                writer.relation(relation);
+            }
+            Message::Truncate(truncate) => writer.truncate(
+                truncate.lsn,
+                truncate.cascade,
+                truncate.restart_identity,
+                &truncate.relations,
+            ),
+            Message::Logical(message) => writer.logical(
+                message.lsn,
+                message.transactional,
+                &message.prefix,
+                &message.content,
+            ),
+            Message::Insert(insert) => {
+                let new = Cells::of(tables.get(&insert.relation)?, &insert.new)?;
+                writer.insert(insert.lsn, insert.relation, new.shape, |w| new.write(w));
+            }
+            Message::Update(update) => {
+                let new = Cells::of(tables.get(&update.relation)?, &update.new)?;
+                match &update.old {
+                    None => writer.update(update.lsn, update.relation, new.shape, |w| new.write(w)),
+                    Some(old) => {
+                        let cells = Cells::of(tables.get(&update.relation)?, &old.row)?;
+                        writer.update_with_old(
+                            update.lsn,
+                            update.relation,
+                            old.kind,
+                            cells.shape,
+                            |w| cells.write(w),
+                            new.shape,
+                            |w| new.write(w),
+                        );
+                    }
+                }
+            }
+            Message::Delete(delete) => {
+                let old = Cells::of(tables.get(&delete.relation)?, &delete.old.row)?;
+                let kind = delete.old.kind;
+                writer.delete(delete.lsn, delete.relation, kind, old.shape, |w| old.write(w));
+            }
+        }
+    }
+    Some(writer.finish().to_vec())
+}
+
+/// A whole row, taken apart.
+struct Cells<'a> {
+    shape: RowShape,
+    cells: Vec<(Value<'a>, Encoding)>,
+}
+
+impl<'a> Cells<'a> {
+    fn of(relation: &'a Relation, row: &'a Row) -> Option<Self> {
+        if !read_row(relation, row) {
+            return None;
+        }
+        let flags = row.0.first().copied().unwrap_or(0);
+        let shape = RowShape {
+            columns: relation.columns.len(),
+            nulls: flags & 1 != 0,
+            unchanged: flags & 2 != 0,
+        };
+        let values = row.values(relation).expect("read before").map(|value| value.expect("whole"));
+        let encodings = relation.columns.iter().map(|column| column.encoding);
+        Some(Cells { shape, cells: values.zip(encodings).collect() })
+    }
+
+    fn write(&self, row: &mut RowWriter<'_>) {
+        for (value, encoding) in &self.cells {
+            match (value, encoding) {
+                (Value::Null, _) => row.null(),
+                (Value::Unchanged, _) => row.unchanged(),
+                (Value::Data(value), Encoding::Fixed(_)) => row.fixed(value),
+                (Value::Data(value), _) => row.variable(value),
+            }
+        }
+    }
+}
+
+/// A column and a value from bytes: how it is written and what type it has, then the value.
+pub fn value(bytes: &[u8]) {
+    let Some(([encoding, kind, element_kind, a, b, c, d], value)) = bytes.split_first_chunk::<7>()
+    else {
+        return;
+    };
+    let kinds = [TypeKind::Base, TypeKind::Enum, TypeKind::Array, TypeKind::Range];
+    let more = [TypeKind::Multirange, TypeKind::Composite, TypeKind::Pseudo];
+    let kind_of = |byte: &u8| {
+        let index = usize::from(*byte);
+        kinds.iter().chain(&more).nth(index % 7).copied().unwrap_or(TypeKind::Base)
+    };
+    let encoding = match encoding % 5 {
+        0 => Encoding::Fixed(value.len().clamp(1, 255) as u8),
+        1 => Encoding::Varlena,
+        2 => Encoding::Numeric,
+        3 => Encoding::Send,
+        _ => Encoding::Text,
+    };
+    let base_oid = u32::from(u16::from_le_bytes([*a, *b]));
+    let element_oid = u32::from(u16::from_le_bytes([*c, *d]));
+    let ty = Type {
+        oid: base_oid,
+        kind: kind_of(kind),
+        element_oid,
+        element_kind: kind_of(element_kind),
+    };
+    read_value(&column(encoding, &ty), value);
+}
+
+/// A column of which only type and encoding matter.
+pub fn column(encoding: Encoding, ty: &Type) -> Column {
+    Column {
+        name: "v".into(),
+        key: false,
+        not_null: false,
+        generated: false,
+        type_oid: ty.oid,
+        base_oid: ty.oid,
+        typmod: -1,
+        kind: ty.kind,
+        element_oid: ty.element_oid,
+        element_kind: ty.element_kind,
+        type_schema: "pg_catalog".into(),
+        type_name: "v".into(),
+        encoding,
+    }
+}
