@@ -98,6 +98,20 @@ impl Error {
         self.0.kind
     }
 
+    /// Message, position and causes, without what the user can do.
+    pub fn what(&self) -> String {
+        let mut text = self.0.message.clone();
+        if let Some(lsn) = self.0.lsn {
+            text.push_str(&format!(" (at LSN {lsn})"));
+        }
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    }
+
     /// What the user can do, if that is known.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref()
@@ -124,15 +138,7 @@ impl fmt::Display for Error {
     /// One line: message, position, cause chain, hint. Passwords never get here: connection strings
     /// are not part of any message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
-        if let Some(lsn) = self.0.lsn {
-            write!(f, " (at LSN {lsn})")?;
-        }
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
+        f.write_str(&self.what())?;
         if let Some(hint) = &self.0.hint {
             write!(f, "; {hint}")?;
         }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`assemble`] | from frames to batches of whole transactions (pure) |
 //! | [`batch`] | what a target is given: changes of whole transactions, or a part of a large one |
+//! | [`cli`] | the command line and its commands |
 //! | [`config`] | the configuration, resolved and validated once |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
@@ -27,6 +28,7 @@
 
 pub mod assemble;
 pub mod batch;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ledger;

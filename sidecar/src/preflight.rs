@@ -1,6 +1,29 @@
 //! What must be right before replication can begin, told all at once, each with its mend.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `source` | server, role, extension, plugin, slot |
+//! | `publications` | what is published, and what of it is not supported |
+//! | `tables` | the tables that will come, as the stream will describe them |
+//!
+//! Targets check themselves, against those tables; see [`target`](crate::target).
+
+mod publications;
+mod source;
+mod tables;
 
 use std::fmt;
+use std::time::Duration;
+
+use rsrepl_wire::Relation;
+
+use crate::config::{Config, Target, TargetOptions};
+use crate::error::{Error, Kind};
+use crate::redact::Mask;
+use crate::target::clickhouse::ClickHouseOptions;
+
+/// How long one part may take to check.
+const PART_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// One thing that is wrong, or that will go wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +73,18 @@ impl Finding {
     }
 }
 
+impl From<&Error> for Finding {
+    /// What is not known to need somebody may pass by itself.
+    fn from(error: &Error) -> Self {
+        let severity = match error.kind() {
+            Kind::Config | Kind::Setup | Kind::Identity | Kind::Row => Severity::Error,
+            Kind::Connection | Kind::Server | Kind::Frame | Kind::Internal => Severity::Transient,
+        };
+        let mend = error.advice().unwrap_or_default().to_owned();
+        Finding { what: error.what(), mend, severity }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.severity.as_str(), self.what)?;
@@ -57,5 +92,146 @@ impl fmt::Display for Finding {
             write!(f, "\n    mend: {}", self.mend)?;
         }
         Ok(())
+    }
+}
+
+/// All that was found, part by part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub source: PartReport,
+    /// In the order of the configuration.
+    pub targets: Vec<PartReport>,
+}
+
+/// What was found about the source or one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartReport {
+    /// Such as `target standby (postgres)`.
+    pub name: String,
+    pub findings: Vec<Finding>,
+}
+
+impl PartReport {
+    fn new(name: String, mut findings: Vec<Finding>, mask: &Mask) -> Self {
+        for finding in &mut findings {
+            finding.what = mask.apply(&finding.what).into_owned();
+            finding.mend = mask.apply(&finding.mend).into_owned();
+        }
+        // the worst first, otherwise in the order of the checks
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        PartReport { name, findings }
+    }
+
+    /// The gravest severity; `None` when nothing was found.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+}
+
+impl Report {
+    /// Source and targets.
+    pub fn parts(&self) -> impl Iterator<Item = &PartReport> {
+        std::iter::once(&self.source).chain(&self.targets)
+    }
+
+    /// Nothing worse than warnings.
+    pub fn is_good(&self) -> bool {
+        self.parts().all(|part| part.worst() <= Some(Severity::Warning))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.parts() {
+            let ok = if part.findings.is_empty() { ": ok" } else { "" };
+            writeln!(f, "{}{ok}", part.name)?;
+            for finding in &part.findings {
+                for line in finding.to_string().lines() {
+                    writeln!(f, "  {line}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks everything, all targets at the same time.
+pub async fn check(config: &Config, mask: &Mask) -> Report {
+    let (source, tables) = check_source(config, mask).await;
+    Report { source, targets: check_targets(config, &tables, mask).await }
+}
+
+/// Checks the source; returns its tables too.
+pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Relation>) {
+    let name = format!("source {}", config.source.connection.endpoint());
+    let checked = tokio::time::timeout(PART_TIMEOUT, source::check(&config.source)).await;
+    let (findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
+    (PartReport::new(name, findings, mask), tables)
+}
+
+/// Checks each target against the source's `tables`.
+pub async fn check_targets(config: &Config, tables: &[Relation], mask: &Mask) -> Vec<PartReport> {
+    let checks = config.targets.iter().map(|target| check_target(target, tables, mask));
+    futures_util::future::join_all(checks).await
+}
+
+async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> PartReport {
+    let name = format!("target {} ({})", target.name, target.kind().as_str());
+    let check = async {
+        match &target.options {
+            TargetOptions::Postgres(options) => {
+                let _ = (options, tables);
+                Vec::new()
+            }
+            TargetOptions::ClickHouse(options) => {
+                match ClickHouseOptions::from_config(&target.name, options) {
+                    Ok(_) => Vec::new(),
+                    Err(error) => vec![Finding::from(&error)],
+                }
+            }
+        }
+    };
+    let findings = tokio::time::timeout(PART_TIMEOUT, check).await;
+    PartReport::new(name, findings.unwrap_or_else(|_| vec![no_answer()]), mask)
+}
+
+fn no_answer() -> Finding {
+    let seconds = PART_TIMEOUT.as_secs();
+    Finding::transient(format!("no answer within {seconds} s"), "see what the server is busy with")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_shows_the_worst_first_and_no_secret() {
+        let mask = Mask::new(["hunter2".to_owned()]);
+        let findings = vec![
+            Finding::warning("a table has no key", "ALTER TABLE …"),
+            Finding::error("hunter2 is wrong", "say hunter3"),
+            Finding::transient("down", ""),
+        ];
+        let report = Report {
+            source: PartReport::new("source db".into(), findings, &mask),
+            targets: vec![PartReport::new("target a (postgres)".into(), Vec::new(), &mask)],
+        };
+        assert_eq!(
+            report.to_string(),
+            "source db\n  error: *** is wrong\n      mend: say hunter3\n  unavailable: down\n  \
+             warning: a table has no key\n      mend: ALTER TABLE …\ntarget a (postgres): ok\n"
+        );
+        assert_eq!(report.source.worst(), Some(Severity::Error));
+        assert!(!report.is_good());
+        assert!(Report::default().is_good());
+    }
+
+    #[test]
+    fn what_needs_somebody_is_an_error() {
+        let error = Error::new(Kind::Setup, "no such role").because(std::io::Error::other("x"));
+        let finding = Finding::from(&error.hint("create it"));
+        assert_eq!(finding, Finding::error("no such role: x", "create it"));
+        let finding = Finding::from(&Error::new(Kind::Connection, "refused"));
+        assert_eq!(finding.severity, Severity::Transient);
     }
 }

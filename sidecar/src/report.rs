@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::TryStreamExt;
 use rsrepl_wire::Lsn;
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
@@ -54,7 +56,7 @@ pub struct Reporter {
     sender: Sender,
     status: Status,
     mask: Mask,
-    session: Option<(Client, Statement)>,
+    session: Option<Client>,
     rates: Rates,
     /// The last failure that was logged; the same one is not logged again before a success.
     told: Option<String>,
@@ -116,17 +118,9 @@ impl Reporter {
     async fn report(&mut self, snapshot: &Snapshot) -> Result<()> {
         let rates = self.rates.since_last(snapshot, Instant::now());
         let report = payload(&self.sender, snapshot, &rates, &self.mask).to_string();
-        let send = async {
-            let (client, statement) = match self.session.take() {
-                Some(session) => session,
-                None => open(&self.connect).await?,
-            };
-            client.execute(&statement, &[&report]).await.map_err(refused)?;
-            Ok::<_, Error>((client, statement))
-        };
-        let session = tokio::time::timeout(REPORT_TIMEOUT, send).await;
-        self.session =
-            Some(session.map_err(|_| Error::new(Kind::Connection, "no answer in time"))??);
+        let session = self.session.take();
+        let sent = tokio::time::timeout(REPORT_TIMEOUT, send(&self.connect, session, report)).await;
+        self.session = Some(sent.map_err(|_| Error::new(Kind::Connection, "no answer in time"))??);
         Ok(())
     }
 
@@ -142,11 +136,16 @@ impl Reporter {
     }
 }
 
-async fn open(connect: &PgConnect) -> Result<(Client, Statement)> {
-    let client = connect.connect().await?;
-    let statement =
-        client.prepare("SELECT rsrepl.report($1::text::jsonb)").await.map_err(refused)?;
-    Ok((client, statement))
+/// Sends over `session`, or over a new one, and gives it back.
+async fn send(connect: &PgConnect, session: Option<Client>, report: String) -> Result<Client> {
+    let client = match session {
+        Some(client) => client,
+        None => connect.connect().await?,
+    };
+    let sql = "SELECT rsrepl.report($1::text::jsonb)";
+    let rows = client.query_typed_raw(sql, [(report, Type::TEXT)]).await.map_err(refused)?;
+    rows.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(refused)?;
+    Ok(client)
 }
 
 fn refused(error: tokio_postgres::Error) -> Error {

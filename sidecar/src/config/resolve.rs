@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Logging, Pipeline, Postgres, Retry, Source, Spool, Target,
-    TargetOptions, Telemetry,
+    BatchLimits, ClickHouse, Config, Consistency, Logging, Pipeline, Postgres, Retry, Source,
+    Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{ClickHouseOptions, Policies};
@@ -187,10 +187,16 @@ fn postgres_connection(table: &mut Table<'_>) -> Option<PgConnect> {
 
 fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let connection = postgres_connection(table);
-    let consistency = table.or("consistency", "transaction");
-    let workers = table.within("workers", "1", (1, WORKERS_MAX));
-    let (consistency, workers) = (consistency?, workers?);
-    Some(TargetOptions::Postgres(Postgres { connection: connection?, consistency, workers }))
+    // the rows of one target by several writers give up the order of transactions: a later version
+    let consistency = table.or_if("consistency", "transaction", |consistency: &Consistency| {
+        let parallel = *consistency == Consistency::Parallel;
+        parallel.then(|| "\"parallel\" is not available in this version".into())
+    });
+    let workers = table.or_if("workers", "1", |workers: &usize| {
+        (*workers != 1).then(|| "must be 1: more need consistency = \"parallel\"".into())
+    });
+    let (connection, consistency, workers) = (connection?, consistency?, workers?);
+    Some(TargetOptions::Postgres(Postgres { connection, consistency, workers }))
 }
 
 fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::{self, Health, Progress};
 use super::metrics::Metrics;
 use crate::error::{Error, Kind, Result};
+use crate::redact::Mask;
 use crate::status::{Snapshot, Status};
 
 /// How often progress is looked at between requests.
@@ -34,6 +35,7 @@ struct Shared {
     status: Status,
     registry: Registry,
     progress: Mutex<Progress>,
+    mask: Mask,
 }
 
 impl Shared {
@@ -66,11 +68,18 @@ impl Endpoint {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, status: Status, metrics: Metrics, stop: CancellationToken) {
+    pub async fn serve(
+        self,
+        status: Status,
+        metrics: Metrics,
+        mask: Mask,
+        stop: CancellationToken,
+    ) {
         let targets = status.snapshot().targets.len();
         let shared = Arc::new(Shared {
             registry: metrics.registry(status.clone()),
             status,
+            mask,
             progress: Mutex::new(Progress::new(targets, Instant::now())),
         });
         let router = Router::new()
@@ -108,16 +117,17 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let (snapshot, progress, now) = shared.observe();
-    answer(&health::healthy(&snapshot, &progress, now))
+    answer(&health::healthy(&snapshot, &progress, now), &shared.mask)
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    answer(&health::ready(&shared.status.snapshot(), SystemTime::now()))
+    answer(&health::ready(&shared.status.snapshot(), SystemTime::now()), &shared.mask)
 }
 
-fn answer(health: &Health) -> Response {
+fn answer(health: &Health, mask: &Mask) -> Response {
     let code = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string(health).unwrap_or_default();
+    let body = mask.apply(&body).into_owned();
     (code, [(header::CONTENT_TYPE, "application/json")], body + "\n").into_response()
 }
 
@@ -145,7 +155,12 @@ mod tests {
         let address = endpoint.address().expect("bound");
         assert!(Endpoint::bind(address).await.is_err(), "taken twice");
         let stop = CancellationToken::new();
-        let served = tokio::spawn(endpoint.serve(status.clone(), Metrics::new(1), stop.clone()));
+        let served = tokio::spawn(endpoint.serve(
+            status.clone(),
+            Metrics::new(1),
+            Mask::default(),
+            stop.clone(),
+        ));
 
         assert!(request(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         assert!(request(address, "/healthz").await.starts_with("HTTP/1.1 200"));

@@ -1,0 +1,116 @@
+//! The command line, and its three commands.
+//!
+//! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
+//! configuration cannot be used.
+
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::preflight;
+
+/// Problems were found, or something failed.
+const FAILURE: u8 = 1;
+/// The command line or the configuration cannot be used; clap uses the same.
+const USAGE: u8 = 2;
+
+/// Replicates a PostgreSQL database to standby PostgreSQL and ClickHouse servers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rsrepl",
+    version,
+    after_help = "Exit status: 0 all well, 1 problems were found or something failed, 2 the command \
+                  line or the configuration cannot be used.\n\nEvery key of the configuration: \
+                  docs/configuration.md"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List everything that stands in the way of replication, each with what mends it
+    Check(ConfigFile),
+    /// Show how slot and targets are doing, as the source knows it
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print JSON instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// TOML, or YAML when it ends in .yaml or .yml
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Cli {
+    /// Does what it says.
+    pub fn execute(self) -> ExitCode {
+        let (Command::Check(ConfigFile { file })
+        | Command::Status { config: ConfigFile { file }, .. }) = &self.command;
+        let config = match Config::load(file, &config::environment()) {
+            Ok(config) => config,
+            Err(problems) => return refuse(file, &problems),
+        };
+        // conversion of values is what threads are for; sockets need next to nothing
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.pipeline.worker_count)
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("rsrepl: cannot start threads: {error}");
+                return ExitCode::from(FAILURE);
+            }
+        };
+        let code = match self.command {
+            Command::Check(_) => runtime.block_on(check(&config)),
+            Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
+        };
+        // a lookup of a name that hangs must not hold up the end
+        runtime.shutdown_background();
+        code
+    }
+}
+
+fn refuse(file: &Path, problems: &config::Problems) -> ExitCode {
+    eprintln!("rsrepl: {} cannot be used:", file.display());
+    for line in problems.lines() {
+        eprintln!("  {line}");
+    }
+    ExitCode::from(USAGE)
+}
+
+async fn check(config: &Config) -> ExitCode {
+    let report = preflight::check(config, &config.mask()).await;
+    print!("{report}");
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        let cli =
+            Cli::try_parse_from(["rsrepl", "status", "-c", "x.toml", "--json"]).expect("valid");
+        assert!(matches!(cli.command, Command::Status { json: true, .. }));
+        let error = Cli::try_parse_from(["rsrepl", "check"]).expect_err("-c is missing");
+        assert_eq!(error.exit_code(), i32::from(USAGE));
+    }
+}

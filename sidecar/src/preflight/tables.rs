@@ -1,0 +1,249 @@
+//! The source's tables as the stream will describe them, read from the catalogs, so that a target can
+//! say beforehand what will not fit.
+
+use std::collections::HashMap;
+
+use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
+use tokio_postgres::Client;
+
+use super::Finding;
+use super::publications::Published;
+use super::source::{failed, quote};
+use crate::error::Result;
+
+/// Domains over domains: more than anybody nests.
+const DOMAIN_DEPTH_MAX: usize = 64;
+
+/// Reads the tables, and tells of those whose rows cannot be identified.
+pub(super) async fn describe(
+    client: &Client,
+    published: &[Published],
+    findings: &mut Vec<Finding>,
+) -> Result<Vec<Relation>> {
+    let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
+    let types = Types::read(client, &oids).await?;
+    let mut columns = read_columns(client, &oids, &types).await?;
+    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident::text
+               FROM pg_catalog.pg_class AS c
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.oid = ANY ($1) ORDER BY 2, 3";
+    let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
+    let identified: HashMap<u32, bool> = published.iter().map(|t| (t.oid, t.identified)).collect();
+    let mut relations = Vec::with_capacity(rows.len());
+    for row in rows {
+        let identity: String = row.get(3);
+        let relation = Relation {
+            oid: row.get(0),
+            schema: row.get(1),
+            name: row.get(2),
+            replica_identity: identity
+                .bytes()
+                .next()
+                .and_then(ReplicaIdentity::from_byte)
+                .unwrap_or(ReplicaIdentity::Default),
+            columns: columns.remove(&row.get::<_, u32>(0)).unwrap_or_default(),
+        };
+        if identified.get(&relation.oid) == Some(&true) {
+            findings.extend(check_identity(&relation));
+        }
+        relations.push(relation);
+    }
+    Ok(relations)
+}
+
+fn check_identity(relation: &Relation) -> Option<Finding> {
+    let usable = match relation.replica_identity {
+        ReplicaIdentity::Full => true,
+        ReplicaIdentity::Nothing => false,
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            relation.columns.iter().any(|column| column.key)
+        }
+    };
+    (!usable).then(|| {
+        let table = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
+        Finding::warning(
+            format!(
+                "{table} has no usable replica identity: its INSERTs are replicated, an UPDATE or \
+                 DELETE will be refused"
+            ),
+            format!(
+                "ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY FULL"
+            ),
+        )
+    })
+}
+
+async fn read_columns(
+    client: &Client,
+    oids: &[u32],
+    types: &Types,
+) -> Result<HashMap<u32, Vec<Column>>> {
+    let sql = "SELECT a.attrelid, a.attname::text, a.attnotnull, a.attgenerated <> '',
+                 a.atttypid, a.atttypmod,
+                 EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                   WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey) AND i.indisvalid
+                     AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false
+                         ELSE i.indisprimary END)
+               FROM pg_catalog.pg_attribute AS a
+               JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+               WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+                 AND a.attgenerated <> 'v'
+               ORDER BY a.attrelid, a.attnum";
+    let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
+    let mut columns: HashMap<u32, Vec<Column>> = HashMap::new();
+    for row in rows {
+        let column = types.column(
+            Column {
+                name: row.get(1),
+                key: row.get(6),
+                not_null: row.get(2),
+                generated: row.get(3),
+                ..blank()
+            },
+            row.get(4),
+            row.get(5),
+        );
+        columns.entry(row.get(0)).or_default().push(column);
+    }
+    Ok(columns)
+}
+
+fn blank() -> Column {
+    Column {
+        name: String::new(),
+        key: false,
+        not_null: false,
+        generated: false,
+        type_oid: 0,
+        base_oid: 0,
+        typmod: -1,
+        kind: TypeKind::Base,
+        element_oid: 0,
+        element_kind: TypeKind::Base,
+        type_schema: String::new(),
+        type_name: String::new(),
+        encoding: Encoding::Text,
+    }
+}
+
+/// A row of `pg_type`.
+struct Type {
+    schema: String,
+    name: String,
+    kind: TypeKind,
+    /// Under a domain: the next type and its modifier.
+    base: Option<(u32, i32)>,
+    element: u32,
+    varlena: bool,
+    width: i16,
+    /// Name of the send function, if there is one.
+    send: Option<String>,
+}
+
+/// All types that the columns have, and those below them.
+struct Types(HashMap<u32, Type>);
+
+impl Types {
+    async fn read(client: &Client, tables: &[u32]) -> Result<Self> {
+        let sql = "WITH RECURSIVE used (oid) AS (
+                     SELECT DISTINCT atttypid FROM pg_catalog.pg_attribute
+                     WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped
+                     UNION
+                     SELECT below.oid FROM used JOIN pg_catalog.pg_type AS t ON t.oid = used.oid,
+                       LATERAL (VALUES (t.typbasetype), (t.typelem)) AS below (oid)
+                     WHERE below.oid <> 0)
+                   SELECT t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typbasetype,
+                     t.typtypmod,
+                     -- a true array: get_element_type()
+                     CASE WHEN t.typlen = -1 AND EXISTS (SELECT FROM pg_catalog.pg_type AS e
+                       WHERE e.oid = t.typelem AND e.typarray = t.oid) THEN t.typelem ELSE 0 END,
+                     t.typlen, f.proname::text
+                   FROM used JOIN pg_catalog.pg_type AS t ON t.oid = used.oid
+                   JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+                   LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.typsend";
+        let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
+        let read = |row: &tokio_postgres::Row| {
+            let (typtype, below, element): (String, u32, u32) =
+                (row.get(3), row.get(4), row.get(6));
+            let width: i16 = row.get(7);
+            let kind = match typtype.bytes().next().and_then(TypeKind::from_byte) {
+                _ if element != 0 => TypeKind::Array,
+                kind => kind.unwrap_or(TypeKind::Base),
+            };
+            let found = Type {
+                schema: row.get(1),
+                name: row.get(2),
+                kind,
+                base: (below != 0).then(|| (below, row.get(5))),
+                element,
+                varlena: width == -1,
+                width,
+                send: row.get(8),
+            };
+            (row.get(0), found)
+        };
+        Ok(Types(rows.iter().map(read).collect()))
+    }
+
+    /// The type under all domains, and the last modifier on the way down.
+    fn base(&self, oid: u32, typmod: i32) -> (u32, i32) {
+        let (mut oid, mut typmod) = (oid, typmod);
+        for _ in 0..DOMAIN_DEPTH_MAX {
+            let Some((below, modifier)) = self.0.get(&oid).and_then(|found| found.base) else {
+                break;
+            };
+            oid = below;
+            typmod = if modifier == -1 { typmod } else { modifier };
+        }
+        (oid, typmod)
+    }
+
+    /// Completes a column as the plugin would.
+    fn column(&self, column: Column, oid: u32, typmod: i32) -> Column {
+        let (base_oid, typmod) = self.base(oid, typmod);
+        let (Some(declared), Some(base)) = (self.0.get(&oid), self.0.get(&base_oid)) else {
+            return Column { type_oid: oid, base_oid, typmod, ..column };
+        };
+        let element = (base.element != 0).then(|| self.base(base.element, -1).0);
+        let element_kind = element.and_then(|oid| self.0.get(&oid)).map(|found| found.kind);
+        Column {
+            type_oid: oid,
+            base_oid,
+            typmod,
+            kind: base.kind,
+            element_oid: element.unwrap_or(0),
+            element_kind: element_kind.unwrap_or(TypeKind::Base),
+            type_schema: declared.schema.clone(),
+            type_name: declared.name.clone(),
+            encoding: self.encoding(base_oid, base, element_kind),
+            ..column
+        }
+    }
+
+    /// How the plugin will write values; close enough to tell what will fit.
+    fn encoding(&self, oid: u32, base: &Type, element: Option<TypeKind>) -> Encoding {
+        /// Of the types in `FIXED` of the plugin.
+        const FIXED: [u32; 22] = [
+            16, 18, 21, 23, 20, 700, 701, 790, 1082, 1083, 1266, 1114, 1184, 1186, 2950, 829, 774,
+            3220, 26, 28, 29, 5069,
+        ];
+        const NUMERIC: u32 = 1700;
+        const NAME: u32 = 19;
+        const XML: u32 = 142;
+        let send = base.send.as_deref().unwrap_or_default();
+        let payload = ["textsend", "varcharsend", "bpcharsend", "json_send", "byteasend"];
+        match (oid, base.kind) {
+            (NUMERIC, _) => Encoding::Numeric,
+            (NAME, _) => Encoding::Varlena,
+            (XML, _) => Encoding::Text,
+            _ if FIXED.contains(&oid) => {
+                Encoding::Fixed(u8::try_from(base.width).unwrap_or(u8::MAX))
+            }
+            _ if base.varlena && payload.contains(&send) => Encoding::Varlena,
+            _ if send.is_empty() || send.starts_with("reg") => Encoding::Text,
+            (_, TypeKind::Composite | TypeKind::Pseudo) => Encoding::Text,
+            (_, TypeKind::Array) if element == Some(TypeKind::Composite) => Encoding::Text,
+            _ => Encoding::Send,
+        }
+    }
+}
