@@ -3,13 +3,17 @@
 //! | module | subject |
 //! |---|---|
 //! | [`report`] | checks what a sidecar reports, before SQL stores it |
+//! | [`frame`] | `rsrepl.decode_frame`: the messages of a frame |
+//! | [`row`] | the rows in them |
 //! | [`json`] | JSON as it crosses from Rust to SQL, in any database encoding |
 //!
 //! Tables, views and whatever SQL can say are in `sql/` at the top of the repository; their order is
 //! below. Functions here do what SQL cannot, and only SQL calls them.
 
+mod frame;
 mod json;
 mod report;
+mod row;
 
 use pgrx::prelude::*;
 
@@ -25,4 +29,16 @@ extension_sql_file!(
     name = "health",
     requires = ["views", rsrepl::version]
 );
+extension_sql_file!(
+    "../../../sql/decode.sql",
+    name = "decode",
+    requires = ["schema", frame::decode_frame_messages]
+);
 extension_sql_file!("../../../sql/grants.sql", name = "grants", finalize);
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../../../pgrx-tests/api_frame.rs"]
+mod frame_tests;
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../../../pgrx-tests/api_report.rs"]
+mod report_tests;
