@@ -15,6 +15,7 @@
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
 //! | [`logging`] | plain or JSON logs, secrets masked |
+//! | [`plan`] | what a batch comes to: the net effect per key; pure |
 //! | [`preflight`] | what must be right before replication can begin |
 //! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`report`] | tells the source, once a second, how things are |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod error;
 pub mod ledger;
 pub mod logging;
+pub mod plan;
 pub mod preflight;
 pub mod redact;
 pub mod report;
