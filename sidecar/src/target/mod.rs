@@ -1,6 +1,7 @@
 //! The contract of a target, and its implementations.
 
 pub mod clickhouse;
+pub mod postgres;
 
 use rsrepl_wire::Lsn;
 

@@ -1,0 +1,136 @@
+//! The preflight of a target: everything that is missing, at once. Changes nothing.
+
+use rsrepl_wire::Relation;
+use tokio_postgres::Client;
+
+use super::PostgresOptions;
+use super::catalog::{self, Unfit};
+use super::errors;
+use super::positions;
+use super::session;
+use super::sql::{ident, qualified};
+use crate::error::{Error, Kind};
+use crate::preflight::Finding;
+
+/// What PostgreSQL a target needs at least (`server_version_num`): generated columns.
+const VERSION_MIN: i32 = 120_000;
+
+const PRIVILEGES: &str = "\
+SELECT pg_catalog.current_setting('server_version_num')::int,
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
+       pg_catalog.to_regclass('rsrepl.positions') IS NOT NULL,
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+       pg_catalog.current_database()::text";
+
+const TABLE_PRIVILEGES: &str = "\
+SELECT p.name FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'])
+         AS p (name)
+ WHERE NOT pg_catalog.has_table_privilege($1::text::regclass, p.name)";
+
+/// What keeps a target from being written to. `relations` are the source's tables; only names, types
+/// and keys of their columns matter, not how they are encoded.
+pub async fn check(options: &PostgresOptions, relations: &[Relation]) -> Vec<Finding> {
+    let target = &options.name;
+    let client = match session::open(target, &options.connection).await {
+        Ok(client) => client,
+        Err(error) => return vec![finding_of(&error)],
+    };
+    let mut findings = Vec::new();
+    if let Err(error) = check_all(options, &client, relations, &mut findings).await {
+        findings.push(finding_of(&errors::of_server(target, "checking the target", error)));
+    }
+    findings
+}
+
+fn finding_of(error: &Error) -> Finding {
+    match error.kind() {
+        Kind::Connection | Kind::Server => Finding::transient(error.to_string(), ""),
+        _ => Finding::error(error.to_string(), ""),
+    }
+}
+
+async fn check_all(
+    options: &PostgresOptions,
+    client: &Client,
+    relations: &[Relation],
+    findings: &mut Vec<Finding>,
+) -> Result<(), tokio_postgres::Error> {
+    check_privileges(options, client, findings).await?;
+    for relation in relations {
+        let unfit = match catalog::resolve(client, relation).await {
+            Err(Unfit::Server(error)) => return Err(error),
+            Err(Unfit::Findings(unfit)) => unfit,
+            Ok(table) => check_table(options, client, relation, &table).await?,
+        };
+        findings.extend(unfit.into_iter().map(|finding| Finding {
+            what: format!("target {}: {}", options.name, finding.what),
+            ..finding
+        }));
+    }
+    Ok(())
+}
+
+async fn check_privileges(
+    options: &PostgresOptions,
+    client: &Client,
+    findings: &mut Vec<Finding>,
+) -> Result<(), tokio_postgres::Error> {
+    let (target, user) = (&options.name, options.connection.user());
+    let row = client.query_one(PRIVILEGES, &[]).await?;
+    let version: i32 = row.try_get(0)?;
+    if version < VERSION_MIN {
+        findings.push(Finding::error(
+            format!("target {target}: PostgreSQL {version} is too old, 12 is the oldest"),
+            "upgrade the target's server",
+        ));
+    }
+    let database = ident(&row.try_get::<_, String>(4)?);
+    if !row.try_get::<_, bool>(1)? {
+        findings.push(Finding::error(
+            format!("target {target}: {user} may not create temporary tables"),
+            format!("GRANT TEMPORARY ON DATABASE {database} TO {}", ident(user)),
+        ));
+    }
+    let (exists, may_create): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
+    if !exists && !may_create {
+        findings.push(Finding::error(
+            format!("target {target}: {user} may not create rsrepl.positions"),
+            positions::create_for(user),
+        ));
+    }
+    Ok(())
+}
+
+async fn check_table(
+    options: &PostgresOptions,
+    client: &Client,
+    relation: &Relation,
+    table: &catalog::TargetTable,
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    let mut findings = Vec::new();
+    let name = qualified(&relation.schema, &relation.name);
+    let rows = client.query(TABLE_PRIVILEGES, &[&name]).await?;
+    let missing = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    if !missing.is_empty() {
+        let (missing, user) = (missing.join(", "), options.connection.user());
+        findings.push(Finding::error(
+            format!("{user} lacks {missing} on {relation}"),
+            format!("GRANT {missing} ON {name} TO {}", ident(user)),
+        ));
+    }
+    if table.keyed && !table.unique_key {
+        findings.push(Finding::warning(
+            format!(
+                "no unique index of {relation} on the target covers its key: updates and deletes \
+                 are applied row by row"
+            ),
+            format!("ALTER TABLE {name} ADD PRIMARY KEY ({})", key_list(relation)),
+        ));
+    }
+    Ok(findings)
+}
+
+fn key_list(relation: &Relation) -> String {
+    let keys: Vec<_> = relation.columns.iter().filter(|c| c.key).map(|c| ident(&c.name)).collect();
+    keys.join(", ")
+}

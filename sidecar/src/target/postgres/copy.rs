@@ -1,0 +1,121 @@
+//! COPY … FROM STDIN BINARY: rows converted into one buffer, sent in chunks.
+
+use std::pin::pin;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use rsrepl_wire::Value;
+use tokio_postgres::{Client, Statement};
+
+use super::codec::{Codec, CodecError};
+
+/// Bytes gathered before they are handed to the connection. At most a few chunks are under way.
+const CHUNK: usize = 128 * 1024;
+
+/// Signature, flags and length of the header extension.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// Field count of the trailer.
+const TRAILER: i16 = -1;
+
+/// Length of a NULL.
+const NULL: i32 = -1;
+
+/// Why a COPY did not come to its end.
+#[derive(Debug)]
+pub enum CopyError {
+    Server(tokio_postgres::Error),
+    Codec(CodecError),
+    Decode(rsrepl_wire::DecodeError),
+}
+
+impl From<tokio_postgres::Error> for CopyError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        CopyError::Server(error)
+    }
+}
+
+impl From<CodecError> for CopyError {
+    fn from(error: CodecError) -> Self {
+        CopyError::Codec(error)
+    }
+}
+
+impl From<rsrepl_wire::DecodeError> for CopyError {
+    fn from(error: rsrepl_wire::DecodeError) -> Self {
+        CopyError::Decode(error)
+    }
+}
+
+/// One row of the COPY: a field count, then each field.
+pub struct Tuple<'a>(&'a mut BytesMut);
+
+impl<'a> Tuple<'a> {
+    /// `fields` as COPY's column list has them.
+    pub fn start(out: &'a mut BytesMut, fields: i16) -> Self {
+        out.put_i16(fields);
+        Tuple(out)
+    }
+
+    /// The next field. An unchanged value has no place in a COPY.
+    pub fn put(&mut self, value: Value<'_>, codec: Codec) -> Result<(), CodecError> {
+        let data = match value {
+            Value::Data(data) => data,
+            Value::Null => {
+                self.0.put_i32(NULL);
+                return Ok(());
+            }
+            Value::Unchanged => return Err(CodecError { what: "whole row", len: 0 }),
+        };
+        let at = self.0.len();
+        self.0.put_i32(0);
+        codec.put(data, self.0)?;
+        let len = self.0.len() - at - size_of::<i32>();
+        let len = i32::try_from(len).map_err(|_| CodecError { what: "field", len })?;
+        if let Some(field) = self.0.get_mut(at..at + size_of::<i32>()) {
+            field.copy_from_slice(&len.to_be_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Sends `rows`, each written by `put` as one [`Tuple`], and gives the server's count of them.
+pub async fn copy<T>(
+    client: &Client,
+    statement: &Statement,
+    rows: impl IntoIterator<Item = T, IntoIter: Send> + Send,
+    put: impl Fn(&T, &mut BytesMut) -> Result<(), CopyError> + Send,
+) -> Result<u64, CopyError>
+where
+    T: Send,
+{
+    let mut sink = pin!(client.copy_in::<_, Bytes>(statement).await?);
+    let mut buffer = BytesMut::with_capacity(2 * CHUNK);
+    buffer.put_slice(HEADER);
+    for row in rows {
+        put(&row, &mut buffer)?; // dropping the sink fails the COPY on the server
+        if buffer.len() >= CHUNK {
+            sink.send(buffer.split().freeze()).await?;
+            buffer.reserve(2 * CHUNK);
+        }
+    }
+    buffer.put_i16(TRAILER);
+    sink.send(buffer.freeze()).await?;
+    Ok(sink.finish().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuple_is_counted_fields_with_lengths() {
+        let mut out = BytesMut::new();
+        let mut tuple = Tuple::start(&mut out, 3);
+        tuple.put(Value::Data(&[1, 0, 0, 0]), Codec::Fields(&[4])).unwrap();
+        tuple.put(Value::Null, Codec::Raw).unwrap();
+        tuple.put(Value::Data(b""), Codec::Raw).unwrap();
+        assert!(tuple.put(Value::Unchanged, Codec::Raw).is_err());
+        assert_eq!(out[..], [0, 3, 0, 0, 0, 4, 0, 0, 0, 1, 255, 255, 255, 255, 0, 0, 0, 0]);
+    }
+}

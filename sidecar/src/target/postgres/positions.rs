@@ -1,0 +1,295 @@
+//! `rsrepl.positions` on the target: how far each stream is applied.
+//!
+//! ```text
+//! BEGIN
+//!   SELECT … WHERE slot = … FOR UPDATE      is it still where I think? nobody else may write
+//!   rows
+//!   UPDATE rsrepl.positions …               the new position
+//! COMMIT                                    all or nothing: exactly once
+//! ```
+//!
+//! The row lock is what keeps two sidecars of one slot from applying the same transactions: the second
+//! waits for the first, then finds another position than it has, and starts over from there.
+
+use std::error::Error as StdError;
+
+use bytes::BytesMut;
+use rsrepl_wire::Lsn;
+use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+
+use super::errors;
+use super::sql::{ident, literal};
+use crate::batch::Position;
+use crate::error::{Error, Kind, Result};
+use crate::target::SourceIdentity;
+
+/// What the position's owner may have to run by hand.
+pub const CREATE: &[&str] = &[
+    "CREATE SCHEMA IF NOT EXISTS rsrepl",
+    "CREATE TABLE rsrepl.positions (\n    \
+       slot text PRIMARY KEY,\n    \
+       system_id bigint NOT NULL,\n    \
+       timeline bigint NOT NULL,\n    \
+       database text NOT NULL,\n    \
+       applied_lsn pg_catalog.pg_lsn NOT NULL,\n    \
+       commit_time timestamptz,\n    \
+       xid bigint,\n    \
+       updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()\n)",
+];
+
+const EXISTS: &str = "SELECT pg_catalog.to_regclass('rsrepl.positions') IS NOT NULL";
+
+const INSERT: &str = "\
+INSERT INTO rsrepl.positions (slot, system_id, timeline, database, applied_lsn)
+VALUES ($1, $2, $3, $4, '0/0') ON CONFLICT (slot) DO NOTHING";
+
+const SELECT: &str = "\
+SELECT system_id, timeline, database, applied_lsn FROM rsrepl.positions WHERE slot = $1 FOR UPDATE";
+
+const SET_TIMELINE: &str = "UPDATE rsrepl.positions SET timeline = $2 WHERE slot = $1";
+
+const ADVANCE: &str = "\
+UPDATE rsrepl.positions
+   SET applied_lsn = $2, commit_time = $3, xid = $4, updated = pg_catalog.clock_timestamp()
+ WHERE slot = $1";
+
+const ORIGIN: &str = "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)";
+
+/// The statements of one session, for the position of one slot.
+pub struct Positions {
+    target: String,
+    slot: String,
+    begin: String,
+    advance: Statement,
+    /// When the session has a replication origin.
+    origin: Option<Statement>,
+}
+
+/// Microseconds since 2000-01-01, which is what a timestamptz is on the wire.
+#[derive(Debug)]
+struct Timestamp(i64);
+
+impl ToSql for Timestamp {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        postgres_protocol::types::timestamp_to_sql(self.0, out);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+/// Creates the table when it is not there.
+pub async fn create(target: &str, user: &str, client: &Client) -> Result<()> {
+    let server = |error| errors::of_server(target, "looking for rsrepl.positions", error);
+    let exists: bool =
+        client.query_one(EXISTS, &[]).await.and_then(|row| row.try_get(0)).map_err(server)?;
+    if exists {
+        return Ok(());
+    }
+    let refused = match client.batch_execute(&CREATE.join(";")).await {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    match refused.as_db_error().map(|db| db.code().code()) {
+        // another sidecar was faster
+        Some("42P07" | "42P06" | "23505") => Ok(()),
+        Some("42501") => Err(Error::new(
+            Kind::Setup,
+            format!("target {target}: {user} may not create rsrepl.positions"),
+        )
+        .hint(format!("as the database's owner: {}", create_for(user)))),
+        _ => Err(errors::of_server(target, "creating rsrepl.positions", refused)),
+    }
+}
+
+/// The statements with which the database's owner makes the table for `user`.
+pub fn create_for(user: &str) -> String {
+    let user = ident(user);
+    format!(
+        "{}; GRANT USAGE ON SCHEMA rsrepl TO {user}; \
+         GRANT SELECT, INSERT, UPDATE ON rsrepl.positions TO {user}",
+        CREATE.join("; ").replace("\n    ", " ").replace('\n', "")
+    )
+}
+
+/// Reads the position of `source` after checking that it is this source's (invariant 10). Waits for a
+/// predecessor's open transaction.
+pub async fn load(target: &str, client: &mut Client, source: &SourceIdentity) -> Result<Lsn> {
+    let server = |error| errors::of_server(target, "reading rsrepl.positions", error);
+    let transaction = client.transaction().await.map_err(server)?;
+    let system_id = system_id_for_sql(source);
+    let timeline = i64::from(source.timeline);
+    transaction
+        .execute(INSERT, &[&source.slot, &system_id, &timeline, &source.database])
+        .await
+        .map_err(server)?;
+    let row = transaction.query_one(SELECT, &[&source.slot]).await.map_err(server)?;
+    let stored = Stored {
+        system_id: row.try_get(0).map_err(server)?,
+        timeline: row.try_get(1).map_err(server)?,
+        database: row.try_get(2).map_err(server)?,
+    };
+    stored.check(target, source)?;
+    if stored.timeline != timeline {
+        transaction.execute(SET_TIMELINE, &[&source.slot, &timeline]).await.map_err(server)?;
+    }
+    let applied: PgLsn = row.try_get(3).map_err(server)?;
+    transaction.commit().await.map_err(server)?;
+    Ok(Lsn(applied.into()))
+}
+
+/// `pg_control_system()` shows the identifier as a bigint, and so does the table.
+fn system_id_for_sql(source: &SourceIdentity) -> i64 {
+    source.system_id.cast_signed()
+}
+
+struct Stored {
+    system_id: i64,
+    timeline: i64,
+    database: String,
+}
+
+impl Stored {
+    fn check(&self, target: &str, source: &SourceIdentity) -> Result<()> {
+        let slot = &source.slot;
+        let start_over = format!(
+            "if the target is to follow this source from now on: make its tables equal to the source's, \
+             DELETE FROM rsrepl.positions WHERE slot = {}, and start again; \
+             or give this source's slot another name",
+            literal(slot)
+        );
+        if self.system_id != system_id_for_sql(source) || self.database != source.database {
+            return Err(Error::new(
+                Kind::Identity,
+                format!(
+                    "target {target}: the position of slot {slot} belongs to database {} of system {}, \
+                     and the source is database {} of system {}",
+                    self.database,
+                    self.system_id.cast_unsigned(),
+                    source.database,
+                    source.system_id
+                ),
+            )
+            .hint(start_over));
+        }
+        if self.timeline > i64::from(source.timeline) {
+            return Err(Error::new(
+                Kind::Identity,
+                format!(
+                    "target {target}: the position of slot {slot} is of timeline {}, \
+                     and the source is on timeline {}: it is an old primary, or restored from a backup",
+                    self.timeline, source.timeline
+                ),
+            )
+            .hint(format!("connect to the promoted primary; {start_over}")));
+        }
+        Ok(())
+    }
+}
+
+impl Positions {
+    /// Prepares the statements of a session.
+    pub async fn prepare(target: &str, client: &Client, slot: &str, origin: bool) -> Result<Self> {
+        let server = |error| errors::of_server(target, "preparing to write positions", error);
+        Ok(Positions {
+            target: target.to_owned(),
+            slot: slot.to_owned(),
+            begin: format!(
+                "BEGIN; SELECT applied_lsn FROM rsrepl.positions WHERE slot = {} FOR UPDATE",
+                literal(slot)
+            ),
+            advance: client.prepare(ADVANCE).await.map_err(server)?,
+            origin: match origin {
+                true => Some(client.prepare(ORIGIN).await.map_err(server)?),
+                false => None,
+            },
+        })
+    }
+
+    /// Begins a transaction that nobody else can have begun from `expected`.
+    pub async fn begin(&self, client: &Client, expected: Lsn) -> Result<()> {
+        let messages = client
+            .simple_query(&self.begin)
+            .await
+            .map_err(|error| errors::of_server(&self.target, "locking rsrepl.positions", error))?;
+        let stored = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<Lsn>().ok(),
+            _ => None,
+        });
+        if stored == Some(expected) {
+            return Ok(());
+        }
+        let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
+        Err(Error::new(
+            Kind::Server,
+            format!(
+                "target {}: the position of slot {} is {found} and should be {expected}: \
+                 another sidecar writes here",
+                self.target, self.slot
+            ),
+        )
+        .hint("run one sidecar per slot"))
+    }
+
+    /// Moves the position within the open transaction, and commits it.
+    pub async fn commit(&self, client: &Client, position: Position) -> Result<()> {
+        let server = |error| errors::of_server(&self.target, "moving the position", error);
+        let lsn = PgLsn::from(position.lsn.0);
+        let time = Timestamp(position.commit_time);
+        let xid = i64::from(position.xid);
+        let moved = client
+            .execute(&self.advance, &[&self.slot, &lsn, &time, &xid])
+            .await
+            .map_err(server)?;
+        if moved != 1 {
+            return Err(Error::new(
+                Kind::Internal,
+                format!("target {}: the position of slot {} is gone", self.target, self.slot),
+            ));
+        }
+        if let Some(origin) = &self.origin {
+            client.query(origin, &[&lsn, &time]).await.map_err(server)?;
+        }
+        client
+            .batch_execute("COMMIT")
+            .await
+            .map_err(|error| errors::of_server(&self.target, "committing", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_source_that_wrote_a_position_may_use_it() {
+        let source = SourceIdentity {
+            system_id: 7_000_000_000_000_000_001,
+            timeline: 2,
+            database: "shop".into(),
+            slot: "s".into(),
+        };
+        let stored = |system_id, timeline, database: &str| Stored {
+            system_id,
+            timeline,
+            database: database.into(),
+        };
+        let id = 7_000_000_000_000_000_001;
+        assert!(stored(id, 2, "shop").check("t", &source).is_ok());
+        assert!(stored(id, 1, "shop").check("t", &source).is_ok(), "promotion raises it");
+        for wrong in [stored(id, 3, "shop"), stored(id, 2, "other"), stored(id + 1, 2, "shop")] {
+            let error = wrong.check("t", &source).unwrap_err();
+            assert_eq!(error.kind(), Kind::Identity);
+            assert!(error.to_string().contains("DELETE FROM rsrepl.positions"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The statements that rows go in by. Every name is quoted, every type and operator qualified.
+
+use super::catalog::{TargetColumn, TargetTable};
+
+/// `"name"`.
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `'text'`.
+pub fn literal(text: &str) -> String {
+    match text.contains('\\') {
+        true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
+        false => format!("'{}'", text.replace('\'', "''")),
+    }
+}
+
+/// `"schema"."name"`.
+pub fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", ident(schema), ident(name))
+}
+
+/// Which columns an UPDATE sets: all updates of one shape share a statement.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shape {
+    /// One for each column: its new value is there.
+    pub present: Vec<bool>,
+    /// Key columns are set as well.
+    pub key_changed: bool,
+}
+
+impl Shape {
+    /// The columns that SET names.
+    pub fn set<'a>(
+        &'a self,
+        table: &'a TargetTable,
+    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
+        self.present_columns(table)
+            .filter(|(_, c)| !c.generated && !c.always_identity && (self.key_changed || !c.key))
+    }
+
+    /// Columns that cannot be set and whose value is therefore compared: a difference is a row that
+    /// is not found, never one that silently stays.
+    pub fn compared<'a>(
+        &'a self,
+        table: &'a TargetTable,
+    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
+        self.present_columns(table).filter(|(_, c)| c.always_identity && !c.key)
+    }
+
+    /// The new values that a set of updates needs: those to set and those to compare.
+    pub fn staged<'a>(
+        &'a self,
+        table: &'a TargetTable,
+    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
+        self.present_columns(table).filter(|(_, c)| !c.generated && (self.key_changed || !c.key))
+    }
+
+    fn present_columns<'a>(
+        &'a self,
+        table: &'a TargetTable,
+    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
+        table.columns.iter().enumerate().filter(|(i, _)| self.present.get(*i) == Some(&true))
+    }
+
+    /// A new key in a column that UPDATE may not set: the row is deleted and inserted again.
+    pub fn replaces(&self, table: &TargetTable) -> bool {
+        self.key_changed && table.columns.iter().any(|c| c.key && c.always_identity)
+    }
+}
+
+/// Hands out `$1`, `$2`, … with the casts their columns need.
+#[derive(Default)]
+struct Params(usize);
+
+impl Params {
+    fn next(&mut self, column: &TargetColumn) -> String {
+        self.0 += 1;
+        let text = if column.as_text { "::text" } else { "" };
+        format!("${}{text}::{}", self.0, column.sql_type)
+    }
+}
+
+fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    parts.collect::<Vec<_>>().join(separator)
+}
+
+impl TargetTable {
+    fn only(&self) -> String {
+        format!("{}{}", if self.partitioned { "" } else { "ONLY " }, self.name)
+    }
+
+    /// The columns that are written, in the order of COPY and INSERT.
+    pub fn written(&self) -> impl Iterator<Item = (usize, &TargetColumn)> {
+        self.columns.iter().enumerate().filter(|(_, column)| !column.generated)
+    }
+
+    /// The columns that name a row.
+    pub fn keys(&self) -> impl Iterator<Item = (usize, &TargetColumn)> {
+        self.columns.iter().enumerate().filter(|(_, column)| column.key)
+    }
+
+    fn column_list(&self) -> String {
+        join(self.written().map(|(_, c)| c.ident.clone()), ", ")
+    }
+
+    /// Rows can go straight into the table by COPY BINARY.
+    pub fn takes_copy(&self) -> bool {
+        !self.written().any(|(_, column)| column.as_text)
+    }
+
+    /// COPY of the written columns.
+    pub fn copy(&self) -> String {
+        format!("COPY {} ({}) FROM STDIN BINARY", self.name, self.column_list())
+    }
+
+    /// Emptying several tables at once.
+    pub fn truncate(tables: &[&TargetTable], restart_identity: bool) -> String {
+        let names = join(tables.iter().map(|table| table.only()), ", ");
+        format!("TRUNCATE {names}{}", if restart_identity { " RESTART IDENTITY" } else { "" })
+    }
+
+    /// One row; parameters are the written columns.
+    pub fn insert_row(&self) -> String {
+        if self.written().next().is_none() {
+            return format!("INSERT INTO {} DEFAULT VALUES", self.name);
+        }
+        let mut params = Params::default();
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
+            self.name,
+            self.column_list(),
+            join(self.written().map(|(_, c)| params.next(c)), ", ")
+        )
+    }
+
+    fn key_is_param(&self, params: &mut Params) -> String {
+        join(
+            self.keys().map(|(_, c)| format!("t.{} {} {}", c.ident, c.equals, params.next(c))),
+            " AND ",
+        )
+    }
+
+    /// One row by key; parameters are the key columns.
+    pub fn delete_row(&self) -> String {
+        let by_key = self.key_is_param(&mut Params::default());
+        format!("DELETE FROM {} AS t WHERE {by_key}", self.only())
+    }
+
+    /// One row by key; parameters are the old key columns, the compared and the set ones.
+    pub fn update_row(&self, shape: &Shape) -> String {
+        let mut params = Params::default();
+        let mut condition = self.key_is_param(&mut params);
+        for (_, c) in shape.compared(self) {
+            condition.push_str(&format!(" AND t.{} {} {}", c.ident, c.equals, params.next(c)));
+        }
+        if shape.replaces(self) {
+            return self.replace_row(shape, &condition, &mut params);
+        }
+        let set =
+            join(shape.set(self).map(|(_, c)| format!("{} = {}", c.ident, params.next(c))), ", ");
+        format!("UPDATE {} AS t SET {set} WHERE {condition}", self.only())
+    }
+
+    /// Deletes a row and inserts it with its new key; what is not set keeps its value. Parameters as
+    /// [`update_row`](Self::update_row), with every column that [`replaced`](Self::replaced) names.
+    fn replace_row(&self, shape: &Shape, condition: &str, params: &mut Params) -> String {
+        let replaced: Vec<usize> = self.replaced(shape).map(|(i, _)| i).collect();
+        let values = join(
+            self.written().map(|(i, c)| match replaced.contains(&i) {
+                true => params.next(c),
+                false => format!("old.{}", c.ident),
+            }),
+            ", ",
+        );
+        format!(
+            "WITH old AS (DELETE FROM {} AS t WHERE {condition} RETURNING t.*) \
+             INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {values} FROM old",
+            self.only(),
+            self.name,
+            self.column_list()
+        )
+    }
+
+    /// The columns that a replaced row gets a new value in.
+    pub fn replaced<'a>(
+        &'a self,
+        shape: &'a Shape,
+    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
+        self.written().filter(|(i, _)| shape.present.get(*i) == Some(&true))
+    }
+
+    /// One of the rows whose every value is, byte for byte, the parameter's (`record_image_eq`);
+    /// `known` are the columns that are compared. Without the casts to record PostgreSQL would look
+    /// for an operator `*=` of each column.
+    fn by_image(&self, known: &[bool], params: &mut Params) -> String {
+        let columns: Vec<_> =
+            self.columns.iter().zip(known).filter(|(_, known)| **known).map(|(c, _)| c).collect();
+        let stored = join(
+            columns.iter().map(|c| match c.domain {
+                true => format!("t.{}::{}", c.ident, c.sql_type),
+                false => format!("t.{}", c.ident),
+            }),
+            ", ",
+        );
+        let given = join(columns.iter().map(|c| params.next(c)), ", ");
+        format!(
+            "(SELECT t.tableoid, t.ctid FROM {} AS t \
+             WHERE ROW({stored})::record OPERATOR(pg_catalog.*=) ROW({given})::record LIMIT 1)",
+            self.only()
+        )
+    }
+
+    /// One row of a table without a key; parameters are the known columns.
+    pub fn delete_image(&self, known: &[bool]) -> String {
+        let row = self.by_image(known, &mut Params::default());
+        format!(
+            "DELETE FROM {} AS t USING {row} AS old \
+             WHERE t.tableoid = old.tableoid AND t.ctid = old.ctid",
+            self.only()
+        )
+    }
+
+    /// One row of a table without a key; parameters are the known columns of the old row, then the
+    /// set ones.
+    pub fn update_image(&self, known: &[bool], shape: &Shape) -> String {
+        let mut params = Params::default();
+        let row = self.by_image(known, &mut params);
+        let set =
+            join(shape.set(self).map(|(_, c)| format!("{} = {}", c.ident, params.next(c))), ", ");
+        format!(
+            "UPDATE {} AS t SET {set} FROM {row} AS old \
+             WHERE t.tableoid = old.tableoid AND t.ctid = old.ctid",
+            self.only()
+        )
+    }
+}
+
+/// Statements over a staging table: key columns `k0…` as they were, columns `c0…` as they become,
+/// numbered as in the relation.
+impl TargetTable {
+    fn staging_type(column: &TargetColumn) -> &str {
+        if column.as_text { "text" } else { &column.sql_type }
+    }
+
+    /// The staging table, which lasts as long as the session.
+    pub fn create_staging(&self, staging: &str) -> String {
+        let keys = self.keys().map(|(i, c)| format!("k{i} {}", Self::staging_type(c)));
+        let columns =
+            self.columns.iter().enumerate().map(|(i, c)| format!("c{i} {}", Self::staging_type(c)));
+        format!("CREATE TEMPORARY TABLE {staging} ({})", join(keys.chain(columns), ", "))
+    }
+
+    fn staged(name: char, index: usize, column: &TargetColumn) -> String {
+        match column.as_text {
+            true => format!("s.{name}{index}::{}", column.sql_type),
+            false => format!("s.{name}{index}"),
+        }
+    }
+
+    fn staged_key(&self) -> String {
+        join(
+            self.keys()
+                .map(|(i, c)| format!("t.{} {} {}", c.ident, c.equals, Self::staged('k', i, c))),
+            " AND ",
+        )
+    }
+
+    /// Stages rows to be inserted.
+    pub fn stage_inserts(&self, staging: &str) -> String {
+        let list = join(self.written().map(|(i, _)| format!("c{i}")), ", ");
+        format!("COPY {staging} ({list}) FROM STDIN BINARY")
+    }
+
+    /// Inserts every staged row.
+    pub fn insert_staged(&self, staging: &str) -> String {
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {staging} AS s",
+            self.name,
+            self.column_list(),
+            join(self.written().map(|(i, c)| Self::staged('c', i, c)), ", ")
+        )
+    }
+
+    /// Stages keys of rows to be deleted.
+    pub fn stage_deletes(&self, staging: &str) -> String {
+        let list = join(self.keys().map(|(i, _)| format!("k{i}")), ", ");
+        format!("COPY {staging} ({list}) FROM STDIN BINARY")
+    }
+
+    /// Deletes the rows of every staged key.
+    pub fn delete_staged(&self, staging: &str) -> String {
+        format!("DELETE FROM {} AS t USING {staging} AS s WHERE {}", self.only(), self.staged_key())
+    }
+
+    /// Stages rows to be updated: old keys, then new values.
+    pub fn stage_updates(&self, staging: &str, shape: &Shape) -> String {
+        let keys = self.keys().map(|(i, _)| format!("k{i}"));
+        let columns = shape.staged(self).map(|(i, _)| format!("c{i}"));
+        let list = join(keys.chain(columns), ", ");
+        format!("COPY {staging} ({list}) FROM STDIN BINARY")
+    }
+
+    /// Updates every staged row.
+    pub fn update_staged(&self, staging: &str, shape: &Shape) -> String {
+        let set = join(
+            shape.set(self).map(|(i, c)| format!("{} = {}", c.ident, Self::staged('c', i, c))),
+            ", ",
+        );
+        let mut condition = self.staged_key();
+        for (i, c) in shape.compared(self) {
+            let value = Self::staged('c', i, c);
+            condition.push_str(&format!(" AND t.{} {} {value}", c.ident, c.equals));
+        }
+        format!("UPDATE {} AS t SET {set} FROM {staging} AS s WHERE {condition}", self.only())
+    }
+}

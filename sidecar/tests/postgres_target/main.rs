@@ -1,0 +1,103 @@
+//! The PostgreSQL target against a real server.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `stream` | batches as the assembler gives them |
+//! | `exactly_once` | positions, crashes, a second sidecar, the wrong source |
+//! | `effects` | what arrives is what the stream says, in every way of applying it |
+//! | `refusals` | what a target refuses names the row, and nothing of it stays |
+//! | `columns` | types and kinds of columns that need care |
+//! | `preflight` | what `check` finds |
+
+mod columns;
+mod effects;
+mod exactly_once;
+mod preflight;
+mod refusals;
+mod stream;
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rsrepl_sidecar::target::SourceIdentity;
+use rsrepl_sidecar::target::postgres::{PostgresOptions, PostgresTarget};
+use rsrepl_tests::postgres::Postgres;
+use rsrepl_tests::scratch::Scratch;
+
+/// One server for all tests that run at the same time; it ends with the last of them.
+struct Server {
+    postgres: Postgres,
+    _scratch: Scratch,
+}
+
+static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+
+/// Runs something that blocks, the harness, on a thread that drives no tasks.
+fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// A database of its own for one test.
+struct Standby {
+    server: Arc<Server>,
+    database: String,
+}
+
+impl Standby {
+    fn new(database: &str, schema: &str) -> Standby {
+        blocking(|| Standby::create(database, schema))
+    }
+
+    fn create(database: &str, schema: &str) -> Standby {
+        let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = shared.upgrade().unwrap_or_else(|| {
+            let scratch = Scratch::new("pg-target");
+            // each test has an origin, and each origin a place
+            let settings = "max_replication_slots = 50";
+            let postgres = Postgres::start(&scratch, "standby", settings);
+            Arc::new(Server { postgres, _scratch: scratch })
+        });
+        *shared = Arc::downgrade(&server);
+        drop(shared);
+        server.postgres.execute("postgres", &format!("CREATE DATABASE {database}"));
+        server.postgres.execute(database, schema);
+        Standby { server, database: database.to_owned() }
+    }
+
+    fn options(&self) -> PostgresOptions {
+        self.options_for(&self.server.postgres.conninfo(&self.database))
+    }
+
+    fn options_for(&self, conninfo: &str) -> PostgresOptions {
+        PostgresOptions {
+            name: "standby".to_owned(),
+            connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
+        }
+    }
+
+    fn target(&self) -> PostgresTarget {
+        PostgresTarget::new(self.options())
+    }
+
+    fn execute(&self, statements: &str) {
+        blocking(|| self.server.postgres.execute(&self.database, statements));
+    }
+
+    /// The rows of a query, each as PostgreSQL writes a row as text, joined by `;`.
+    fn rows(&self, query: &str) -> String {
+        let all = format!("SELECT string_agg(r::text, ';') FROM ({query}) AS r");
+        blocking(|| self.server.postgres.value(&self.database, &all)).unwrap_or_default()
+    }
+
+    fn source(&self) -> SourceIdentity {
+        SourceIdentity {
+            system_id: 7_100_000_000_000_000_000,
+            timeline: 1,
+            database: "shop".to_owned(),
+            // origins belong to the whole server
+            slot: format!("slot_{}", self.database),
+        }
+    }
+}
