@@ -53,12 +53,12 @@ impl ReplicationClient {
     /// As [`PgConnect::connect`]: [`Kind::Connection`] when none answers, [`Kind::Setup`] when
     /// somebody must act first. Those of the last host are returned.
     pub async fn connect(connect: &PgConnect) -> Result<Self> {
-        connect.first_host(async |endpoint| Self::connect_one(connect, endpoint).await).await
+        connect.first_host(|endpoint| Self::connect_one(connect, endpoint)).await
     }
 
-    async fn connect_one(connect: &PgConnect, endpoint: &Endpoint) -> Result<Self> {
-        let socket = socket::open(connect, endpoint).await?;
-        let session = startup::start(connect, endpoint, socket).await?;
+    async fn connect_one(connect: &PgConnect, endpoint: Endpoint) -> Result<Self> {
+        let socket = socket::open(connect, &endpoint).await?;
+        let session = startup::start(connect, &endpoint, socket).await?;
         let mut client = ReplicationClient { session };
         let wanted = match connect.config().get_target_session_attrs() {
             TargetSessionAttrs::ReadWrite => "off",

@@ -142,32 +142,35 @@ impl PgConnect {
     /// host are returned.
     pub async fn connect(&self) -> Result<tokio_postgres::Client> {
         let tls = MakeRustlsConnect::new(self.rustls_config().await?);
-        let open = async |endpoint: &Endpoint| {
-            let (client, connection) = endpoint
-                .only(&self.config)
-                .connect(tls.clone())
-                .await
-                .map_err(|error| refusal::from_tokio_postgres(error, &endpoint.to_string()))?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    // whoever uses the client gets the error too
-                    tracing::debug!(error = &error as &dyn std::error::Error, "session ended");
-                }
-            });
-            Ok(client)
+        let open = |endpoint: Endpoint| {
+            let (config, tls) = (endpoint.only(&self.config), tls.clone());
+            async move {
+                let (client, connection) = config
+                    .connect(tls)
+                    .await
+                    .map_err(|error| refusal::from_tokio_postgres(error, &endpoint.to_string()))?;
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        // whoever uses the client gets the error too
+                        tracing::debug!(error = &error as &dyn std::error::Error, "session ended");
+                    }
+                });
+                Ok(client)
+            }
         };
         self.first_host(open).await
     }
 
     /// Goes through the hosts until `open` succeeds, each within its time.
-    pub(crate) async fn first_host<T>(
-        &self,
-        open: impl AsyncFn(&Endpoint) -> Result<T>,
-    ) -> Result<T> {
+    // not an AsyncFn: of that nobody could say that its future is Send
+    pub(crate) async fn first_host<T, F>(&self, open: impl Fn(Endpoint) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let limit = self.connect_timeout().saturating_mul(HOST_TIMEOUTS);
         let mut last = Error::new(Kind::Config, "the connection string names no host");
         for endpoint in self.endpoints() {
-            let attempt = tokio::time::timeout(limit, open(&endpoint)).await;
+            let attempt = tokio::time::timeout(limit, open(endpoint.clone())).await;
             last = match attempt.unwrap_or_else(|_| Err(timed_out(&endpoint, limit))) {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
