@@ -1,101 +1,18 @@
 //! The text forms against what a real server wrote: `data/text-forms.tsv`, made by
 //! `data/text-forms.sql`.
 
+mod support;
+
 use rsrepl_wire::text::array::Array;
 use rsrepl_wire::text::numeric::Numeric;
-use rsrepl_wire::text::{self, ValueError, oid};
+use rsrepl_wire::text::{self, Type, ValueError, oid};
 use rsrepl_wire::{Column, Encoding, TypeKind};
-
-/// One line of the file.
-struct Case {
-    line: usize,
-    type_name: String,
-    column: Column,
-    /// As on the heap page, for the types that are sent so.
-    native: Option<Vec<u8>>,
-    send: Vec<u8>,
-    text: String,
-}
-
-fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
-
-/// The escapes of COPY that the file has.
-fn unescape(field: &str) -> String {
-    let mut text = String::new();
-    let mut chars = field.chars();
-    while let Some(char) = chars.next() {
-        text.push(match char {
-            '\\' => match chars.next().unwrap() {
-                't' => '\t',
-                'n' => '\n',
-                'r' => '\r',
-                'v' => '\u{b}',
-                'f' => '\u{c}',
-                '\\' => '\\',
-                other => panic!("escape {other:?}"),
-            },
-            other => other,
-        });
-    }
-    text
-}
+use support::forms::{cases, native_encoding};
+use support::harness;
 
 fn column(encoding: Encoding, base_oid: u32, kind: TypeKind) -> Column {
-    Column {
-        name: "v".into(),
-        key: false,
-        not_null: false,
-        generated: false,
-        type_oid: base_oid,
-        base_oid,
-        typmod: -1,
-        kind,
-        element_oid: 0,
-        element_kind: TypeKind::Base,
-        type_schema: "pg_catalog".into(),
-        type_name: "v".into(),
-        encoding,
-    }
-}
-
-fn kind(field: &str) -> TypeKind {
-    TypeKind::from_byte(field.as_bytes()[0]).unwrap()
-}
-
-fn cases() -> Vec<Case> {
-    let file = include_str!("data/text-forms.tsv");
-    let parse = |(index, line): (usize, &str)| {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [type_name, base, base_kind, element, element_kind, native, send, text] = fields[..]
-        else {
-            panic!("line {}: {} fields", index + 1, fields.len())
-        };
-        let mut column = column(Encoding::Send, base.parse().unwrap(), kind(base_kind));
-        column.element_oid = element.parse().unwrap();
-        column.element_kind = kind(element_kind);
-        Case {
-            line: index + 1,
-            type_name: type_name.into(),
-            column,
-            native: (native != "-").then(|| unhex(native)),
-            send: unhex(send),
-            text: unescape(text),
-        }
-    };
-    file.lines().enumerate().map(parse).collect()
-}
-
-/// How the plugin sends a type whose native bytes the file has.
-fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
-    match base_oid {
-        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::JSON | oid::XML | oid::NAME | oid::BYTEA => {
-            Encoding::Varlena
-        }
-        oid::NUMERIC => Encoding::Numeric,
-        _ => Encoding::Fixed(u8::try_from(value.len()).unwrap()),
-    }
+    let ty = Type { oid: base_oid, kind, element_oid: 0, element_kind: TypeKind::Base };
+    harness::column(encoding, &ty)
 }
 
 fn written(column: &Column, value: &[u8]) -> Result<String, ValueError> {

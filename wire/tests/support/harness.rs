@@ -222,24 +222,36 @@ impl<'a> Cells<'a> {
     }
 }
 
+/// What [`value`] takes apart.
+pub fn value_seed(column: &Column, value: &[u8]) -> Vec<u8> {
+    let encoding = match column.encoding {
+        Encoding::Fixed(_) => b'F',
+        Encoding::Varlena => b'V',
+        Encoding::Numeric => b'N',
+        Encoding::Send => b'S',
+        Encoding::Text => b'T',
+    };
+    let mut seed = vec![encoding, column.kind.to_byte(), column.element_kind.to_byte()];
+    for oid in [column.base_oid, column.element_oid] {
+        seed.extend_from_slice(&(oid as u16).to_le_bytes()); // of built-in types
+    }
+    seed.extend_from_slice(value);
+    seed
+}
+
 /// A column and a value from bytes: how it is written and what type it has, then the value.
 pub fn value(bytes: &[u8]) {
     let Some(([encoding, kind, element_kind, a, b, c, d], value)) = bytes.split_first_chunk::<7>()
     else {
         return;
     };
-    let kinds = [TypeKind::Base, TypeKind::Enum, TypeKind::Array, TypeKind::Range];
-    let more = [TypeKind::Multirange, TypeKind::Composite, TypeKind::Pseudo];
-    let kind_of = |byte: &u8| {
-        let index = usize::from(*byte);
-        kinds.iter().chain(&more).nth(index % 7).copied().unwrap_or(TypeKind::Base)
-    };
-    let encoding = match encoding % 5 {
-        0 => Encoding::Fixed(value.len().clamp(1, 255) as u8),
-        1 => Encoding::Varlena,
-        2 => Encoding::Numeric,
-        3 => Encoding::Send,
-        _ => Encoding::Text,
+    let kind_of = |byte: &u8| TypeKind::from_byte(*byte).unwrap_or(TypeKind::Base);
+    let encoding = match encoding {
+        b'F' => Encoding::Fixed(value.len().clamp(1, 255) as u8),
+        b'V' => Encoding::Varlena,
+        b'N' => Encoding::Numeric,
+        b'T' => Encoding::Text,
+        _ => Encoding::Send,
     };
     let base_oid = u32::from(u16::from_le_bytes([*a, *b]));
     let element_oid = u32::from(u16::from_le_bytes([*c, *d]));
