@@ -21,6 +21,7 @@ use crate::config::{Config, Target, TargetOptions};
 use crate::error::{Error, Kind};
 use crate::redact::Mask;
 use crate::target::clickhouse::ClickHouseOptions;
+use crate::target::postgres::{self, PostgresOptions};
 
 /// How long one part may take to check.
 const PART_TIMEOUT: Duration = Duration::from_secs(45);
@@ -180,8 +181,8 @@ async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> Part
     let check = async {
         match &target.options {
             TargetOptions::Postgres(options) => {
-                let _ = (options, tables);
-                Vec::new()
+                let (name, connection) = (target.name.clone(), options.connection.clone());
+                postgres::check(&PostgresOptions { name, connection }, tables).await
             }
             TargetOptions::ClickHouse(options) => {
                 match ClickHouseOptions::from_config(&target.name, options) {

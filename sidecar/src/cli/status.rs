@@ -58,12 +58,12 @@ pub(super) async fn status(config: &Config, json: bool) -> ExitCode {
         println!("{all:#}");
     } else {
         if !slots.is_empty() {
-            print!("{}", table(&SLOT_COLUMNS, &slots));
+            println!("{}", table(&SLOT_COLUMNS, &slots));
         }
         if !targets.is_empty() {
-            print!("\n{}", table(&TARGET_COLUMNS, &targets));
+            println!("{}", table(&TARGET_COLUMNS, &targets));
         }
-        println!("\n{}", describe(sidecar.as_ref()));
+        println!("{}", describe(sidecar.as_ref()));
         if let Some(failure) = &failure {
             eprintln!("rsrepl: {failure}");
         } else if slots.is_empty() {

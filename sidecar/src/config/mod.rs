@@ -10,6 +10,8 @@
 //! Keys and defaults are described for users in `docs/configuration.md`, which a test compares with
 //! [`catalog`].
 
+#[cfg(test)]
+mod docs_tests;
 mod load;
 mod read;
 mod resolve;

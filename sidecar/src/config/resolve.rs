@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Consistency, Logging, Pipeline, Postgres, Retry, Source,
+    BatchLimits, ClickHouse, Config, Consistency, Logging, Mode, Pipeline, Postgres, Retry, Source,
     Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
@@ -201,7 +201,10 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
 
 fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     let connection_string = table.required::<Secret>("connection_string");
-    let mode = table.or("mode", "mirror");
+    let mode = table.or_if("mode", "mirror", |mode: &Mode| {
+        let history = *mode == Mode::History;
+        history.then(|| "\"history\" is not available in this version".into())
+    });
     let table_name = table.or("table_name", "{table}");
     let create_tables = table.or("create_tables", "true");
     let compression = table.or("compression", "lz4");

@@ -228,7 +228,8 @@ fn judge_plugin_list(listed: Option<String>) -> Option<Finding> {
     let Some(listed) = listed else {
         return Some(Finding::warning(
             "this role cannot see whether output_plugin_libraries lists rsrepl",
-            "look as a superuser: SHOW output_plugin_libraries",
+            "look as a superuser: SHOW output_plugin_libraries; the default is mended by ALTER SYSTEM SET \
+             output_plugin_libraries = pgoutput, test_decoding, rsrepl; SELECT pg_reload_conf()",
         ));
     };
     let mut names: Vec<&str> = listed
