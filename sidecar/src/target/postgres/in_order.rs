@@ -2,13 +2,13 @@
 //! waiting. The way of small batches, of tables without a key, and of what sets cannot do; and the way
 //! to the row that a target refuses.
 
-use rsrepl_wire::{OldRow, OldRowKind, Relation, Row};
+use rsrepl_wire::{Relation, Row};
 use tokio_postgres::Client;
 
 use super::errors;
-use super::pipeline::{Answered, Param, Pipeline};
-use super::sql::Shape;
-use super::table::{StatementKey, Table};
+use super::pipeline::{Answered, Pipeline};
+use super::rows::{self, Unusable};
+use super::table::Table;
 use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::plan::Cell;
@@ -27,7 +27,7 @@ pub async fn apply(
     let judge = Judge { target, changes };
     for (number, change) in changes.iter().enumerate() {
         let Some((key, params)) =
-            statement(table, change).map_err(|why| judge.refuse(change, why))?
+            rows::of_change(table, change).map_err(|why| judge.refuse(change, why))?
         else {
             continue;
         };
@@ -42,123 +42,6 @@ pub async fn apply(
         judge.answer(pipeline.send(number, statement, params).await)?;
     }
     judge.rest(&mut pipeline).await
-}
-
-/// Why a change cannot become a statement.
-enum Unusable {
-    Decode(rsrepl_wire::DecodeError),
-    Because(&'static str),
-}
-
-impl From<rsrepl_wire::DecodeError> for Unusable {
-    fn from(error: rsrepl_wire::DecodeError) -> Self {
-        Unusable::Decode(error)
-    }
-}
-
-const NO_IDENTITY: Unusable = Unusable::Because(
-    "nothing in the stream identifies the row: the table has no replica identity",
-);
-
-type Prepared = Option<(StatementKey, Vec<Param>)>;
-
-/// The statement for one change and its parameters; `None` when there is nothing to change.
-fn statement(table: &Table, change: &Change) -> Result<Prepared, Unusable> {
-    let relation = &*table.relation;
-    match &change.operation {
-        Operation::Insert { new } => insert(table, &Cell::of_row(new, relation)?).map(Some),
-        Operation::Delete { old } if table.fit.keyed => {
-            let params = key_params(table, &Cell::of_row(&old.row, relation)?)?;
-            Ok(Some((StatementKey::DeleteRow, params)))
-        }
-        Operation::Delete { old } => {
-            let (known, params) = image(table, old)?;
-            Ok(Some((StatementKey::DeleteImage(known), params)))
-        }
-        Operation::Update { old, new } if table.fit.keyed => {
-            let new = Cell::of_row(new, relation)?;
-            let old = match old {
-                Some(old) => Cell::of_row(&old.row, relation)?,
-                None => new.clone(),
-            };
-            update(table, &old, &new)
-        }
-        Operation::Update { old, new } => {
-            let old = old.as_ref().ok_or(NO_IDENTITY)?;
-            let new = Cell::of_row(new, relation)?;
-            let (known, mut params) = image(table, old)?;
-            let shape = Shape { present: present(&new), key_changed: true };
-            let given = params.len();
-            push(&mut params, shape.set(&table.fit), &new);
-            let unchanged = params.len() == given;
-            Ok((!unchanged).then_some((StatementKey::UpdateImage(known, shape), params)))
-        }
-        Operation::Truncate { .. } => Err(Unusable::Because("a TRUNCATE came among the rows")),
-    }
-}
-
-fn insert(table: &Table, cells: &[Cell]) -> Result<(StatementKey, Vec<Param>), Unusable> {
-    let mut params = Vec::with_capacity(cells.len());
-    push(&mut params, table.fit.written(), cells);
-    match params.len() == table.fit.written().count() {
-        true => Ok((StatementKey::InsertRow, params)),
-        false => Err(Unusable::Because("an inserted row came without all of its values")),
-    }
-}
-
-/// The statement that turns the row with the key of `old` into `new`.
-fn update(table: &Table, old: &[Cell], new: &[Cell]) -> Result<Prepared, Unusable> {
-    let mut params = key_params(table, old)?;
-    let shape = Shape { present: present(new), key_changed: key_changed(table, old, new) };
-    push(&mut params, shape.compared(&table.fit), new);
-    let before = params.len();
-    match shape.replaces(&table.fit) {
-        true => push(&mut params, table.fit.replaced(&shape), new),
-        false => push(&mut params, shape.set(&table.fit), new),
-    }
-    Ok((params.len() > before).then_some((StatementKey::UpdateRow(shape), params)))
-}
-
-fn present(new: &[Cell]) -> Vec<bool> {
-    new.iter().map(|cell| *cell != Cell::Unchanged).collect()
-}
-
-fn key_changed(table: &Table, old: &[Cell], new: &[Cell]) -> bool {
-    table.fit.keys().any(|(i, _)| match new.get(i) {
-        Some(Cell::Unchanged) => false,
-        cell => cell != old.get(i),
-    })
-}
-
-fn push<'a>(
-    params: &mut Vec<Param>,
-    columns: impl Iterator<Item = (usize, &'a super::catalog::TargetColumn)>,
-    cells: &[Cell],
-) {
-    params.extend(columns.filter_map(|(i, c)| Param::new(c.codec, cells.get(i)?)));
-}
-
-/// The parameters that name a row by its key. A key is never null.
-fn key_params(table: &Table, cells: &[Cell]) -> Result<Vec<Param>, Unusable> {
-    table
-        .fit
-        .keys()
-        .map(|(i, column)| match cells.get(i) {
-            Some(cell @ Cell::Data(_)) => Param::new(column.codec, cell).ok_or(NO_IDENTITY),
-            _ => Err(NO_IDENTITY),
-        })
-        .collect()
-}
-
-/// The known columns of a whole old row, and their values.
-fn image(table: &Table, old: &OldRow) -> Result<(Vec<bool>, Vec<Param>), Unusable> {
-    if old.kind != OldRowKind::Full {
-        return Err(NO_IDENTITY);
-    }
-    let cells = Cell::of_row(&old.row, &table.relation)?;
-    let mut params = Vec::with_capacity(cells.len());
-    push(&mut params, table.fit.columns.iter().enumerate(), &cells);
-    Ok((present(&cells), params))
 }
 
 /// Turns answers into errors that name the row.

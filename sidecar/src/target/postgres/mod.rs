@@ -15,6 +15,7 @@
 //! | `codec` | values of the wire in PostgreSQL's binary form |
 //! | `copy` | COPY BINARY |
 //! | `pipeline` | statements sent without waiting for each answer |
+//! | `rows` | one row as one statement |
 //! | `sets` | many changes at once |
 //! | `in_order` | changes one by one; finds the row that is refused |
 //! | `errors` | what SQLSTATEs mean |
@@ -28,6 +29,7 @@ mod errors;
 mod in_order;
 mod pipeline;
 mod positions;
+mod rows;
 mod session;
 mod sets;
 mod sql;

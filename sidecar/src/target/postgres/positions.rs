@@ -54,7 +54,8 @@ UPDATE rsrepl.positions
    SET applied_lsn = $2, commit_time = $3, xid = $4, updated = pg_catalog.clock_timestamp()
  WHERE slot = $1";
 
-const ORIGIN: &str = "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)";
+/// With it the commit record names the transaction of the source that it ends with.
+const ADVANCE_WITH_ORIGIN: &str = " RETURNING pg_catalog.pg_replication_origin_xact_setup($2, $3)";
 
 /// The statements of one session, for the position of one slot.
 pub struct Positions {
@@ -62,8 +63,6 @@ pub struct Positions {
     slot: String,
     begin: String,
     advance: Statement,
-    /// When the session has a replication origin.
-    origin: Option<Statement>,
 }
 
 /// Microseconds since 2000-01-01, which is what a timestamptz is on the wire.
@@ -197,9 +196,10 @@ impl Stored {
 }
 
 impl Positions {
-    /// Prepares the statements of a session.
+    /// Prepares the statements of a session; `origin`: it has a replication origin.
     pub async fn prepare(target: &str, client: &Client, slot: &str, origin: bool) -> Result<Self> {
         let server = |error| errors::of_server(target, "preparing to write positions", error);
+        let advance = format!("{ADVANCE}{}", if origin { ADVANCE_WITH_ORIGIN } else { "" });
         Ok(Positions {
             target: target.to_owned(),
             slot: slot.to_owned(),
@@ -207,11 +207,7 @@ impl Positions {
                 "BEGIN; SELECT applied_lsn FROM rsrepl.positions WHERE slot = {} FOR UPDATE",
                 literal(slot)
             ),
-            advance: client.prepare(ADVANCE).await.map_err(server)?,
-            origin: match origin {
-                true => Some(client.prepare(ORIGIN).await.map_err(server)?),
-                false => None,
-            },
+            advance: client.prepare(&advance).await.map_err(server)?,
         })
     }
 
@@ -255,9 +251,6 @@ impl Positions {
                 Kind::Internal,
                 format!("target {}: the position of slot {} is gone", self.target, self.slot),
             ));
-        }
-        if let Some(origin) = &self.origin {
-            client.query(origin, &[&lsn, &time]).await.map_err(server)?;
         }
         client
             .batch_execute("COMMIT")

@@ -13,6 +13,8 @@ use tokio_postgres::Client;
 use super::copy::{CopyError, Tuple, copy};
 use super::errors;
 use super::in_order;
+use super::pipeline::Pipeline;
+use super::rows::{self, Prepared, Unusable};
 use super::sql::Shape;
 use super::table::{StatementKey, Table};
 use crate::batch::{Change, Operation};
@@ -124,6 +126,9 @@ impl Sets<'_> {
     }
 
     async fn delete(&mut self, deletes: &[Row]) -> Result<(), Failure> {
+        if deletes.len() < SET_MIN {
+            return self.singly(deletes, rows::of_delete).await;
+        }
         let relation = self.table.relation.clone();
         let fields = self.table.fit.keys().count();
         let codecs: Vec<_> = self.table.fit.columns.iter().map(|c| (c.key, c.codec)).collect();
@@ -164,8 +169,8 @@ impl Sets<'_> {
     }
 
     async fn update(&mut self, shape: &Shape, updates: &[&NetUpdate]) -> Result<(), Failure> {
-        if shape.replaces(&self.table.fit) {
-            return Err(Failure::Refused("a key that UPDATE may not set".into()));
+        if updates.len() < SET_MIN || shape.replaces(&self.table.fit) {
+            return self.singly(updates, |table, update| rows::of_update(table, update)).await;
         }
         if shape.set(&self.table.fit).next().is_none() {
             return Ok(());
@@ -198,6 +203,9 @@ impl Sets<'_> {
     }
 
     async fn insert(&mut self, inserts: &[Image]) -> Result<(), Failure> {
+        if inserts.len() < SET_MIN {
+            return self.singly(inserts, rows::of_insert).await;
+        }
         let relation = self.table.relation.clone();
         let fields = self.table.fit.written().count();
         let codecs: Vec<_> =
@@ -211,6 +219,43 @@ impl Sets<'_> {
         let statement = self.statement(StatementKey::Copy).await?;
         let copied = copy(self.client, &statement, inserts, put).await;
         self.counted(copied, inserts.len())
+    }
+
+    /// A set too small to be worth a COPY: a statement for each row.
+    async fn singly<T>(
+        &mut self,
+        set: &[T],
+        prepare: impl Fn(&Table, &T) -> Result<Prepared, Unusable>,
+    ) -> Result<(), Failure> {
+        let client = self.client;
+        let mut pipeline = Pipeline::new(client);
+        for (number, row) in set.iter().enumerate() {
+            let prepared = match prepare(self.table, row) {
+                Ok(prepared) => prepared,
+                Err(Unusable::Decode(error)) => return Err(Failure::Fatal(error.into())),
+                Err(Unusable::Because(why)) => return Err(Failure::Refused(why.into())),
+            };
+            let Some((key, params)) = prepared else { continue };
+            let statement = match self.table.statement(client, key).await {
+                Ok(statement) => statement,
+                Err(error) => {
+                    // an earlier statement may have failed, and this is what followed from it
+                    self.answers(&mut pipeline).await?;
+                    return Err(self.failure(error));
+                }
+            };
+            if let Some((_, answer)) = pipeline.send(number, statement, params).await {
+                self.counted(answer.map_err(CopyError::Server), 1)?;
+            }
+        }
+        self.answers(&mut pipeline).await
+    }
+
+    async fn answers(&self, pipeline: &mut Pipeline<'_>) -> Result<(), Failure> {
+        while let Some((_, answer)) = pipeline.next().await {
+            self.counted(answer.map_err(CopyError::Server), 1)?;
+        }
+        Ok(())
     }
 
     /// Copies rows into the staging table, and lets one statement do them all.
