@@ -1,0 +1,19 @@
+//! The ClickHouse target against a real server.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `mirror` | inserts, updates, deletes, truncates, and all of them again |
+//! | `toast` | values that the stream does not hold |
+//! | `keyless` | duplicate rows of a table without a key |
+//! | `faults` | killed servers, cut-off batches, a random stream against a model |
+//! | `types` | every value that PostgreSQL wrote into the golden file |
+//! | `setup` | tables and sources that do not fit |
+
+mod faults;
+mod feed;
+mod keyless;
+mod mirror;
+mod rig;
+mod setup;
+mod toast;
+mod types;

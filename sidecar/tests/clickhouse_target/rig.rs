@@ -1,0 +1,99 @@
+//! A server, a target on it, and what the tables hold.
+
+use std::time::Duration;
+
+use rsrepl_sidecar::batch::{Batch, Change};
+use rsrepl_sidecar::config::{Compression, Mode};
+use rsrepl_sidecar::error::{Error, Result};
+use rsrepl_sidecar::redact::Secret;
+use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, Policies};
+use rsrepl_sidecar::target::{SourceIdentity, Target};
+use rsrepl_tests::SECRET;
+use rsrepl_tests::clickhouse::{ClickHouse, USER};
+use rsrepl_tests::scratch::Scratch;
+use rsrepl_wire::Lsn;
+
+use crate::feed::batch;
+
+pub const DATABASE: &str = "mirror";
+
+/// Dropped in this order: the server before its folder.
+pub struct Rig {
+    pub server: ClickHouse,
+    _scratch: Scratch,
+}
+
+pub fn source() -> SourceIdentity {
+    SourceIdentity { system_id: 7, timeline: 1, database: "shop".into(), slot: "rsrepl".into() }
+}
+
+impl Rig {
+    pub fn start() -> Rig {
+        let scratch = Scratch::new("chtarget");
+        Rig { server: ClickHouse::start(&scratch), _scratch: scratch }
+    }
+
+    pub fn options(&self) -> ClickHouseOptions {
+        ClickHouseOptions {
+            name: "ch".into(),
+            url: format!("http://127.0.0.1:{}", self.server.http_port()),
+            database: DATABASE.into(),
+            user: USER.into(),
+            password: Secret::new(SECRET),
+            mode: Mode::Mirror,
+            table_name: "{table}".into(),
+            create_tables: true,
+            compression: Compression::Lz4,
+            policies: Policies::default(),
+        }
+    }
+
+    /// A target that has been opened at the beginning.
+    pub async fn target(&self) -> ClickHouseTarget {
+        self.target_with(self.options()).await
+    }
+
+    pub async fn target_with(&self, options: ClickHouseOptions) -> ClickHouseTarget {
+        let mut target = ClickHouseTarget::new(options).unwrap();
+        target.open(&source()).await.unwrap();
+        target
+    }
+
+    /// What a user reads: `FINAL`, in the order of `order`.
+    pub fn rows(&self, columns: &str, table: &str) -> Vec<String> {
+        let query = format!(
+            "SELECT {columns} FROM {DATABASE}.{table} FINAL ORDER BY ALL FORMAT TabSeparated"
+        );
+        self.server.query(&query).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Applies changes as one transaction.
+pub async fn apply(target: &mut ClickHouseTarget, changes: Vec<Change>, end: u64) -> Result<()> {
+    target.apply(batch(changes, Some(end))).await
+}
+
+/// Opens again and says from where to go on.
+pub async fn reopen(target: &mut ClickHouseTarget) -> Lsn {
+    target.open(&source()).await.unwrap()
+}
+
+/// Opens until the server is there.
+pub async fn reopen_when_up(target: &mut ClickHouseTarget) -> Lsn {
+    let mut last = None;
+    for _ in 0..100 {
+        match target.open(&source()).await {
+            Ok(lsn) => return lsn,
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{last:?}");
+}
+
+/// Applies a batch that must be refused, and shows the error as a user sees it.
+pub async fn refused(target: &mut ClickHouseTarget, batch: Batch) -> Error {
+    let error = target.apply(batch).await.expect_err("refused");
+    assert!(!error.to_string().contains(SECRET), "{error}");
+    error
+}

@@ -1,0 +1,146 @@
+//! Servers, tables and sources that do not fit, and what the user is told.
+
+use std::sync::Arc;
+
+use rsrepl_sidecar::error::{Decision, Kind};
+use rsrepl_sidecar::redact::Secret;
+use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
+use rsrepl_sidecar::target::{SourceIdentity, Target};
+use rsrepl_wire::{Relation, ReplicaIdentity};
+
+use crate::feed::*;
+use crate::rig::{DATABASE, Rig, apply, refused, reopen, source};
+
+fn pairs(columns: Vec<rsrepl_wire::Column>) -> Arc<Relation> {
+    let columns = [key(int_column("id"))].into_iter().chain(columns).collect();
+    table(1, "pairs", ReplicaIdentity::Default, columns)
+}
+
+#[tokio::test]
+async fn the_position_of_another_source_is_refused() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = pairs(vec![]);
+    apply(&mut target, vec![insert(&t, 10, &[int(1)])], 20).await.unwrap();
+    let wrong = [
+        SourceIdentity { system_id: 8, ..source() },
+        SourceIdentity { database: "other".into(), ..source() },
+        SourceIdentity { timeline: 0, ..source() },
+    ];
+    for source in wrong {
+        let error = target.open(&source).await.expect_err("another source");
+        assert_eq!((error.kind(), error.decision()), (Kind::Identity, Decision::Stop), "{error}");
+    }
+    // after a promotion
+    let promoted = SourceIdentity { timeline: 2, ..source() };
+    assert_eq!(target.open(&promoted).await.unwrap().0, 20);
+    // another slot has a position of its own
+    let other = SourceIdentity { slot: "other".into(), ..source() };
+    assert_eq!(target.open(&other).await.unwrap().0, 0);
+}
+
+#[tokio::test]
+async fn a_changed_table_is_told_with_its_statement() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let before = pairs(vec![text_column("a")]);
+    apply(&mut target, vec![insert(&before, 10, &[int(1), text("x")])], 20).await.unwrap();
+
+    // the same table, described again
+    let again = Arc::new(Relation::clone(&before));
+    apply(&mut target, vec![insert(&again, 21, &[int(2), text("y")])], 30).await.unwrap();
+
+    let after = pairs(vec![text_column("a"), int_column("b")]);
+    let change = || batch(vec![insert(&after, 31, &[int(3), text("z"), int(5)])], Some(40));
+    let error = refused(&mut target, change()).await;
+    assert_eq!((error.kind(), error.decision()), (Kind::Setup, Decision::Retry));
+    let statement = "ALTER TABLE `mirror`.`pairs` ADD COLUMN `b` Nullable(Int32)";
+    assert!(error.to_string().contains(statement), "{error}");
+    rig.server.query(statement);
+    assert_eq!(reopen(&mut target).await.0, 30);
+    target.apply(change()).await.unwrap();
+    assert_eq!(rig.rows("id, a, b", "pairs"), ["1\tx\t\\N", "2\ty\t\\N", "3\tz\t5"]);
+
+    let other_type = pairs(vec![int_column("a")]);
+    let change = batch(vec![insert(&other_type, 41, &[int(4), int(5)])], Some(50));
+    let error = refused(&mut target, change).await;
+    assert!(error.to_string().contains("MODIFY COLUMN `a` Nullable(Int32)"), "{error}");
+}
+
+#[tokio::test]
+async fn tables_of_the_user_are_checked() {
+    let rig = Rig::start();
+    let own = "_rsrepl_version UInt64, _rsrepl_deleted UInt8";
+    let engine = "ReplacingMergeTree(_rsrepl_version, _rsrepl_deleted)";
+    let wrong = [
+        (format!("id Int32, {own}"), "MergeTree".to_owned(), "id", "engine"),
+        (format!("id Int32, {own}"), "ReplacingMergeTree(_rsrepl_version)".into(), "id", "engine"),
+        (format!("id Int32, x Int32, {own}"), engine.to_owned(), "(id, x)", "ordered by"),
+        (format!("id Int64, {own}"), engine.to_owned(), "id", "is Int64"),
+        (format!("id Int32, {own}"), format!("{engine} PARTITION BY id % 4"), "id", "partitioned"),
+        ("id Int32, _rsrepl_version UInt64".into(), "ReplacingMergeTree".into(), "id", "_deleted"),
+    ];
+    rig.server.query(&format!("CREATE DATABASE {DATABASE}"));
+    let t = pairs(vec![]);
+    for (columns, engine, order, told) in wrong {
+        rig.server.query(&format!(
+            "CREATE OR REPLACE TABLE {DATABASE}.pairs ({columns}) ENGINE = {engine} ORDER BY {order}"
+        ));
+        let mut target = rig.target().await;
+        let change = batch(vec![insert(&t, 10, &[int(1)])], Some(20));
+        let error = refused(&mut target, change).await;
+        assert_eq!(error.kind(), Kind::Setup);
+        assert!(error.to_string().contains(told), "{told}: {error}");
+    }
+    // more columns, in another order, and wider than needed: this is fine
+    rig.server.query(&format!(
+        "CREATE OR REPLACE TABLE {DATABASE}.pairs ({own}, note String DEFAULT 'n', n Nullable(Int32), \
+         id Int32) ENGINE = {engine} ORDER BY id"
+    ));
+    let mut target = rig.target().await;
+    let n = rsrepl_wire::Column { not_null: true, ..int_column("n") };
+    let t = pairs(vec![n]);
+    apply(&mut target, vec![insert(&t, 10, &[int(1), int(2)])], 20).await.unwrap();
+    assert_eq!(rig.rows("id, n, note", "pairs"), ["1\t2\tn"]);
+}
+
+#[tokio::test]
+async fn nothing_is_made_without_leave() {
+    let rig = Rig::start();
+    let options = ClickHouseOptions { create_tables: false, ..rig.options() };
+    let mut target = ClickHouseTarget::new(options.clone()).unwrap();
+    let error = target.open(&source()).await.expect_err("no database");
+    assert_eq!(error.kind(), Kind::Setup, "{error}");
+    rig.target().await; // makes the database and our own tables
+    target.open(&source()).await.unwrap();
+    let change = batch(vec![insert(&pairs(vec![]), 10, &[int(1)])], Some(20));
+    let error = refused(&mut target, change).await;
+    assert!(error.to_string().contains("CREATE TABLE IF NOT EXISTS `mirror`.`pairs`"), "{error}");
+}
+
+#[tokio::test]
+async fn two_tables_cannot_become_one() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let one = pairs(vec![]);
+    let other = Arc::new(Relation { oid: 2, schema: "sales".into(), ..Relation::clone(&one) });
+    let changes = vec![insert(&one, 10, &[int(1)]), insert(&other, 11, &[int(2)])];
+    let error = refused(&mut target, batch(changes, Some(20))).await;
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.to_string().contains("{schema}_{table}"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_and_addresses() {
+    let rig = Rig::start();
+    let wrong = "wr0ng-s3cret";
+    let options = ClickHouseOptions { password: Secret::new(wrong), ..rig.options() };
+    let mut target = ClickHouseTarget::new(options.clone()).unwrap();
+    let error = target.open(&source()).await.expect_err("a wrong password");
+    assert_eq!((error.kind(), error.decision()), (Kind::Setup, Decision::Retry), "{error}");
+    assert!(!format!("{error} {error:?} {options:?}").contains(wrong));
+    let options = ClickHouseOptions { url: "http://127.0.0.1:1".into(), ..rig.options() };
+    let mut target = ClickHouseTarget::new(options).unwrap();
+    let error = target.open(&source()).await.expect_err("nobody there");
+    assert_eq!((error.kind(), error.decision()), (Kind::Connection, Decision::Retry), "{error}");
+}

@@ -1,0 +1,150 @@
+//! Unchanged TOAST values (invariant 8).
+
+use std::sync::Arc;
+
+use rsrepl_sidecar::error::Kind;
+use rsrepl_sidecar::target::Target;
+use rsrepl_wire::{Relation, ReplicaIdentity};
+
+use crate::feed::*;
+use crate::rig::{Rig, apply, refused, reopen};
+
+fn longs(identity: ReplicaIdentity) -> Arc<Relation> {
+    let columns = vec![
+        key(text_column("code")),
+        int_column("n"),
+        text_column("one"),
+        key(int_column("id")),
+        text_column("two"),
+    ];
+    table(1, "longs", identity, columns)
+}
+
+fn row(id: i32, n: i32, one: Cell, two: Cell) -> Vec<Cell> {
+    vec![text("it's `k`\\\0"), int(n), one, int(id), two]
+}
+
+#[tokio::test]
+async fn values_come_from_the_table_and_from_the_batch() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = longs(ReplicaIdentity::Default);
+    let first = vec![
+        insert(&t, 10, &row(1, 1, text("one"), text("two"))),
+        insert(&t, 11, &row(2, 1, Cell::Null, text("zwei"))),
+    ];
+    apply(&mut target, first, 20).await.unwrap();
+    let second = || {
+        vec![
+            // from the table
+            update(&t, 21, &row(1, 2, Cell::Unchanged, Cell::Unchanged)),
+            update(&t, 22, &row(2, 2, Cell::Unchanged, Cell::Unchanged)),
+            // from the row before, of this batch
+            update(&t, 23, &row(1, 3, text("uno"), Cell::Unchanged)),
+            update(&t, 24, &row(1, 4, Cell::Unchanged, Cell::Unchanged)),
+            insert(&t, 25, &row(3, 1, text("a"), Cell::Null)),
+            update(&t, 26, &row(3, 2, Cell::Unchanged, Cell::Unchanged)),
+            // under another key, twice
+            update_from(
+                &t,
+                27,
+                &row(2, 2, Cell::Null, Cell::Null),
+                &row(20, 3, Cell::Unchanged, Cell::Unchanged),
+            ),
+            update_from(
+                &t,
+                28,
+                &row(20, 3, Cell::Null, Cell::Null),
+                &row(21, 4, Cell::Unchanged, Cell::Unchanged),
+            ),
+        ]
+    };
+    apply(&mut target, second(), 30).await.unwrap();
+    let expected = ["1\t4\tuno\ttwo", "3\t2\ta\t\\N", "21\t4\t\\N\tzwei"];
+    assert_eq!(rig.rows("id, n, one, two", "longs"), expected);
+    reopen(&mut target).await;
+    for change in second() {
+        target.apply(batch(vec![change], None)).await.unwrap();
+    }
+    assert_eq!(rig.rows("id, n, one, two", "longs"), expected);
+}
+
+#[tokio::test]
+async fn with_full_identity_nothing_is_read_back() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = longs(ReplicaIdentity::Full);
+    let old = row(1, 1, text("one"), text("two"));
+    // the old row is not in the table: nothing but the stream can have it
+    let new = row(1, 2, Cell::Unchanged, Cell::Unchanged);
+    apply(&mut target, vec![update_from(&t, 10, &old, &new)], 20).await.unwrap();
+    assert_eq!(rig.rows("id, n, one, two", "longs"), ["1\t2\tone\ttwo"]);
+}
+
+/// The changes after the update were applied before the crash, and took the row away.
+#[tokio::test]
+async fn a_replay_finds_rows_that_have_gone_since() {
+    let rig = Rig::start();
+    let t = longs(ReplicaIdentity::Default);
+    let full = |id, n| row(id, n, text("one"), text("two"));
+    let unchanged = |id, n| row(id, n, Cell::Unchanged, Cell::Unchanged);
+    let endings = [
+        vec![delete(&t, 23, &full(1, 2))],
+        vec![truncate(&t, 23)],
+        vec![update_from(&t, 23, &full(1, 2), &unchanged(2, 3)), delete(&t, 24, &full(2, 3))],
+        vec![update_from(&t, 23, &full(1, 2), &unchanged(2, 3)), truncate(&t, 24)],
+        vec![update_from(&t, 23, &full(1, 2), &unchanged(2, 3))],
+    ];
+    for (i, ending) in endings.into_iter().enumerate() {
+        let mut target = rig.target().await;
+        apply(&mut target, vec![truncate(&t, 5)], 6).await.unwrap();
+        apply(&mut target, vec![insert(&t, 10, &full(1, 1))], 20).await.unwrap();
+        let mut stream = vec![update(&t, 21, &unchanged(1, 2))];
+        stream.extend(ending);
+        for change in &stream {
+            target.apply(batch(vec![change.clone()], None)).await.unwrap();
+        }
+        let expected = rig.rows("id, n, one, two", "longs");
+        assert_eq!(expected, if i == 4 { vec!["2\t3\tone\ttwo"] } else { vec![] }, "ending {i}");
+        reopen(&mut target).await;
+        for change in stream {
+            target.apply(batch(vec![change], None)).await.unwrap();
+        }
+        assert_eq!(rig.rows("id, n, one, two", "longs"), expected, "ending {i}");
+        rig.server.query("DROP DATABASE mirror SYNC");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_row_is_an_error_and_never_a_default() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = longs(ReplicaIdentity::Default);
+    apply(&mut target, vec![insert(&t, 10, &row(1, 1, text("a"), text("b")))], 20).await.unwrap();
+    rig.server.query("TRUNCATE TABLE mirror.longs");
+    let change = update(&t, 21, &row(1, 2, Cell::Unchanged, Cell::Unchanged));
+    let error = refused(&mut target, batch(vec![change], Some(30))).await;
+    assert_eq!(error.kind(), Kind::Row);
+    let message = error.to_string();
+    for part in ["public.longs", "column one", "0/15", "REPLICA IDENTITY FULL"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn many_large_values_are_read_in_portions() {
+    const ROWS: i32 = 600;
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = longs(ReplicaIdentity::Default);
+    let long = "y".repeat(50_000);
+    let first = (0..ROWS)
+        .map(|i| insert(&t, 10 + i as u64, &row(i, 0, text(&format!("{i}{long}")), text("two"))));
+    apply(&mut target, first.collect(), 1000).await.unwrap();
+    let second = (0..ROWS)
+        .map(|i| update(&t, 2000 + i as u64, &row(i, 1, Cell::Unchanged, Cell::Unchanged)));
+    apply(&mut target, second.collect(), 3000).await.unwrap();
+    let right =
+        rig.rows("countIf(n = 1 AND one = concat(toString(id), repeat('y', 50000)))", "longs");
+    assert_eq!(right, [ROWS.to_string()]);
+}
