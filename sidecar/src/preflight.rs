@@ -20,7 +20,7 @@ use rsrepl_wire::Relation;
 use crate::config::{Config, Target, TargetOptions};
 use crate::error::{Error, Kind};
 use crate::redact::Mask;
-use crate::target::clickhouse::ClickHouseOptions;
+use crate::target::clickhouse::{self, ClickHouseOptions};
 use crate::target::postgres::{self, PostgresOptions};
 
 /// How long one part may take to check.
@@ -186,7 +186,7 @@ async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> Part
             }
             TargetOptions::ClickHouse(options) => {
                 match ClickHouseOptions::from_config(&target.name, options) {
-                    Ok(_) => Vec::new(),
+                    Ok(options) => clickhouse::check(&options, tables).await,
                     Err(error) => vec![Finding::from(&error)],
                 }
             }

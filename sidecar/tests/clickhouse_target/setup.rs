@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::redact::Secret;
-use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
+use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, check};
 use rsrepl_sidecar::target::{SourceIdentity, Target};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
@@ -143,4 +143,40 @@ async fn credentials_and_addresses() {
     let mut target = ClickHouseTarget::new(options).unwrap();
     let error = target.open(&source()).await.expect_err("nobody there");
     assert_eq!((error.kind(), error.decision()), (Kind::Connection, Decision::Retry), "{error}");
+}
+
+#[tokio::test]
+async fn the_preflight_tells_everything_at_once() {
+    let rig = Rig::start();
+    let tags = rsrepl_wire::Column {
+        kind: rsrepl_wire::TypeKind::Array,
+        element_oid: rsrepl_wire::text::oid::TEXT,
+        ..column("tags", 1009, rsrepl_wire::Encoding::Send)
+    };
+    let good = Relation::clone(&pairs(vec![]));
+    let tagged = Relation { oid: 2, name: "tagged".into(), ..Relation::clone(&pairs(vec![tags])) };
+    let narrow = Relation { oid: 3, name: "narrow".into(), ..good.clone() };
+    let twin = Relation { oid: 4, schema: "sales".into(), ..good.clone() };
+    let tables = [good.clone(), tagged, narrow, twin];
+    let told = |findings: &[rsrepl_sidecar::preflight::Finding], part: &str| {
+        let found = findings.iter().any(|f| f.to_string().contains(part));
+        assert!(found, "{part}: {findings:?}");
+    };
+    let found = check(&rig.options(), &tables).await;
+    assert_eq!(found.len(), 2, "{found:?}");
+    told(&found, "would both become pairs");
+    told(&found, "\"public.tagged.tags\" = \"string\"");
+
+    let options = ClickHouseOptions { create_tables: false, ..rig.options() };
+    told(&check(&options, &[]).await, "database `mirror` is missing");
+    rig.server.query(&format!("CREATE DATABASE {DATABASE}"));
+    rig.server.query(&format!("CREATE TABLE {DATABASE}.narrow (id Int8) ENGINE = Memory"));
+    let found = check(&options, &tables).await;
+    told(&found, "table `mirror`.`pairs` is missing");
+    told(&found, "table `mirror`.`narrow` has engine Memory");
+    told(&found, "column id of table `mirror`.`narrow` is Int8");
+
+    let options = ClickHouseOptions { password: Secret::new("wr0ng"), ..rig.options() };
+    told(&check(&options, &[]).await, "check user and password");
+    assert_eq!(rig.server.query("SHOW TABLES FROM mirror").trim(), "narrow");
 }

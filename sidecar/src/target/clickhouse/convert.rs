@@ -291,3 +291,66 @@ impl U256 {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What `numeric_send` writes of a decimal number.
+    fn numeric(text: &str) -> Vec<u8> {
+        let (sign, digits) = text.strip_prefix('-').map_or((0u16, text), |d| (0x4000, d));
+        let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
+        let mut padded = "0".repeat((4 - whole.len() % 4) % 4) + whole + decimals;
+        let weight = padded.len().saturating_sub(decimals.len()) / 4;
+        padded += &"0".repeat((4 - decimals.len() % 4) % 4);
+        let words: Vec<u16> = padded
+            .as_bytes()
+            .chunks(4)
+            .map(|four| four.iter().fold(0, |word, b| word * 10 + u16::from(b - b'0')))
+            .collect();
+        let header = [words.len() as u16, weight as u16 - 1, sign, decimals.len() as u16];
+        header.iter().chain(&words).flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    fn decimal(text: &str, precision: u8, scale: u8) -> Option<i128> {
+        let bytes = numeric(text);
+        let mut out = Vec::new();
+        put_decimal(&mut out, precision, scale, &Numeric::from_send(&bytes).unwrap()).ok()?;
+        assert_eq!(out.len(), decimal_width(precision));
+        let fill = if out.last().unwrap() & 0x80 == 0 { 0 } else { 0xFF };
+        out.resize(32, fill);
+        assert!(out[16..].iter().all(|byte| *byte == fill));
+        Some(i128::from_le_bytes(out[..16].try_into().unwrap()))
+    }
+
+    #[test]
+    fn decimals_at_their_edges() {
+        assert_eq!(decimal("999.99", 5, 2), Some(99_999));
+        assert_eq!(decimal("-999.99", 5, 2), Some(-99_999));
+        assert_eq!(decimal("1000.00", 5, 2), None);
+        assert_eq!(decimal("0.001", 5, 2), None);
+        assert_eq!(decimal("0.010", 5, 2), Some(1));
+        assert_eq!(decimal("0.0000", 5, 2), Some(0));
+        assert_eq!(decimal("120000", 9, 0), Some(120_000));
+        assert_eq!(decimal("1.5", 9, 0), None);
+        assert_eq!(decimal(&"9".repeat(38), 38, 0), Some(10i128.pow(38) - 1));
+        assert_eq!(decimal(&format!("1{}", "0".repeat(38)), 38, 0), None);
+        assert_eq!(decimal(&format!("1{}", "0".repeat(76)), 76, 0), None);
+        assert_eq!(decimal("0.00012345", 8, 8), Some(12_345));
+    }
+
+    proptest! {
+        #[test]
+        fn decimals_are_exact(value in -10i128.pow(30)..10i128.pow(30), scale in 0u8..20) {
+            let digits = format!("{:0>1$}", value.unsigned_abs(), usize::from(scale) + 1);
+            let (whole, decimals) = digits.split_at(digits.len() - usize::from(scale));
+            let sign = if value < 0 { "-" } else { "" };
+            let text = format!("{sign}{whole}.{decimals}");
+            let text = text.trim_end_matches('.');
+            prop_assert_eq!(decimal(text, 30, scale), Some(value));
+            prop_assert_eq!(decimal(text, 50, scale), Some(value));
+        }
+    }
+}

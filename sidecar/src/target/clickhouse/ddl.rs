@@ -62,7 +62,7 @@ pub(super) fn create_view(database: &str, plan: &Plan) -> Option<String> {
     }
     let columns = list(plan.columns.iter().map(|column| column.name.as_str()));
     Some(format!(
-        "CREATE VIEW IF NOT EXISTS {} AS SELECT {columns} FROM (\
+        "CREATE OR REPLACE VIEW {} AS SELECT {columns} FROM (\
          SELECT {columns}, sum(`_rsrepl_sign`) AS `_rsrepl_copies` FROM {} FINAL GROUP BY {columns}) \
          ARRAY JOIN range(toUInt64(greatest(`_rsrepl_copies`, 0))) AS `_rsrepl_copy`",
         qualified(database, &plan.name),
@@ -79,7 +79,9 @@ pub(super) fn insert(database: &str, plan: &Plan) -> String {
 /// What `system.tables` and `system.columns` say of a table.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
-    /// `engine_full`, with its arguments.
+    /// `engine`: its name.
+    pub(super) kind: String,
+    /// `engine_full`, with its arguments; empty for a view.
     pub(super) engine: String,
     pub(super) partition_key: String,
     /// Types by column.
@@ -150,7 +152,7 @@ fn table_misfits(table: &str, plan: &Plan, existing: &Existing) -> Vec<Misfit> {
     let head = plain.split("ORDERBY").next().unwrap_or_default();
     let versions = plan.layout == Layout::Log || head.contains("_rsrepl_version,_rsrepl_deleted)");
     if !head.contains("ReplacingMergeTree") || !versions {
-        misfit(format!("table {table} has engine {}, not {}", existing.engine, engine(plan)));
+        misfit(format!("table {table} has engine {}, not {}", existing.kind, engine(plan)));
     }
     if !existing.partition_key.is_empty() {
         misfit(format!("table {table} is partitioned: versions of a row could not meet"));

@@ -14,6 +14,7 @@
 //! | `convert` | one value to `RowBinary`, exactly or not at all (pure) |
 //! | `types` | ClickHouse types and their `RowBinary` (pure) |
 //! | `ddl` | statements, and what does not fit about a table (pure) |
+//! | `check` | the preflight: the same questions, and nothing changed |
 //! | `setup` | what must be true of the server before rows go to it |
 //! | `position` | where the stream is on this server |
 //! | `client` | HTTP: time-outs, settings, one INSERT is one block |
@@ -24,6 +25,7 @@
 //!
 //! The mapping of types is in `docs/type-mapping.md`.
 
+mod check;
 mod client;
 mod convert;
 mod ddl;
@@ -40,6 +42,7 @@ mod toast;
 mod types;
 mod write;
 
+pub use check::check;
 pub use options::ClickHouseOptions;
 pub use policy::{Policies, Unrepresentable};
 pub use target::ClickHouseTarget;

@@ -305,3 +305,25 @@ fn decimal(typmod: i32) -> (Scalar, Codec) {
         _ => TEXT,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numeric(precision: i32, scale: i32) -> String {
+        decimal((precision << 16 | scale & 0x7FF) + 4).0.to_string()
+    }
+
+    #[test]
+    fn numerics_become_the_decimal_that_holds_them() {
+        assert_eq!(decimal(-1).0, Scalar::String);
+        assert_eq!(numeric(12, 2), "Decimal(12, 2)");
+        assert_eq!(numeric(76, 76), "Decimal(76, 76)");
+        assert_eq!(numeric(77, 2), "String");
+        assert_eq!(numeric(1000, 0), "String");
+        assert_eq!(numeric(3, -2), "Decimal(5, 0)");
+        assert_eq!(numeric(70, -10), "String");
+        assert_eq!(numeric(2, 5), "Decimal(5, 5)");
+        assert_eq!(numeric(2, 100), "String");
+    }
+}

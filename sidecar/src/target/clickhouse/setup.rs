@@ -72,7 +72,7 @@ pub(super) async fn prepare(server: &Server, options: &ClickHouseOptions) -> Res
 }
 
 /// Servers differ in the dates that they show as they were stored.
-async fn date_range(server: &Server) -> Result<DateRange> {
+pub(super) async fn date_range(server: &Server) -> Result<DateRange> {
     const SQL: &str = "SELECT toString(CAST(-719162, 'Date32')), toString(CAST(2932896, 'Date32')), \
                        toString(fromUnixTimestamp64Micro(toInt64(-62135596800000000), 'UTC')), \
                        toString(fromUnixTimestamp64Micro(toInt64(253402300799999999), 'UTC'))";
@@ -122,16 +122,39 @@ pub(super) async fn ensure_table(
     if existing.is_none() && options.create_tables {
         let sql = ddl::create_table(database, plan);
         server.execute(Attempt::Create(&plan.name), &sql).await?;
-        if let Some(sql) = ddl::create_view(database, plan) {
-            server.execute(Attempt::Create(&plan.name), &sql).await?;
-        }
         existing = describe(server, database, &plan.storage()).await?;
     }
     let misfits = match existing {
         Some(existing) => ddl::compare(database, plan, &existing),
         None => vec![missing(database, plan)],
     };
-    if misfits.is_empty() { Ok(()) } else { Err(setup_error(options, misfits)) }
+    if !misfits.is_empty() {
+        return Err(setup_error(options, misfits));
+    }
+    if options.create_tables { ensure_view(server, options, plan).await } else { Ok(()) }
+}
+
+/// Makes the view of a log, and makes it anew when the table has other columns by now. Its owner may
+/// have made another one, and without create_tables none is asked for.
+async fn ensure_view(server: &Server, options: &ClickHouseOptions, plan: &Plan) -> Result<()> {
+    let database = &options.database;
+    let Some(sql) = ddl::create_view(database, plan) else { return Ok(()) };
+    if let Some(existing) = describe(server, database, &plan.name).await? {
+        if existing.kind != "View" {
+            let name = ddl::qualified(database, &plan.name);
+            return Err(setup_error(
+                options,
+                vec![Misfit {
+                    what: format!("{name} is no view, and the source's table has no key"),
+                    mend: format!("move it away: RENAME TABLE {name} TO …"),
+                }],
+            ));
+        }
+        if plan.columns.iter().all(|column| existing.columns.contains_key(&column.name)) {
+            return Ok(());
+        }
+    }
+    server.execute(Attempt::Create(&plan.name), &sql).await
 }
 
 pub(super) fn missing(database: &str, plan: &Plan) -> Misfit {
@@ -156,9 +179,10 @@ pub(super) async fn describe(
     let place = |name: &str| {
         format!("WHERE database = {} AND {name} = {}", literal(database), literal(table))
     };
-    let sql = format!("SELECT engine_full, partition_key FROM system.tables {}", place("name"));
-    let rows = server.strings::<2>(Attempt::Describe(table), &sql).await?;
-    let Some([engine, partition_key]) = rows.into_iter().next() else { return Ok(None) };
+    let sql =
+        format!("SELECT engine, engine_full, partition_key FROM system.tables {}", place("name"));
+    let rows = server.strings::<3>(Attempt::Describe(table), &sql).await?;
+    let Some([kind, engine, partition_key]) = rows.into_iter().next() else { return Ok(None) };
     let sql = format!(
         "SELECT name, type, toString(is_in_sorting_key) FROM system.columns {}",
         place("`table`")
@@ -171,5 +195,5 @@ pub(super) async fn describe(
         }
         columns.insert(name, ty);
     }
-    Ok(Some(Existing { engine, partition_key, columns, sorting_key }))
+    Ok(Some(Existing { kind, engine, partition_key, columns, sorting_key }))
 }

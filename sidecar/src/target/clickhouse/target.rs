@@ -113,14 +113,14 @@ impl Target for ClickHouseTarget {
     }
 
     async fn apply(&mut self, batch: Batch) -> Result<()> {
-        let Some(session) = self.session.as_mut() else {
+        // comes back only when all went well: after an error, or when the caller gives up on this
+        // future, nobody knows what is in the tables
+        let Some(mut session) = self.session.take() else {
             return Err(Error::new(Kind::Internal, "apply before open"));
         };
-        let applied = session.apply(&self.options, batch).await;
-        if applied.is_err() {
-            self.session = None;
-        }
-        applied
+        session.apply(&self.options, batch).await?;
+        self.session = Some(session);
+        Ok(())
     }
 
     async fn close(&mut self) {

@@ -1,0 +1,135 @@
+//! The preflight of the target: what does not fit, all at once, without changing anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rsrepl_wire::Relation;
+
+use super::client::Server;
+use super::ddl::{self, Misfit, quoted};
+use super::failure::Attempt;
+use super::options::ClickHouseOptions;
+use super::plan::Plan;
+use super::policy::Unrepresentable;
+use super::setup;
+use super::types::ColumnType;
+use crate::config::Mode;
+use crate::error::Result;
+use crate::preflight::Finding;
+
+/// Looks at the server, the rights of the user and the tables that the source's would become.
+pub async fn check(options: &ClickHouseOptions, tables: &[Relation]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if options.mode == Mode::History {
+        findings.push(Finding::error(
+            "mode \"history\" comes with a later version",
+            "set mode = \"mirror\"",
+        ));
+    }
+    let looked = look(options, tables, &mut findings).await;
+    findings.extend(looked.err().map(|error| Finding::from(&error)));
+    findings
+}
+
+async fn look(
+    options: &ClickHouseOptions,
+    tables: &[Relation],
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let server = Server::new(options, format!("rsrepl-check:{}:", options.name))?;
+    if let Some(misfit) = setup::too_old(&setup::version(&server).await?) {
+        findings.push(finding(misfit));
+        return Ok(()); // what follows may not even parse there
+    }
+    let has_database = setup::has_database(&server, &options.database).await?;
+    let database = quoted(&options.database);
+    if !has_database && !options.create_tables {
+        findings.push(Finding::error(
+            format!("database {database} is missing"),
+            format!("CREATE DATABASE {database}, or set create_tables = true"),
+        ));
+    }
+    rights(&server, options, has_database, findings).await?;
+    let dates = setup::date_range(&server).await?;
+    let mut names: HashMap<String, &Relation> = HashMap::new();
+    for relation in tables {
+        let name = options.target_table(&relation.schema, &relation.name);
+        if let Some(other) = names.insert(name.clone(), relation) {
+            findings.push(Finding::error(
+                format!("tables {other} and {relation} would both become {name}"),
+                "set table_name = \"{schema}_{table}\"",
+            ));
+        }
+        match Plan::new(&Arc::new(relation.clone()), name, &options.policies, dates) {
+            Ok(plan) => table(&server, options, plan, findings).await?,
+            Err(error) => findings.push(Finding::from(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// What the target does with a table must be allowed. Servers before `CHECK GRANT` are not asked.
+async fn rights(
+    server: &Server,
+    options: &ClickHouseOptions,
+    has_database: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let database = format!("{}.*", quoted(&options.database));
+    let mut needed = vec![
+        ("SELECT", database.as_str()),
+        ("INSERT", &database),
+        ("TRUNCATE", &database),
+        // the table function that look-ups of unchanged TOAST values hand their keys to
+        ("CREATE TEMPORARY TABLE", "*.*"),
+    ];
+    if options.create_tables {
+        needed.extend([("CREATE TABLE", database.as_str()), ("CREATE VIEW", &database)]);
+        if !has_database {
+            needed.push(("CREATE DATABASE", &database));
+        }
+    }
+    for (right, place) in needed {
+        let sql = format!("CHECK GRANT {right} ON {place}");
+        let Ok(rows) = server.rows(Attempt::Connect, &sql).await else { return Ok(()) };
+        if rows.first() == Some(&0) {
+            findings.push(Finding::error(
+                format!("user {} lacks {right} on {place}", options.user),
+                format!("GRANT {right} ON {place} TO {}", quoted(&options.user)),
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn table(
+    server: &Server,
+    options: &ClickHouseOptions,
+    mut plan: Plan,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let database = &options.database;
+    match setup::describe(server, database, &plan.storage()).await? {
+        Some(existing) => {
+            findings.extend(ddl::compare(database, &mut plan, &existing).into_iter().map(finding));
+        }
+        None if options.create_tables => {}
+        None => findings.push(finding(setup::missing(database, &plan))),
+    }
+    let relation = &plan.relation;
+    for (target, column) in plan.columns.iter().zip(&relation.columns) {
+        let array = matches!(target.ty, ColumnType::Array(_));
+        if array && !column.not_null && target.policy == Unrepresentable::Error {
+            let name = format!("{relation}.{}", column.name);
+            findings.push(Finding::warning(
+                format!("a NULL array in {name} would stop the target: ClickHouse has none"),
+                format!("columns = {{ {name:?} = \"string\" }} or \"null\""),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn finding(misfit: Misfit) -> Finding {
+    Finding::error(misfit.what, misfit.mend)
+}
