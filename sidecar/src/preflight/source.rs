@@ -334,11 +334,9 @@ fn check_no_slot(config: &Source) -> Option<Finding> {
     })
 }
 
-/// A name as SQL needs it.
+/// A name as SQL needs it, whatever keyword it is.
 pub(super) fn quote(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A text as SQL needs it.
@@ -349,6 +347,7 @@ pub(super) fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preflight::Severity;
 
     #[test]
     fn the_list_of_plugins_keeps_what_it_had() {
@@ -364,9 +363,38 @@ mod tests {
         let finding = judge_plugin_list(Some(String::new())).expect("not listed");
         assert!(finding.mend.contains("= rsrepl;"));
         let unseen = judge_plugin_list(None).expect("a warning");
-        assert_eq!(unseen.severity, super::super::Severity::Warning);
+        assert_eq!(unseen.severity, Severity::Warning);
         assert!(lists_plugins(150_020) && lists_plugins(190_000));
         assert!(!lists_plugins(150_018) && !lists_plugins(180_004) && !lists_plugins(140_030));
+    }
+
+    #[test]
+    fn a_slot_that_is_held_may_become_free() {
+        let config = Source {
+            connection: crate::tls::parse("host=h user=u dbname=d").expect("valid"),
+            slot_name: "s".into(),
+            publications: Vec::new(),
+            create_slot: true,
+        };
+        let slot = || Slot {
+            plugin: Some(PLUGIN.into()),
+            database: Some("d".into()),
+            user: "rsrepl from ::1".into(),
+            ..Slot::default()
+        };
+        assert_eq!(slot().check(&config, "d"), None);
+        let held = Slot { active_pid: Some(7), ..slot() }.check(&config, "d").expect("held");
+        assert_eq!(held.severity, Severity::Transient);
+        assert_eq!(held.what, "the slot s is in use by PID 7 (rsrepl from ::1)");
+        for bad in [
+            Slot { database: Some("other".into()), ..slot() },
+            Slot { temporary: true, ..slot() },
+            Slot { lost: true, ..slot() },
+            Slot { plugin: Some("pgoutput".into()), active_pid: Some(7), ..slot() },
+        ] {
+            let finding = bad.check(&config, "d").expect("not ours to use");
+            assert_eq!(finding.severity, Severity::Error, "{finding}");
+        }
     }
 
     #[test]
@@ -377,8 +405,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted_where_they_must_be() {
-        assert_eq!(quote("app_1"), "app_1");
+    fn names_are_quoted() {
+        assert_eq!(quote("user"), "\"user\"");
         assert_eq!(quote("My \"app\""), "\"My \"\"app\"\"\"");
         assert_eq!(literal("it's"), "'it''s'");
     }

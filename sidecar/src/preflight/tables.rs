@@ -63,8 +63,9 @@ fn check_identity(relation: &Relation) -> Option<Finding> {
         let table = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
         Finding::warning(
             format!(
-                "{table} has no usable replica identity: its INSERTs are replicated, an UPDATE or \
-                 DELETE will be refused"
+                "table {}.{} has no usable replica identity: its INSERTs are replicated, an UPDATE or \
+                 DELETE will be refused",
+                relation.schema, relation.name
             ),
             format!(
                 "ALTER TABLE {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY FULL"
