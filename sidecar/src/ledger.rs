@@ -6,7 +6,8 @@
 //! LSN up to which the source had nothing for it. The slot is confirmed up to the lowest stored
 //! position and never further. Hence `confirmed_flush_lsn ≤ position` for every target at all times,
 //! also after a crash of anything; a position *below* it at start proves that changes are missing
-//! (PostgreSQL would skip them silently), and [`gap`] says so (invariant 10).
+//! (PostgreSQL would skip them silently), and [`verify_position`](crate::source::verify_position) says so (invariant
+//! 10).
 //!
 //! When nothing comes for the targets (idle, or filtered tables), the source still reports how far it
 //! has read. That progress is stored on the targets first, then confirmed; so the slot never pins WAL
@@ -47,11 +48,6 @@ impl Ledger {
     }
 }
 
-/// Changes are missing between a target's stored position and what the slot can still send.
-pub fn gap(position: Lsn, confirmed_flush: Lsn) -> bool {
-    position != Lsn::INVALID && position < confirmed_flush
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,13 +60,6 @@ mod tests {
         assert_eq!(ledger.confirmable(), None);
         ledger.applied(1, Lsn(7));
         assert_eq!(ledger.confirmable(), Some(Lsn(7)));
-    }
-
-    #[test]
-    fn a_position_below_the_slot_is_a_gap() {
-        assert!(gap(Lsn(9), Lsn(10)));
-        assert!(!gap(Lsn(10), Lsn(10)));
-        assert!(!gap(Lsn::INVALID, Lsn(10)), "a new target begins where the slot is");
     }
 
     proptest! {

@@ -16,6 +16,7 @@
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
 //! | [`logging`] | plain or JSON logs, secrets masked |
 //! | [`plan`] | what a batch comes to: the net effect per key; pure |
+//! | [`pipeline`] | the tasks: one receives, one per target applies, one keeps the status |
 //! | [`preflight`] | what must be right before replication can begin |
 //! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`report`] | tells the source, once a second, how things are |
@@ -34,6 +35,7 @@ pub mod config;
 pub mod error;
 pub mod ledger;
 pub mod logging;
+pub mod pipeline;
 pub mod plan;
 pub mod preflight;
 pub mod redact;

@@ -92,7 +92,8 @@ impl ReplicationClient {
             .ok_or_else(|| violation("SHOW returned nothing"))
     }
 
-    /// Starts the stream. `start` must come from [`verify_start`](super::verify_start).
+    /// Starts the stream. `start` is the end of what was received before, or
+    /// [`Lsn::INVALID`] for the slot's own position; see [`verify_position`](super::verify_position).
     ///
     /// # Errors
     /// [`Kind::Connection`] also when the slot is in use, [`Kind::Identity`] when it is gone or its
@@ -179,7 +180,7 @@ pub(super) fn read_row(body: &DataRowBody) -> Result<Row> {
 }
 
 /// Who the source is, for [`Target::open`](crate::target::Target::open) and
-/// [`verify_start`](super::verify_start).
+/// [`verify_position`](super::verify_position).
 pub async fn identify(client: &mut ReplicationClient, slot: &str) -> Result<SourceInfo> {
     let rows = client.query("IDENTIFY_SYSTEM failed", "IDENTIFY_SYSTEM").await?;
     let row = rows.first().ok_or_else(|| violation("IDENTIFY_SYSTEM returned nothing"))?;

@@ -17,7 +17,7 @@
 //! | `startup` | startup packet and authentication |
 //! | [`client`](ReplicationClient) | simple queries on a replication connection |
 //! | [`slot`](SlotInfo) | slots and their commands |
-//! | [`start`](verify_start) | from where the stream may start; pure |
+//! | [`start`](verify_position) | from where the stream may start; pure |
 //! | [`stream`](ReplicationStream) | the CopyBoth stream |
 //! | `server_error` | what an error of the source means |
 //!
@@ -29,8 +29,8 @@
 //! WAL and catalog rows that only older positions need may be removed then.
 //!
 //! **Asked to start below `confirmed_flush_lsn`, PostgreSQL starts at `confirmed_flush_lsn` and says
-//! nothing.** What lies between is lost without an error. So [`verify_start`] compares each target's
-//! stored position with the slot before `START_REPLICATION` (invariant 10). For the comparison to
+//! nothing.** What lies between is lost without an error. So [`verify_position`] compares each target's
+//! stored position with the slot when the target is opened (invariant 10). For the comparison to
 //! mean something one rule must hold, and the pipeline keeps it:
 //!
 //! > **Nothing is confirmed to the slot that is not stored as every target's position first.**
@@ -65,7 +65,7 @@ mod stream;
 
 pub use client::{ReplicationClient, SourceInfo, identify};
 pub use slot::SlotInfo;
-pub use start::{PLUGIN, Start, verify_slot, verify_start};
+pub use start::{PLUGIN, verify_position, verify_slot};
 pub use stream::{
     CLOSE_TIMEOUT, Event, GIVE_UP_AFTER, PING_AFTER, ReplicationStream, StatusUpdate, StatusWriter,
     StreamReader,

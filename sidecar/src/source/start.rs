@@ -10,18 +10,6 @@ use crate::error::{Error, Kind, Result};
 /// The output plugin that our slots have.
 pub const PLUGIN: &str = "rsrepl";
 
-/// Where to start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// For `START_REPLICATION`: the lowest position of all targets, never below the slot's.
-    pub lsn: Lsn,
-    /// Targets that had no position. They begin at `confirmed_flush_lsn`, which is to be stored as
-    /// their position before anything is confirmed.
-    pub new_targets: Vec<String>,
-    /// The position that the new targets begin with.
-    pub confirmed_flush_lsn: Lsn,
-}
-
 /// Whether the slot is one that we can read: of `plugin`, in our database, still valid.
 ///
 /// # Errors
@@ -74,56 +62,29 @@ pub fn verify_slot(source: &SourceInfo, slot: &SlotInfo, plugin: &str) -> Result
     })
 }
 
-/// Finds the start for all `targets` (name and stored position, [`Lsn::INVALID`] for none), or the
-/// gap that forbids one. `slot` is `None` when there is none; a new one may then be created only if
-/// no target has a position yet, and `Ok(None)` says so.
+/// Whether a target that stands at `position` misses nothing and has seen nothing that the source has
+/// not. `confirmed` is the slot's `confirmed_flush_lsn`, `wal_end` the highest LSN that the source is
+/// known to have reached. A target without a position ([`Lsn::INVALID`]) begins where the slot is.
 ///
 /// # Errors
-/// Those of [`verify_slot`]; [`Kind::Identity`] when a target's position is not between the slot's
-/// and the end of the source's WAL.
-pub fn verify_start(
-    source: &SourceInfo,
-    slot: Option<&SlotInfo>,
-    targets: &[(&str, Lsn)],
-) -> Result<Option<Start>> {
-    let known = targets.iter().filter(|(_, position)| *position != Lsn::INVALID);
-    let Some(slot) = slot else {
-        return match known.clone().next() {
-            None => Ok(None),
-            Some((target, position)) => Err(no_slot(source, target, *position)),
-        };
-    };
-    let confirmed = verify_slot(source, slot, PLUGIN)?;
-    let mut lsn = None;
-    for (target, position) in known {
-        if *position < confirmed {
-            return Err(gap(&slot.name, target, *position, confirmed));
-        }
-        if *position > source.wal_end {
-            return Err(from_the_future(target, *position, source.wal_end));
-        }
-        lsn = Some(lsn.unwrap_or(*position).min(*position));
+/// [`Kind::Identity`], of this target alone: the others go on.
+pub fn verify_position(
+    slot: &str,
+    target: &str,
+    position: Lsn,
+    confirmed: Lsn,
+    wal_end: Lsn,
+) -> Result<()> {
+    if position == Lsn::INVALID {
+        return Ok(());
     }
-    let new_targets: Vec<String> = targets
-        .iter()
-        .filter(|(_, position)| *position == Lsn::INVALID)
-        .map(|(target, _)| (*target).to_owned())
-        .collect();
-    let lsn = lsn.filter(|_| new_targets.is_empty()).unwrap_or(confirmed);
-    Ok(Some(Start { lsn, new_targets, confirmed_flush_lsn: confirmed }))
-}
-
-fn no_slot(source: &SourceInfo, target: &str, position: Lsn) -> Error {
-    let name = &source.identity.slot;
-    Error::new(
-        Kind::Identity,
-        format!("slot \"{name}\" does not exist, but target {target} has read from it"),
-    )
-    .at(position)
-    .hint(
-        "a new slot would begin now and leave a gap: correct slot_name, or forget the target's \
-         position and load the target anew",
-    )
+    if position < confirmed {
+        return Err(gap(slot, target, position, confirmed));
+    }
+    if position > wal_end {
+        return Err(from_the_future(target, position, wal_end));
+    }
+    Ok(())
 }
 
 fn gap(slot: &str, target: &str, position: Lsn, confirmed: Lsn) -> Error {
@@ -181,43 +142,18 @@ mod tests {
         }
     }
 
-    fn start(targets: &[(&str, u64)]) -> Result<Option<Start>> {
-        let targets: Vec<_> = targets.iter().map(|(name, lsn)| (*name, Lsn(*lsn))).collect();
-        verify_start(&source(), Some(&slot()), &targets)
-    }
-
     #[test]
-    fn the_lowest_position_is_the_start() {
-        let start = start(&[("a", 300), ("b", 200), ("c", 1000)]).unwrap().unwrap();
-        assert_eq!(start.lsn, Lsn(200));
-        assert!(start.new_targets.is_empty());
-    }
-
-    #[test]
-    fn a_new_target_begins_where_the_slot_is() {
-        let start = start(&[("a", 300), ("b", 0)]).unwrap().unwrap();
-        assert_eq!(start.lsn, Lsn(100));
-        assert_eq!(start.new_targets, ["b"]);
-        assert_eq!(start.confirmed_flush_lsn, Lsn(100));
-    }
-
-    #[test]
-    fn a_gap_and_a_future_stop_the_stream() {
-        assert_eq!(start(&[("a", 100)]).unwrap().unwrap().lsn, Lsn(100));
-        let error = start(&[("b", 300), ("a", 99)]).unwrap_err();
+    fn a_gap_and_a_future_stop_the_target() {
+        let verify = |position| verify_position("s", "a", Lsn(position), Lsn(100), Lsn(1000));
+        for good in [0, 100, 500, 1000] {
+            verify(good).unwrap();
+        }
+        let error = verify(99).unwrap_err();
         assert_eq!(error.kind(), Kind::Identity);
         assert!(error.to_string().contains("the target stands at 0/63"), "{error}");
-        let error = start(&[("a", 1001), ("b", 0)]).unwrap_err();
+        let error = verify(1001).unwrap_err();
         assert_eq!(error.kind(), Kind::Identity);
         assert!(error.to_string().contains("WAL ends at 0/3E8"), "{error}");
-    }
-
-    #[test]
-    fn a_slot_is_created_only_for_new_targets() {
-        assert_eq!(verify_start(&source(), None, &[("a", Lsn::INVALID)]).unwrap(), None);
-        let error = verify_start(&source(), None, &[("a", Lsn(0)), ("b", Lsn(5))]).unwrap_err();
-        assert_eq!(error.kind(), Kind::Identity);
-        assert!(error.to_string().contains("target b"), "{error}");
     }
 
     #[test]
@@ -225,7 +161,7 @@ mod tests {
         let refused = |change: fn(&mut SlotInfo)| {
             let mut slot = slot();
             change(&mut slot);
-            verify_start(&source(), Some(&slot), &[("a", Lsn(500))]).unwrap_err()
+            verify_slot(&source(), &slot, PLUGIN).unwrap_err()
         };
         type Case = (fn(&mut SlotInfo), Kind, &'static str);
         let cases: [Case; 7] = [

@@ -53,6 +53,8 @@ struct State {
     cursors: Vec<Cursor>,
     /// End of the last complete transaction or progress appended.
     end: Lsn,
+    /// The highest `end` so far.
+    received: Lsn,
     /// A transaction has begun and not ended.
     open: bool,
     rewind: bool,
@@ -122,6 +124,7 @@ impl Spool {
             bytes: 0,
             cursors: vec![cursor; readers],
             end: Lsn::INVALID,
+            received: Lsn::INVALID,
             open: false,
             rewind: false,
             closed: false,
@@ -150,6 +153,7 @@ impl Spool {
                     state.push(item);
                     state.open = (state.open || frame.begins()) && end.is_none();
                     state.end = end.unwrap_or(state.end);
+                    state.received = state.received.max(state.end);
                     break;
                 }
             }
@@ -180,6 +184,7 @@ impl Spool {
             return;
         }
         state.end = state.end.max(lsn);
+        state.received = state.received.max(state.end);
         let item = Item::Progress { lsn: state.end, urgent };
         let unread = state.end_sequence().saturating_sub(1);
         let nobody_read_it = state.cursors.iter().all(|cursor| cursor.next <= unread);
@@ -290,6 +295,11 @@ impl Reader {
         }
     }
 
+    /// The highest LSN up to which everything was received.
+    pub fn received(&self) -> Lsn {
+        self.shared.lock().received
+    }
+
     /// Everything before `sequence` is durable on the target.
     pub fn checkpoint(&mut self, sequence: u64) {
         let mut state = self.shared.lock();
@@ -339,8 +349,8 @@ impl View {
     }
 
     /// End of the last complete transaction or progress received.
-    pub fn end(&self) -> Lsn {
-        self.shared.lock().end
+    pub fn received(&self) -> Lsn {
+        self.shared.lock().received
     }
 
     /// What target `index` has yet to apply.

@@ -6,7 +6,7 @@ pub mod postgres;
 use rsrepl_wire::Lsn;
 
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Which stream a target's position belongs to (invariant 10). Stored with it, compared at `open`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,35 @@ pub struct SourceIdentity {
     pub database: String,
     /// Slot name.
     pub slot: String,
+}
+
+impl SourceIdentity {
+    /// Whether `now` is the same source as this one was: same cluster, same database, same slot, and
+    /// no older timeline.
+    ///
+    /// # Errors
+    /// [`Kind::Identity`].
+    pub fn check_successor(&self, now: &SourceIdentity) -> Result<()> {
+        let same = (self.system_id, &self.database, &self.slot)
+            == (now.system_id, &now.database, &now.slot);
+        if same && now.timeline >= self.timeline {
+            return Ok(());
+        }
+        let text = format!(
+            "the source is not the one it was: it was system {} timeline {} database {} slot {}, \
+             and is system {} timeline {} database {} slot {}",
+            self.system_id,
+            self.timeline,
+            self.database,
+            self.slot,
+            now.system_id,
+            now.timeline,
+            now.database,
+            now.slot
+        );
+        Err(Error::new(Kind::Identity, text)
+            .hint("point the connection string at the right server, or load the targets anew"))
+    }
 }
 
 /// A system that the stream is written to.

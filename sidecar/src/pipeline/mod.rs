@@ -1,0 +1,168 @@
+//! The tasks, and what runs between them.
+//!
+//! ```text
+//!            ┌── receive (1 task) ──┐   spool    ┌── drive (1 task per target) ──┐
+//! source ───►│ frames, keepalives   ├──────────►─┤ gather ─► apply ─► checkpoint │───► target
+//!    ▲       │                      │            └───────────────┬───────────────┘
+//!    └───────┤ standby status       │◄── ledger (watch channel) ─┘
+//!            └──────────────────────┘
+//! ```
+//!
+//! | queue | limit |
+//! |---|---|
+//! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
+//! | batch of a target | its `batch_size` rows, 8 MiB of frames |
+//! | ledger, link state | one value each |
+//!
+//! At shutdown the receiver stops reading and closes the spool; each target applies the whole
+//! transactions that are in it; the last positions are confirmed to the slot; the source is told good
+//! bye. A transaction of which only a part was received is rolled back and comes again.
+
+mod drive;
+mod pulse;
+mod receive;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rsrepl_wire::Lsn;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::assemble::Checkpoint;
+use crate::config::{self, Config, TargetOptions};
+use crate::error::Result;
+use crate::ledger::Ledger;
+use crate::retry::Backoff;
+use crate::source::SourceInfo;
+use crate::spool::{Reader, Spool};
+use crate::status::Status;
+use crate::target::Target;
+use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
+use crate::target::postgres::{PostgresOptions, PostgresTarget};
+use crate::telemetry::Metrics;
+
+/// How long targets may take at shutdown to apply what has been received; the rest comes again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the receiver knows of the source; the targets need it to open.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkState {
+    pub source: SourceInfo,
+    /// The slot's `confirmed_flush_lsn`: the source sends only what ends after it.
+    pub confirmed: Lsn,
+}
+
+/// Microseconds since 2000-01-01, PostgreSQL's epoch, as a time.
+pub(crate) fn source_time(microseconds: i64) -> SystemTime {
+    /// Seconds from 1970-01-01 to 2000-01-01.
+    const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+    let epoch = SystemTime::UNIX_EPOCH + POSTGRES_EPOCH;
+    let distance = Duration::from_micros(microseconds.unsigned_abs());
+    let time =
+        if microseconds >= 0 { epoch.checked_add(distance) } else { epoch.checked_sub(distance) };
+    time.unwrap_or(epoch)
+}
+
+/// Replicates until `shutdown`. Faults of source and targets are retried inside; this returns an error
+/// only for what cannot be begun at all.
+pub async fn run(
+    config: Arc<Config>,
+    status: Status,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let limit = config.spool.max_size.min(config.pipeline.memory_limit);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (spool, readers) = Spool::new(limit, config.targets.len());
+    let view = spool.view();
+    let (ledger, ledger_receiver) = watch::channel(Ledger::new(config.targets.len()));
+    let (link, link_receiver) = watch::channel(None);
+    let shared = drive::Shared {
+        ledger: Arc::new(ledger),
+        link: link_receiver,
+        status: status.clone(),
+        metrics,
+        shutdown: shutdown.clone(),
+    };
+    let mut drives = JoinSet::new();
+    for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
+        spawn_target(&mut drives, index, target, reader, shared.clone())?;
+    }
+    drop(shared);
+
+    let pulse_done = CancellationToken::new();
+    let pulse =
+        tokio::spawn(pulse::run(view, status.clone(), config.targets.len(), pulse_done.clone()));
+    let drained = CancellationToken::new();
+    let receiver = receive::Receiver {
+        config: config.clone(),
+        spool,
+        ledger: ledger_receiver,
+        link,
+        status,
+        shutdown: shutdown.clone(),
+        drained: drained.clone(),
+    };
+    let receiver = tokio::spawn(receiver.run());
+
+    shutdown.cancelled().await;
+    info!("shutting down: applying what has been received");
+    let all_done = async { while drives.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_LIMIT, all_done).await.is_err() {
+        warn!(limit = ?DRAIN_LIMIT, "targets were not done in time; they go on from their positions at the next start");
+        drives.shutdown().await;
+    }
+    drained.cancel();
+    let _ = receiver.await;
+    pulse_done.cancel();
+    let _ = pulse.await;
+    Ok(())
+}
+
+fn spawn_target(
+    drives: &mut JoinSet<()>,
+    index: usize,
+    config: &config::Target,
+    reader: Reader,
+    shared: drive::Shared,
+) -> Result<()> {
+    match &config.options {
+        TargetOptions::Postgres(options) => {
+            let connection = options.connection.clone();
+            let target =
+                PostgresTarget::new(PostgresOptions { name: config.name.clone(), connection });
+            drives.spawn(driver(index, config, Duration::ZERO, target, reader, shared).run());
+        }
+        TargetOptions::ClickHouse(options) => {
+            let options = ClickHouseOptions::from_config(&config.name, options)?;
+            let target = ClickHouseTarget::new(options)?;
+            let linger = config.batch.interval;
+            drives.spawn(driver(index, config, linger, target, reader, shared).run());
+        }
+    }
+    Ok(())
+}
+
+fn driver<T: Target>(
+    index: usize,
+    config: &config::Target,
+    linger: Duration,
+    target: T,
+    reader: Reader,
+    shared: drive::Shared,
+) -> drive::Drive<T> {
+    drive::Drive {
+        index,
+        name: config.name.clone(),
+        target,
+        reader,
+        limits: config.batch,
+        linger,
+        backoff: Backoff::new(config.retry),
+        shared,
+        checkpoint: Checkpoint::default(),
+    }
+}

@@ -1,0 +1,47 @@
+//! Keeps what changes by itself in the status: lag grows while nothing is applied.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+
+use super::source_time;
+use crate::spool::{Pending, View};
+use crate::status::Status;
+
+/// How stale lag and spool size may be.
+const PULSE: Duration = Duration::from_millis(250);
+
+/// Runs until `done`.
+pub(super) async fn run(view: View, status: Status, targets: usize, done: CancellationToken) {
+    let mut ticks = tokio::time::interval(PULSE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = done.cancelled() => return,
+        }
+        let received = view.received();
+        status.update_source(|source| {
+            source.received = received;
+            source.spool_bytes = view.bytes() as u64;
+        });
+        for index in 0..targets {
+            let pending = view.first_pending(index);
+            status.update_target(index, |target| {
+                target.pending_since = match pending {
+                    Pending::Nothing => None,
+                    Pending::Evicted => target.pending_since.or_else(|| Some(SystemTime::now())),
+                    Pending::Frame(frame) => match frame.begin() {
+                        Ok(Some(begin)) => Some(source_time(begin.commit_time)),
+                        // its own task reports what is wrong with it
+                        _ => target.pending_since.or_else(|| Some(SystemTime::now())),
+                    },
+                };
+                target.lag_bytes = match target.pending_since {
+                    Some(_) => received.0.saturating_sub(target.applied.0),
+                    None => 0,
+                };
+            });
+        }
+    }
+}

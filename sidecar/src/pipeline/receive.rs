@@ -1,0 +1,383 @@
+//! The source's task: keeps one replication connection, puts what comes into the spool, and tells the
+//! slot how far the targets are.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rsrepl_wire::limits::FORMAT_VERSION;
+use rsrepl_wire::{Frame, Lsn};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::LinkState;
+use crate::config::{Config, Retry};
+use crate::error::{Decision, Error, Kind, Result};
+use crate::ledger::Ledger;
+use crate::retry::{Backoff, STOPPED_RETRY};
+use crate::source::{self, Event, ReplicationClient, ReplicationStream, StatusUpdate};
+use crate::spool::Spool;
+use crate::status::Status;
+
+/// The source is tried again for ever.
+const SOURCE_RETRY: Retry = Retry {
+    max_attempts: None,
+    backoff: Duration::from_millis(200),
+    max_backoff: Duration::from_secs(5),
+};
+
+/// A status goes to the source at least this often, so that `wal_sender_timeout` never strikes.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A risen position is confirmed within this time.
+const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
+
+/// With the spool full for so long, the connection is given up until half of it is free: a walsender
+/// that cannot send would hold up the primary's shutdown.
+const FULL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A source that shuts down asks, after each of our replies, whether everything is confirmed. After so
+/// many questions for the same LSN that a failing target keeps us from answering with yes, the
+/// connection is given up, so that the shutdown is not held up (invariant 11).
+const SHUTDOWN_PINGS: u32 = 4;
+
+/// Why a connection was given up without a fault.
+enum Leave {
+    Shutdown,
+    /// The spool is full.
+    Full,
+    /// A target needs what the spool no longer has.
+    Rewind,
+}
+
+pub(super) struct Receiver {
+    pub config: Arc<Config>,
+    pub spool: Spool,
+    pub ledger: watch::Receiver<Ledger>,
+    pub link: watch::Sender<Option<LinkState>>,
+    pub status: Status,
+    /// Stop receiving; go on confirming.
+    pub shutdown: CancellationToken,
+    /// The targets are done: confirm the last positions and leave.
+    pub drained: CancellationToken,
+}
+
+/// What has been told to the source on this connection.
+struct Feedback {
+    stream: ReplicationStream,
+    ledger: watch::Receiver<Ledger>,
+    status: Status,
+    link: watch::Sender<Option<LinkState>>,
+    confirmed: Lsn,
+    sent_at: Instant,
+    /// The source wants to hear that this is confirmed.
+    asked: Option<Lsn>,
+    pings: u32,
+}
+
+impl Receiver {
+    /// Runs until shutdown; closes the spool.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new(SOURCE_RETRY);
+        while !self.shutdown.is_cancelled() {
+            let result = self.connection(&mut backoff).await;
+            self.spool.cut();
+            self.status.update_source(|source| source.connected = false);
+            match result {
+                Ok(Leave::Shutdown) => break,
+                Ok(Leave::Rewind) => {
+                    info!("asking the source to send again from the slot's position")
+                }
+                Ok(Leave::Full) => {
+                    warn!(
+                        "the spool is full: not receiving until the slowest target has caught up"
+                    );
+                    self.wait_for_room().await;
+                }
+                Err(_) if self.shutdown.is_cancelled() => break,
+                Err(error) => self.wait_after(&error, &mut backoff).await,
+            }
+            self.status.update_source(|source| source.reconnects += 1);
+        }
+        self.spool.close();
+    }
+
+    async fn wait_for_room(&mut self) {
+        let shutdown = self.shutdown.clone();
+        while !self.spool.has_room() && !self.spool.rewind_wanted() {
+            tokio::select! {
+                () = self.spool.moved() => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn wait_after(&self, failure: &Error, backoff: &mut Backoff) {
+        let wait = match failure.decision() {
+            Decision::Retry => backoff.failed().unwrap_or(STOPPED_RETRY),
+            Decision::Stop => STOPPED_RETRY,
+        };
+        if failure.decision() == Decision::Stop {
+            error!(error = %failure, look_again_in = ?wait, "replication is stopped");
+        } else {
+            warn!(error = %failure, retry_in = ?wait, "no stream from the source");
+        }
+        self.status.update_source(|source| source.last_error = Some(failure.to_string()));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    /// One connection, from its start to its end.
+    async fn connection(&mut self, backoff: &mut Backoff) -> Result<Leave> {
+        let shutdown = self.shutdown.clone();
+        let (stream, confirmed) = tokio::select! {
+            started = self.start() => started?,
+            () = shutdown.cancelled() => return Ok(Leave::Shutdown),
+        };
+        backoff.reset();
+        self.status.update_source(|source| {
+            source.connected = true;
+            source.confirmed = confirmed;
+            source.last_message = Some(Instant::now());
+            source.last_error = None;
+        });
+        let mut feedback = Feedback {
+            stream,
+            ledger: self.ledger.clone(),
+            status: self.status.clone(),
+            link: self.link.clone(),
+            confirmed,
+            sent_at: Instant::now(),
+            asked: None,
+            pings: 0,
+        };
+        let leave = self.receive(&mut feedback).await?;
+        if matches!(leave, Leave::Shutdown) {
+            self.spool.cut();
+            self.spool.close();
+            feedback.until(&self.drained, self.spool.end()).await?;
+        }
+        let last = feedback.update(self.spool.end());
+        feedback.stream.close(last).await?;
+        Ok(leave)
+    }
+
+    /// Connects, checks that this is the right source (invariant 10) and starts the stream behind what
+    /// the spool already has.
+    async fn start(&mut self) -> Result<(ReplicationStream, Lsn)> {
+        let source = &self.config.source;
+        let mut client = ReplicationClient::connect(&source.connection).await?;
+        let info = source::identify(&mut client, &source.slot_name).await?;
+        let known = self.link.borrow().as_ref().map(|link| link.source.identity.clone());
+        if let Some(known) = &known {
+            known.check_successor(&info.identity)?;
+        }
+        let confirmed = match client.slot(&source.slot_name).await? {
+            Some(slot) => source::verify_slot(&info, &slot, source::PLUGIN)?,
+            // a slot that was there and is gone has taken changes with it: it is not made anew silently
+            None if source.create_slot && known.is_none() => {
+                info!(slot = source.slot_name, "creating the slot");
+                client.create_slot(&source.slot_name, source::PLUGIN).await?
+            }
+            None => return Err(no_slot(&source.slot_name, known.is_some())),
+        };
+        if self.spool.rewind_wanted() {
+            self.spool.rewind();
+        }
+        let from = self.spool.end();
+        if from != Lsn::INVALID && from < confirmed {
+            let message = format!(
+                "slot {} was moved to {confirmed} by somebody else, changes after {from} are missing",
+                source.slot_name
+            );
+            return Err(Error::new(Kind::Identity, message)
+                .hint("let only one sidecar use the slot; load the targets anew and restart"));
+        }
+        let options = plugin_options(&source.publications);
+        let stream = client.start(&source.slot_name, from, &options).await?;
+        info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
+        self.link.send_replace(Some(LinkState { source: info, confirmed }));
+        Ok((stream, confirmed))
+    }
+
+    async fn receive(&mut self, feedback: &mut Feedback) -> Result<Leave> {
+        let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.spool.rewind_wanted() {
+                return Ok(Leave::Rewind);
+            }
+            let event = tokio::select! {
+                event = feedback.stream.next() => event?,
+                _ = ticks.tick() => {
+                    feedback.tick(self.spool.end()).await?;
+                    continue;
+                }
+                () = answerable(&mut self.ledger, feedback.asked) => {
+                    feedback.send(self.spool.end()).await?;
+                    continue;
+                }
+                () = self.shutdown.cancelled() => return Ok(Leave::Shutdown),
+            };
+            self.status.update_source(|source| source.last_message = Some(Instant::now()));
+            match event {
+                Event::Frame { frame, .. } => {
+                    if let ControlFlow::Break(leave) =
+                        self.append(&frame, feedback, &mut ticks).await?
+                    {
+                        return Ok(leave);
+                    }
+                }
+                Event::Silence => feedback.ping(self.spool.end()).await?,
+                Event::End => {
+                    return Err(Error::new(Kind::Connection, "the source ended the stream"));
+                }
+                Event::Keepalive { wal_end, reply_requested, .. } => {
+                    self.spool.progress(wal_end, reply_requested);
+                    self.status.update_source(|source| {
+                        source.server_wal_end = source.server_wal_end.max(wal_end);
+                    });
+                    if reply_requested {
+                        feedback.asked_for(wal_end, self.spool.end()).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a frame into the spool; while it waits for room, the source goes on hearing from us.
+    async fn append(
+        &mut self,
+        frame: &Frame,
+        feedback: &mut Feedback,
+        ticks: &mut tokio::time::Interval,
+    ) -> Result<ControlFlow<Leave>> {
+        let patience = Instant::now() + FULL_PATIENCE;
+        let end = self.spool.end();
+        loop {
+            tokio::select! {
+                biased;
+                appended = self.spool.append(frame) => return appended.map(ControlFlow::Continue),
+                _ = ticks.tick() => feedback.tick(end).await?,
+                () = self.shutdown.cancelled() => return Ok(ControlFlow::Break(Leave::Shutdown)),
+            }
+            if Instant::now() >= patience {
+                return Ok(ControlFlow::Break(Leave::Full));
+            }
+        }
+    }
+}
+
+/// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
+fn plugin_options(publications: &[String]) -> Vec<(String, String)> {
+    let mut options = vec![("format_version".to_owned(), FORMAT_VERSION.to_string())];
+    if !publications.is_empty() {
+        let quoted = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+        options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));
+    }
+    options
+}
+
+/// Ready when what the source asked for can be confirmed.
+async fn answerable(ledger: &mut watch::Receiver<Ledger>, asked: Option<Lsn>) {
+    let Some(asked) = asked else { return std::future::pending().await };
+    let reached = |ledger: &Ledger| ledger.confirmable() >= Some(asked);
+    // the targets' tasks hold the sender; without them nothing becomes confirmable any more
+    if ledger.wait_for(reached).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn no_slot(name: &str, was_there: bool) -> Error {
+    let error = Error::new(Kind::Identity, format!("slot {name} does not exist"));
+    if was_there {
+        error.hint("it was dropped while in use: load the targets anew, then restart the sidecar")
+    } else {
+        error.hint(format!(
+            "set create_slot = true, or run: SELECT pg_create_logical_replication_slot('{name}', 'rsrepl')"
+        ))
+    }
+}
+
+impl Feedback {
+    fn confirmable(&self) -> Lsn {
+        self.ledger.borrow().confirmable().unwrap_or(Lsn::INVALID).max(self.confirmed)
+    }
+
+    /// Tells the source how far we are: `received` is written, what the ledger allows is flushed and
+    /// applied.
+    async fn send(&mut self, received: Lsn) -> Result<()> {
+        self.send_asking(received, false).await
+    }
+
+    /// The same, and has the source show that it is there.
+    async fn ping(&mut self, received: Lsn) -> Result<()> {
+        self.send_asking(received, true).await
+    }
+
+    fn update(&self, received: Lsn) -> StatusUpdate {
+        let confirmed = self.confirmable();
+        StatusUpdate { written: received.max(confirmed), flushed: confirmed, applied: confirmed }
+    }
+
+    async fn send_asking(&mut self, received: Lsn, reply: bool) -> Result<()> {
+        let update = self.update(received);
+        let confirmed = update.flushed;
+        if confirmed != self.confirmed {
+            // before it is sent: a target that opens meanwhile must be held to it
+            self.link.send_modify(|link| {
+                if let Some(link) = link {
+                    link.confirmed = confirmed;
+                }
+            });
+        }
+        self.stream.send_status(update, reply).await?;
+        self.sent_at = Instant::now();
+        self.confirmed = confirmed;
+        self.status.update_source(|source| source.confirmed = confirmed);
+        if self.asked.is_some_and(|asked| asked <= confirmed) {
+            self.asked = None;
+            self.pings = 0;
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self, received: Lsn) -> Result<()> {
+        if self.confirmable() != self.confirmed || self.sent_at.elapsed() >= HEARTBEAT {
+            self.send(received).await?;
+        }
+        Ok(())
+    }
+
+    /// The source wants a reply: at once when `lsn` is confirmed, else as soon as it is, or with the
+    /// next heartbeat.
+    async fn asked_for(&mut self, lsn: Lsn, received: Lsn) -> Result<()> {
+        if self.confirmable() >= lsn {
+            return self.send(received).await;
+        }
+        self.pings = if self.asked == Some(lsn) { self.pings + 1 } else { 1 };
+        self.asked = Some(lsn);
+        if self.pings >= SHUTDOWN_PINGS {
+            let message = format!(
+                "the source waits, probably to shut down, for {lsn} to be confirmed, which a target keeps back at {}",
+                self.confirmable()
+            );
+            return Err(Error::new(Kind::Connection, message));
+        }
+        Ok(())
+    }
+
+    /// After the last frame: confirms what the targets still apply, and says good bye.
+    async fn until(&mut self, drained: &CancellationToken, received: Lsn) -> Result<()> {
+        let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.tick(received).await?,
+                () = drained.cancelled() => return self.send(received).await,
+            }
+        }
+    }
+}
