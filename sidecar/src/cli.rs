@@ -3,6 +3,7 @@
 //! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
 //! configuration cannot be used.
 
+mod run;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Replicate until SIGTERM or SIGINT
+    Run(ConfigFile),
     /// List everything that stands in the way of replication, each with what mends it
     Check(ConfigFile),
     /// Show how slot and targets are doing, as the source knows it
@@ -56,7 +59,8 @@ struct ConfigFile {
 impl Cli {
     /// Does what it says.
     pub fn execute(self) -> ExitCode {
-        let (Command::Check(ConfigFile { file })
+        let (Command::Run(ConfigFile { file })
+        | Command::Check(ConfigFile { file })
         | Command::Status { config: ConfigFile { file }, .. }) = &self.command;
         let config = match Config::load(file, &config::environment()) {
             Ok(config) => config,
@@ -75,6 +79,7 @@ impl Cli {
             }
         };
         let code = match self.command {
+            Command::Run(_) => runtime.block_on(run::run(config)),
             Command::Check(_) => runtime.block_on(check(&config)),
             Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
         };
@@ -110,7 +115,7 @@ mod tests {
         let cli =
             Cli::try_parse_from(["rsrepl", "status", "-c", "x.toml", "--json"]).expect("valid");
         assert!(matches!(cli.command, Command::Status { json: true, .. }));
-        let error = Cli::try_parse_from(["rsrepl", "check"]).expect_err("-c is missing");
+        let error = Cli::try_parse_from(["rsrepl", "run"]).expect_err("-c is missing");
         assert_eq!(error.exit_code(), i32::from(USAGE));
     }
 }

@@ -207,7 +207,7 @@ fn exit_statuses_and_passwords() {
         "[source]\npassword = \"never-shown\"",
         "[[targets.clickhouse]]\nname = \"c\"\nconnection_string = \"http://u:never-shown@h\"",
     ] {
-        for command in ["check", "status"] {
+        for command in ["run", "check", "status"] {
             assert_eq!(status(&[command], bad), Some(2), "{command} {bad}");
         }
     }
@@ -218,5 +218,9 @@ fn exit_statuses_and_passwords() {
         assert_eq!(status(&["status", "--json"], &text), Some(1));
     }
     assert_eq!(status(&["check"], &configuration(nowhere, "", nowhere)), Some(1));
-    assert_eq!(rsrepl(&["check"], Path::new("/no/such/file")).status.code(), Some(2));
+    // what waiting cannot mend ends `run`
+    for source in [&wrong, &good] {
+        assert_eq!(status(&["run"], &configuration(source, "", &nobody)), Some(1));
+    }
+    assert_eq!(rsrepl(&["run"], Path::new("/no/such/file")).status.code(), Some(2));
 }

@@ -1,0 +1,177 @@
+//! `rsrepl run`: preflight, then replication with reports and telemetry beside it, until a signal.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsrepl_wire::Relation;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::FAILURE;
+use crate::config::{Config, Target};
+use crate::error::Result;
+use crate::logging;
+use crate::pipeline;
+use crate::preflight::{self, Finding, PartReport, Severity};
+use crate::redact::Mask;
+use crate::report::Reporter;
+use crate::status::{Status, TargetStatus};
+use crate::telemetry::{Endpoint, Metrics};
+
+/// Between two looks at a source that is not ready yet: the first, and the longest.
+const WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// What the shell says of a process that a second SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// See the module's documentation.
+pub(super) async fn run(config: Config) -> ExitCode {
+    let mask = config.mask();
+    logging::init(&config.logging, mask.clone());
+    info!(version = env!("CARGO_PKG_VERSION"), slot = config.source.slot_name, "rsrepl starts");
+    match start(&Arc::new(config), &mask).await {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
+    let describe = |target: &Target| TargetStatus::new(target.name.as_str(), target.kind());
+    let status = Status::new(config.targets.iter().map(describe).collect());
+    let metrics = Metrics::new(config.targets.len());
+    let endpoint = match config.telemetry.address {
+        Some(address) => Some(Endpoint::bind(address).await?),
+        None => None,
+    };
+    let shutdown = CancellationToken::new();
+    watch_signals(shutdown.clone());
+
+    // reports and probes go on until replication has ended, and tell its last state
+    let ended = CancellationToken::new();
+    let replicate = async {
+        let code = replicate(config, &status, &metrics, mask, shutdown).await;
+        ended.cancel();
+        code
+    };
+    let serve = async {
+        if let Some(endpoint) = endpoint {
+            info!(address = ?endpoint.address(), "serving /metrics, /healthz and /readyz");
+            endpoint.serve(status.clone(), metrics.clone(), mask.clone(), ended.clone()).await;
+        }
+    };
+    let (connection, slot) = (&config.source.connection, &config.source.slot_name);
+    let reporter = Reporter::new(connection, slot, status.clone(), mask.clone());
+    let (code, (), ()) = tokio::join!(replicate, serve, reporter.run(ended.clone()));
+    info!("rsrepl ends");
+    Ok(code)
+}
+
+async fn replicate(
+    config: &Arc<Config>,
+    status: &Status,
+    metrics: &Metrics,
+    mask: &Mask,
+    shutdown: CancellationToken,
+) -> ExitCode {
+    let Some(tables) = source_ready(config, status, mask, &shutdown).await else {
+        let asked_to_end = shutdown.is_cancelled();
+        return if asked_to_end { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) };
+    };
+    // beside the pipeline: a target that does not answer must not delay the others
+    let look_at_targets = async {
+        tokio::select! {
+            found = preflight::check_targets(config, &tables, mask) => found.iter().for_each(tell),
+            () = shutdown.cancelled() => {}
+        }
+    };
+    let pipeline = pipeline::run(config.clone(), status.clone(), metrics.clone(), shutdown.clone());
+    match tokio::join!(pipeline, look_at_targets).0 {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("replication cannot begin: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// SIGTERM or SIGINT asks for a clean end; the second one does not wait for it.
+fn watch_signals(shutdown: CancellationToken) {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(%error, "signals cannot be caught: they will end the process at once");
+                return;
+            }
+        };
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                warn!("second signal: ending at once; what was not applied comes again");
+                std::process::exit(INTERRUPTED);
+            }
+            info!("shutting down");
+            shutdown.cancel();
+        }
+    });
+}
+
+/// Waits until the source can be read, and returns its tables. `None`: it cannot before somebody
+/// mends it, or `shutdown`.
+async fn source_ready(
+    config: &Config,
+    status: &Status,
+    mask: &Mask,
+    shutdown: &CancellationToken,
+) -> Option<Vec<Relation>> {
+    let mut wait = WAIT.0;
+    let mut told = None;
+    loop {
+        let looked = tokio::select! {
+            looked = preflight::check_source(config, mask) => looked,
+            () = shutdown.cancelled() => return None,
+        };
+        let (source, tables) = looked;
+        if told.as_ref() != Some(&source) {
+            tell(&source);
+        }
+        match source.worst() {
+            Some(Severity::Error) => {
+                error!("replication cannot begin before this is mended on the source");
+                return None;
+            }
+            Some(Severity::Transient) => {
+                let first = source.findings.first().map(|finding| finding.what.clone());
+                status.update_source(|status| status.last_error = first);
+            }
+            Some(Severity::Warning) | None => {
+                status.update_source(|status| status.last_error = None);
+                return Some(tables);
+            }
+        }
+        told = Some(source);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(WAIT.1),
+            () = shutdown.cancelled() => return None,
+        }
+    }
+}
+
+fn tell(part: &PartReport) {
+    for Finding { what, mend, severity } in &part.findings {
+        match severity {
+            Severity::Error => error!(part = part.name, mend, "{what}"),
+            Severity::Transient => warn!(part = part.name, mend, "{what}"),
+            Severity::Warning => warn!(part = part.name, mend, "{what}"),
+        }
+    }
+}
