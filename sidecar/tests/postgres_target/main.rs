@@ -7,6 +7,7 @@
 //! | `effects` | what arrives is what the stream says, in every way of applying it |
 //! | `refusals` | what a target refuses names the row, and nothing of it stays |
 //! | `columns` | types and kinds of columns that need care |
+//! | `types` | every type, as a real server and the real plugin wrote it |
 //! | `preflight` | what `check` finds |
 
 mod columns;
@@ -15,6 +16,7 @@ mod exactly_once;
 mod preflight;
 mod refusals;
 mod stream;
+mod types;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
