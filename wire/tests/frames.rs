@@ -109,6 +109,44 @@ fn unknown_flags_and_reserved_bytes_are_errors() {
     assert_eq!(error.kind, DecodeErrorKind::Unknown { field: "row flags", value: 4 });
 }
 
+/// Offsets are those of `docs/wire-format.md`, from the start of the body.
+#[test]
+fn a_table_that_this_version_cannot_know_is_refused() {
+    let bytes = frame(|writer| writer.relation(&table()));
+    let body = 24 + 5;
+    let (schema, name) = (body + 4, body + 4 + 5);
+    let (identity, columns) = (name + 5, name + 6);
+    let (column, flags) = (columns + 1, columns + 4);
+    let kind = flags + 1 + 4 + 4 + 4;
+    let (encoding, width) = (bytes.len() - 2, bytes.len() - 1);
+    let unknown = |field, value| DecodeErrorKind::Unknown { field, value };
+    for (at, byte, expected) in [
+        (schema + 1, 0xFF, DecodeErrorKind::Utf8 { field: "schema name" }),
+        (identity, b'x', unknown("replica identity", u64::from(b'x'))),
+        (flags, 0x08, unknown("column flags", 8)),
+        (kind, b'd', unknown("type kind", u64::from(b'd'))),
+        (kind + 5, b'?', unknown("element type kind", u64::from(b'?'))),
+        (encoding, 6, unknown("encoding", 6)),
+        (encoding, 1, unknown("encoding width", 0)),
+        (width, 4, unknown("encoding width", 4)),
+    ] {
+        let error = messages(patched(bytes.clone(), at, byte)).unwrap_err();
+        assert_eq!(error.kind, expected, "byte {at}");
+        assert!((body..=bytes.len()).contains(&error.offset), "{error}");
+    }
+    // a column less than there are: what is left over is not ignored
+    let error = messages(patched(bytes.clone(), columns, 1)).unwrap_err();
+    assert!(matches!(error.kind, DecodeErrorKind::Trailing { field: "message", .. }), "{error}");
+    // and 1601 of them, before any is read
+    let mut many = bytes[..column].to_vec();
+    many.splice(columns.., [0xC1, 0x0C]);
+    let len = (many.len() - body) as u32;
+    many[25..29].copy_from_slice(&len.to_le_bytes());
+    let error = messages(with_checksum(many)).unwrap_err();
+    let limit = DecodeErrorKind::Limit { field: "column count", value: 1601, limit: 1600 };
+    assert_eq!(error.kind, limit);
+}
+
 #[test]
 fn a_wrong_checksum_is_an_error_before_any_message() {
     let mut bytes = frame(|writer| writer.begin(&begin()));
