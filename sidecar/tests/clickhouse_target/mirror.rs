@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use rsrepl_sidecar::batch::Change;
+use rsrepl_sidecar::config::Compression;
 use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::clickhouse::ClickHouseOptions;
 use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
 
 use crate::feed::*;
@@ -96,7 +98,9 @@ async fn truncate_takes_its_place_in_the_order() {
 async fn a_large_batch_of_many_tables() {
     const ROWS: i32 = 60_000;
     let rig = Rig::start();
-    let mut target = rig.target().await;
+    // the other tests compress
+    let options = ClickHouseOptions { compression: Compression::None, ..rig.options() };
+    let mut target = rig.target_with(options).await;
     let tables: Vec<_> = (0..6)
         .map(|i| {
             let columns = vec![key(int_column("id")), text_column("v")];
