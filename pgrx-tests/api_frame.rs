@@ -20,8 +20,8 @@ mod tests {
         format!("'\\x{digits}'::bytea")
     }
 
-    /// The rows of a frame, one per line, or the ERROR; the transaction lives on after it.
-    fn decode(frame: &[u8]) -> String {
+    /// Of each frame its rows, one per line, or the ERROR; the transaction lives on after it.
+    fn decode_all(frames: &[Vec<u8>]) -> Vec<String> {
         if one("SELECT to_regproc('public.api_decode')::text").is_empty() {
             Spi::run(
                 "CREATE FUNCTION public.api_decode(frame bytea) RETURNS text LANGUAGE plpgsql AS $$ \
@@ -32,7 +32,18 @@ mod tests {
             )
             .unwrap();
         }
-        one(&format!("SELECT public.api_decode({})", bytea(frame)))
+        let frames: Vec<_> = frames.iter().map(|frame| bytea(frame)).collect();
+        Spi::get_one::<Vec<String>>(&format!(
+            "SELECT array_agg(public.api_decode(frame) ORDER BY n) \
+             FROM unnest(ARRAY[{}]) WITH ORDINALITY AS f (frame, n)",
+            frames.join(", ")
+        ))
+        .unwrap()
+        .unwrap()
+    }
+
+    fn decode(frame: &[u8]) -> String {
+        decode_all(&[frame.to_vec()]).remove(0)
     }
 
     fn column(name: &str, type_name: &str, encoding: Encoding) -> Column {
@@ -240,13 +251,16 @@ mod tests {
             decode(b""),
             "ERROR rsrepl.decode_frame: truncated: format version needs 1 more bytes (at byte 0 of the frame)"
         );
-        for len in 1..good.len() {
-            assert!(decode(&good[..len]).starts_with("ERROR rsrepl.decode_frame: "), "{len}");
-        }
-        for at in 0..good.len() {
+        let cut = (1..good.len()).map(|len| good[..len].to_vec());
+        let flipped = (0..good.len()).map(|at| {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
-            assert!(decode(&bad).starts_with("ERROR rsrepl.decode_frame: "), "{at}");
+            bad
+        });
+        let errors = decode_all(&cut.chain(flipped).collect::<Vec<_>>());
+        assert_eq!(errors.len(), 2 * good.len() - 1);
+        for (index, error) in errors.iter().enumerate() {
+            assert!(error.starts_with("ERROR rsrepl.decode_frame: "), "{index}: {error}");
         }
         let mut newer = good;
         newer[0] = 99;
@@ -296,24 +310,23 @@ mod tests {
             ("inet", Encoding::Send),
             ("xml", Encoding::Text),
         ];
-        let (mut rows, mut errors) = (0, 0);
+        let mut frames = Vec::new();
         for (type_name, encoding) in types {
             let column = column("v", type_name, encoding);
-            for _ in 0..50 {
+            for _ in 0..100 {
                 let len = match encoding {
                     Encoding::Fixed(width) => u64::from(width),
                     _ => random() % 24,
                 };
                 // small bytes, so that lengths and counts in them are often plausible
-                let value: Vec<u8> = (0..len)
-                    .map(|_| (random() >> 24) as u8 & [0x03, 0xFF][(random() >> 60) as usize & 1])
-                    .collect();
-                match shown(column.clone(), &value).starts_with("ERROR ") {
-                    true => errors += 1,
-                    false => rows += 1,
-                }
+                let mask = if random() & 1 == 0 { 0x03 } else { 0xFF };
+                let value: Vec<u8> = (0..len).map(|_| (random() >> 24) as u8 & mask).collect();
+                frames.push(insert_of(column.clone(), &value));
             }
         }
-        assert!(rows > 50 && errors > 50, "{rows} rows, {errors} errors");
+        let shown = decode_all(&frames);
+        let errors = shown.iter().filter(|rows| rows.starts_with("ERROR ")).count();
+        let rows = shown.len() - errors;
+        assert!(rows > 100 && errors > 100, "{rows} rows, {errors} errors");
     }
 }

@@ -20,6 +20,9 @@ const NAME_CHARS_MAX: usize = 255;
 /// Characters of `last_error` that are kept; the rest is cut off.
 const ERROR_CHARS_MAX: usize = 4096;
 
+/// The path of the report itself in an error.
+const WHOLE: &str = "(whole)";
+
 /// What a target can be said to do; `sidecar/src/status.rs` has their meaning.
 const STATES: [&str; 4] = ["starting", "running", "retrying", "stopped"];
 
@@ -58,7 +61,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(value: &'a Value, path: &str) -> Result<Self, FieldError> {
-        let prefix = if path == "(whole)" { String::new() } else { format!("{path}.") };
+        let prefix = if path == WHOLE { String::new() } else { format!("{path}.") };
         match value {
             Value::Object(object) => Ok(Fields { object, prefix }),
             other => Err(FieldError { path: path.into(), problem: unexpected("an object", other) }),
@@ -189,8 +192,8 @@ fn is_rfc3339(text: &[u8]) -> bool {
 
 fn check(report: &[u8]) -> Result<Value, FieldError> {
     let report: Value = serde_json::from_slice(report)
-        .map_err(|error| FieldError { path: "(whole)".into(), problem: error.to_string() })?;
-    let fields = Fields::of(&report, "(whole)")?;
+        .map_err(|error| FieldError { path: WHOLE.into(), problem: error.to_string() })?;
+    let fields = Fields::of(&report, WHOLE)?;
     let slot = fields.text("slot", SLOT_CHARS_MAX)?;
     if !slot.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')) {
         let problem = "a slot name has lower case letters, digits and underscores only";
