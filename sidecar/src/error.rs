@@ -107,7 +107,8 @@ impl Error {
         let mut cause = self.source();
         while let Some(error) = cause {
             text.push_str(&format!(": {error}"));
-            cause = error.source();
+            // one of ours has said its causes itself
+            cause = if error.is::<Error>() { None } else { error.source() };
         }
         text
     }
@@ -155,5 +156,21 @@ impl StdError for Error {
 impl From<rsrepl_wire::DecodeError> for Error {
     fn from(error: rsrepl_wire::DecodeError) -> Self {
         Error::new(Kind::Frame, "cannot decode the change stream").because(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let refused = std::io::Error::other("refused");
+        let inner = Error::new(Kind::Connection, "cannot connect").because(refused).hint("start it");
+        let outer = Error::new(Kind::Connection, "target a").because(inner).at(Lsn(16));
+        assert_eq!(
+            outer.to_string(),
+            "target a (at LSN 0/10): cannot connect: refused; start it"
+        );
     }
 }

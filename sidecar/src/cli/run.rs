@@ -83,13 +83,19 @@ async fn replicate(
         return if asked_to_end { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) };
     };
     // beside the pipeline: a target that does not answer must not delay the others
+    let over = shutdown.child_token();
     let look_at_targets = async {
         tokio::select! {
             found = preflight::check_targets(config, &tables, mask) => found.iter().for_each(tell),
-            () = shutdown.cancelled() => {}
+            () = over.cancelled() => {}
         }
     };
-    let pipeline = pipeline::run(config.clone(), status.clone(), metrics.clone(), shutdown.clone());
+    let pipeline = async {
+        let (status, metrics) = (status.clone(), metrics.clone());
+        let result = pipeline::run(config.clone(), status, metrics, shutdown.clone()).await;
+        over.cancel();
+        result
+    };
     match tokio::join!(pipeline, look_at_targets).0 {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
