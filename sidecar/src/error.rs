@@ -166,11 +166,9 @@ mod tests {
     #[test]
     fn each_cause_is_said_once() {
         let refused = std::io::Error::other("refused");
-        let inner = Error::new(Kind::Connection, "cannot connect").because(refused).hint("start it");
+        let inner =
+            Error::new(Kind::Connection, "cannot connect").because(refused).hint("start it");
         let outer = Error::new(Kind::Connection, "target a").because(inner).at(Lsn(16));
-        assert_eq!(
-            outer.to_string(),
-            "target a (at LSN 0/10): cannot connect: refused; start it"
-        );
+        assert_eq!(outer.to_string(), "target a (at LSN 0/10): cannot connect: refused; start it");
     }
 }

@@ -193,7 +193,15 @@ async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> Part
         }
     };
     let findings = tokio::time::timeout(PART_TIMEOUT, check).await;
-    PartReport::new(name, findings.unwrap_or_else(|_| vec![no_answer()]), mask)
+    let mut findings = findings.unwrap_or_else(|_| vec![no_answer()]);
+    // errors of targets name theirs; here it stands above them
+    let prefix = format!("target {}: ", target.name);
+    for Finding { what, .. } in &mut findings {
+        if let Some(rest) = what.strip_prefix(&prefix) {
+            *what = rest.to_owned();
+        }
+    }
+    PartReport::new(name, findings, mask)
 }
 
 fn no_answer() -> Finding {

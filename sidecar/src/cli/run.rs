@@ -60,7 +60,9 @@ async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
     };
     let serve = async {
         if let Some(endpoint) = endpoint {
-            info!(address = ?endpoint.address(), "serving /metrics, /healthz and /readyz");
+            if let Some(address) = endpoint.address() {
+                info!(%address, "serving /metrics, /healthz and /readyz");
+            }
             endpoint.serve(status.clone(), metrics.clone(), mask.clone(), ended.clone()).await;
         }
     };

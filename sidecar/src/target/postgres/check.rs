@@ -9,7 +9,6 @@ use super::errors;
 use super::positions;
 use super::session;
 use super::sql::{ident, qualified};
-use crate::error::{Error, Kind};
 use crate::preflight::Finding;
 
 /// What PostgreSQL a target needs at least (`server_version_num`): generated columns.
@@ -33,20 +32,14 @@ pub async fn check(options: &PostgresOptions, relations: &[Relation]) -> Vec<Fin
     let target = &options.name;
     let client = match session::open(target, &options.connection).await {
         Ok(client) => client,
-        Err(error) => return vec![finding_of(&error)],
+        Err(error) => return vec![Finding::from(&error)],
     };
     let mut findings = Vec::new();
     if let Err(error) = check_all(options, &client, relations, &mut findings).await {
-        findings.push(finding_of(&errors::of_server(target, "checking the target", error)));
+        let error = errors::of_server(target, "checking the target", error);
+        findings.push(Finding::from(&error));
     }
     findings
-}
-
-fn finding_of(error: &Error) -> Finding {
-    match error.kind() {
-        Kind::Connection | Kind::Server => Finding::transient(error.to_string(), ""),
-        _ => Finding::error(error.to_string(), ""),
-    }
 }
 
 async fn check_all(
