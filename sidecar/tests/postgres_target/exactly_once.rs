@@ -1,3 +1,4 @@
+use rsrepl_sidecar::batch::Position;
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::target::{SourceIdentity, Target};
 use rsrepl_wire::{Lsn, ReplicaIdentity};
@@ -40,8 +41,10 @@ async fn a_position_is_as_durable_as_its_rows() {
     target.apply(replay.commit()).await.unwrap();
     assert_eq!(standby.rows("SELECT id FROM t ORDER BY id"), "(1);(2);(3)");
 
-    // a position alone moves too
-    target.apply(replay.commit()).await.unwrap();
+    // a position alone moves too, and says nothing of a transaction
+    let mut progress = replay.commit();
+    progress.commit = progress.commit.map(|p| Position { lsn: p.lsn, ..Position::default() });
+    target.apply(progress).await.unwrap();
     target.close().await;
     assert_eq!(standby.target().open(&standby.source()).await.unwrap(), replay.lsn());
     assert_eq!(
@@ -105,4 +108,20 @@ async fn the_wrong_source_is_refused() {
     }
     standby.target().open(&SourceIdentity { timeline: 4, ..source }).await.unwrap();
     assert_eq!(standby.rows("SELECT timeline FROM rsrepl.positions"), "(4)");
+}
+
+#[tokio::test]
+async fn positions_of_the_source_are_not_the_targets() {
+    let standby = Standby::new("chain", SCHEMA);
+    let mut target = standby.target();
+    target.open(&standby.source()).await.unwrap();
+    let mut other = (*table()).clone();
+    (other.schema, other.name) = ("rsrepl".into(), "positions".into());
+    let other = std::sync::Arc::new(other);
+    let mut stream = Stream::after(1000);
+    stream.truncate(&other);
+    stream.insert(&other, &[int(1)]);
+    stream.insert(&table(), &[int(1)]);
+    target.apply(stream.commit()).await.unwrap();
+    assert_eq!(standby.rows("SELECT id, (SELECT count(*) FROM rsrepl.positions) FROM t"), "(1,1)");
 }

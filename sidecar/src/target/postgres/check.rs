@@ -49,7 +49,7 @@ async fn check_all(
     findings: &mut Vec<Finding>,
 ) -> Result<(), tokio_postgres::Error> {
     check_privileges(options, client, findings).await?;
-    for relation in relations {
+    for relation in relations.iter().filter(|relation| !positions::is_positions(relation)) {
         let unfit = match catalog::resolve(client, relation).await {
             Err(Unfit::Server(error)) => return Err(error),
             Err(Unfit::Findings(unfit)) => unfit,

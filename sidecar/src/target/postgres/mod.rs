@@ -37,6 +37,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::Client;
@@ -51,6 +52,9 @@ use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TableChanges, Truncation};
 use crate::tls::PgConnect;
+
+/// How long a target may take to roll back when it is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a target is, and how it is called.
 #[derive(Clone, Debug)]
@@ -113,9 +117,10 @@ impl Target for PostgresTarget {
     async fn close(&mut self) {
         if let Some(session) = self.session.take()
             && session.in_transaction
-            && let Err(error) = session.client.batch_execute("ROLLBACK").await
         {
-            tracing::debug!(target = session.target, %error, "rollback while closing");
+            // whatever comes of it: a session that ends takes its transaction back
+            let rollback = session.client.batch_execute("ROLLBACK");
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rollback).await;
         }
     }
 }
@@ -147,7 +152,13 @@ impl Session {
             self.positions.begin(&self.client, self.applied).await?;
             self.in_transaction = true;
         }
-        let plan = Plan::new(batch.changes);
+        let mut plan = Plan::new(batch.changes);
+        // a source that is a target itself has positions of its own, which are not ours
+        plan.tables.retain(|table| !positions::is_positions(&table.relation));
+        for truncation in &mut plan.truncates {
+            truncation.relations.retain(|relation| !positions::is_positions(relation));
+        }
+        plan.truncates.retain(|truncation| !truncation.relations.is_empty());
         for truncation in &plan.truncates {
             self.truncate(truncation).await?;
         }

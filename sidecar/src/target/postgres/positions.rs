@@ -14,7 +14,7 @@
 use std::error::Error as StdError;
 
 use bytes::BytesMut;
-use rsrepl_wire::Lsn;
+use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
@@ -51,10 +51,12 @@ const SET_TIMELINE: &str = "UPDATE rsrepl.positions SET timeline = $2 WHERE slot
 
 const ADVANCE: &str = "\
 UPDATE rsrepl.positions
-   SET applied_lsn = $2, commit_time = $3, xid = $4, updated = pg_catalog.clock_timestamp()
+   SET applied_lsn = $2, commit_time = COALESCE($3, commit_time), xid = COALESCE($4, xid),
+       updated = pg_catalog.clock_timestamp()
  WHERE slot = $1";
 
-/// With it the commit record names the transaction of the source that it ends with.
+/// With it the commit record names the transaction of the source that it ends with. The function is
+/// strict: a position that no transaction ends at leaves the origin as it is.
 const ADVANCE_WITH_ORIGIN: &str = " RETURNING pg_catalog.pg_replication_origin_xact_setup($2, $3)";
 
 /// The statements of one session, for the position of one slot.
@@ -84,6 +86,11 @@ impl ToSql for Timestamp {
     }
 
     to_sql_checked!();
+}
+
+/// Whether this is the table itself.
+pub fn is_positions(relation: &Relation) -> bool {
+    relation.schema == "rsrepl" && relation.name == "positions"
 }
 
 /// Creates the table when it is not there.
@@ -240,8 +247,10 @@ impl Positions {
     pub async fn commit(&self, client: &Client, position: Position) -> Result<()> {
         let server = |error| errors::of_server(&self.target, "moving the position", error);
         let lsn = PgLsn::from(position.lsn.0);
-        let time = Timestamp(position.commit_time);
-        let xid = i64::from(position.xid);
+        // without an xid the position is one of progress alone, between transactions
+        let of_transaction = position.xid != 0;
+        let time = of_transaction.then_some(Timestamp(position.commit_time));
+        let xid = of_transaction.then_some(i64::from(position.xid));
         let moved = client
             .execute(&self.advance, &[&self.slot, &lsn, &time, &xid])
             .await

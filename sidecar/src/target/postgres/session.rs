@@ -110,7 +110,7 @@ pub async fn set_up_origin(target: &str, client: &Client, slot: &str) -> Result<
             // no privilege; max_replication_slots = 0
             Some((code, db)) if code == "42501" || code == "55000" => {
                 tracing::warn!(
-                    target,
+                    target_name = target,
                     reason = db.message(),
                     "no replication origin: a database replicating from this target sees the rows as its own"
                 );

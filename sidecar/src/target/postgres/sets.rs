@@ -68,6 +68,12 @@ async fn runs(target: &str, client: &Client, table: &mut Table, changes: &[Chang
     Ok(())
 }
 
+fn needs_staging(table: &Table, net: &Net) -> bool {
+    net.deletes.len() >= SET_MIN
+        || net.updates.len() >= SET_MIN
+        || (net.inserts.len() >= SET_MIN && !table.fit.takes_copy())
+}
+
 /// How an attempt under the savepoint failed.
 enum Failure {
     /// In a way that the order of single rows may mend, or explain.
@@ -83,8 +89,10 @@ async fn attempt(
     net: &Net,
 ) -> Result<()> {
     let server = |what| move |error| errors::of_server(target, what, error);
-    // created before the savepoint, or a rollback would take it away
-    table.stage(client).await.map_err(server("creating a staging table"))?;
+    if needs_staging(table, net) {
+        // before the savepoint, or a rollback would take it away
+        table.stage(client).await.map_err(server("creating a staging table"))?;
+    }
     client.batch_execute("SAVEPOINT rsrepl_set").await.map_err(server("setting a savepoint"))?;
     match (Sets { target, client, table }).apply(net).await {
         Ok(()) => client
@@ -93,7 +101,7 @@ async fn attempt(
             .map_err(server("releasing a savepoint")),
         Err(Failure::Fatal(error)) => Err(error),
         Err(Failure::Refused(reason)) => {
-            tracing::debug!(target, table = %table.relation, reason, "a set is applied in order");
+            tracing::debug!(target_name = target, table = %table.relation, reason, "a set is applied in order");
             client
                 .batch_execute("ROLLBACK TO SAVEPOINT rsrepl_set; RELEASE SAVEPOINT rsrepl_set")
                 .await
@@ -152,18 +160,23 @@ impl Sets<'_> {
         updates: &'n [NetUpdate],
     ) -> Result<BTreeMap<Shape, Vec<&'n NetUpdate>>, Failure> {
         let mut shapes = BTreeMap::<Shape, Vec<&NetUpdate>>::new();
-        let mut present = Vec::with_capacity(self.table.relation.columns.len());
+        let mut shape = Shape { present: Vec::new(), key_changed: false };
         for update in updates {
-            present.clear();
+            shape.key_changed = update.key_changed;
+            shape.present.clear();
             update
                 .image
                 .for_each(&self.table.relation, |_, value| {
-                    present.push(value != rsrepl_wire::Value::Unchanged);
+                    shape.present.push(value != rsrepl_wire::Value::Unchanged);
                     Ok::<(), rsrepl_wire::DecodeError>(())
                 })
                 .map_err(|error| Failure::Fatal(error.into()))?;
-            let shape = Shape { present: present.clone(), key_changed: update.key_changed };
-            shapes.entry(shape).or_default().push(update);
+            match shapes.get_mut(&shape) {
+                Some(updates) => updates.push(update),
+                None => {
+                    shapes.insert(shape.clone(), vec![update]);
+                }
+            }
         }
         Ok(shapes)
     }
