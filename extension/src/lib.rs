@@ -12,6 +12,10 @@ mod plugin;
 
 use pgrx::prelude::*;
 
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../../pgrx-tests/mod.rs"]
+mod decoding_tests;
+
 ::pgrx::pg_module_magic!(name, version);
 
 /// The version of the loaded library, e.g. `0.1.0`.
@@ -29,7 +33,10 @@ pub mod pg_test {
     pub fn postgresql_conf_options() -> Vec<&'static str> {
         vec![
             "wal_level = logical",
-            "max_replication_slots = 40",
+            "fsync = off", // a database per test is many files to sync at the end
+            "max_replication_slots = 80",
+            "max_wal_senders = 20",
+            "max_prepared_transactions = 10",
             "output_plugin_libraries = 'pgoutput, test_decoding, rsrepl'",
         ]
     }

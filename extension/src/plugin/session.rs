@@ -194,12 +194,12 @@ impl Session {
         prefix: &CStr,
         content: &[u8],
     ) {
-        #[cfg(any(test, feature = "pg_test"))]
-        super::faults::provoke(prefix);
         let _scratch = self.enter();
         if !self.messages {
             return self.skip(out);
         }
+        #[cfg(any(test, feature = "pg_test"))]
+        super::faults::provoke(prefix);
         let lsn = Lsn(lsn);
         let text = self.catalog.text;
         let prefix = text.string(prefix);

@@ -99,8 +99,8 @@ fn begin_of(txn: &pg_sys::ReorderBufferTXN, text: ServerText) -> Begin {
     }
 }
 
-/// Empty for a local transaction. An origin that was dropped since has no name any more, but it must
-/// not look like a local one: `#` and its number.
+/// Empty for a local transaction. One without a name (dropped before the transaction ended) must not
+/// look like a local one: `#` and its number.
 fn origin_name(origin: pg_sys::RepOriginId, text: ServerText) -> String {
     if origin == pg_sys::InvalidRepOriginId as pg_sys::RepOriginId {
         return String::new();

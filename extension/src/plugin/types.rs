@@ -43,6 +43,9 @@ const FIXED: &[(pg_sys::Oid, u8)] = &[
 const TEXT_SEND: &[u32] =
     &[pg_sys::F_TEXTSEND, pg_sys::F_VARCHARSEND, pg_sys::F_BPCHARSEND, pg_sys::F_JSON_SEND];
 
+/// The same for bytes that are no text.
+const BYTES_SEND: &[u32] = &[pg_sys::F_BYTEASEND];
+
 /// Builtin types that hold oids of this database: their names travel, not the numbers.
 const NAMES_OF_OIDS: &[pg_sys::Oid] = &[
     pg_sys::REGPROCOID,
@@ -116,6 +119,15 @@ impl Type {
         self.oid.to_u32() < pg_sys::FirstNormalObjectId
     }
 
+    /// Its send function is one of these builtin ones, maybe under another name (citext).
+    fn sends_with(&self, functions: &[u32]) -> bool {
+        let send = self.form.typsend.to_u32();
+        if send < pg_sys::FirstNormalObjectId {
+            return functions.contains(&send);
+        }
+        functions.iter().any(|function| address(self.form.typsend) == address((*function).into()))
+    }
+
     /// Its send function gives the same bytes in any database. An array's has the oid of the element
     /// type at a known place, which a reader can mend; not so when it is `nested` in another value.
     fn sends_portably(&self, nested: bool) -> bool {
@@ -145,20 +157,26 @@ impl Type {
         if let Some((_, width)) = FIXED.iter().find(|(oid, _)| *oid == self.oid) {
             return Encoding::Fixed(*width);
         }
-        let send = self.form.typsend.to_u32();
         let varlena = self.form.typlen == -1;
         match self.oid {
             pg_sys::NUMERICOID => Encoding::Numeric,
             pg_sys::NAMEOID => Encoding::Varlena,
             // what is stored may declare another encoding than it has; the output function drops that
             pg_sys::XMLOID => Encoding::Text,
-            _ if varlena && (TEXT_SEND.contains(&send) || send == pg_sys::F_BYTEASEND) => {
-                Encoding::Varlena
-            }
+            _ if varlena && self.sends_with(TEXT_SEND) => Encoding::Varlena,
+            _ if varlena && self.sends_with(BYTES_SEND) => Encoding::Varlena,
             _ if self.sends_portably(false) => Encoding::Send,
             _ => Encoding::Text,
         }
     }
+}
+
+/// Where a function is in memory: internal functions of the same code have the same place.
+fn address(function: pg_sys::Oid) -> usize {
+    let mut info = pg_sys::FmgrInfo::default();
+    // SAFETY: a function of a type, which exists as long as the type
+    unsafe { pg_sys::fmgr_info(function, &mut info) };
+    info.fn_addr.map_or(0, |function| function as usize)
 }
 
 /// All that the wire and the reading of tuples need to know of a column's type.
@@ -192,7 +210,7 @@ impl ColumnType {
             schema: schema_name(declared.form.typnamespace, text),
             name: text.name(&declared.form.typname),
             encoding,
-            is_text: base.form.typsend.to_u32() != pg_sys::F_BYTEASEND,
+            is_text: base.sends_with(TEXT_SEND),
             function: match encoding {
                 Encoding::Send => base.form.typsend,
                 Encoding::Text => base.form.typoutput,
