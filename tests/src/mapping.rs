@@ -48,7 +48,7 @@ fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
         );
     }
     match head(target) {
-        "Bool" => format!("CASE WHEN {value} THEN 'true' ELSE 'false' END"),
+        "Bool" => format!("CASE {value} WHEN true THEN 'true' WHEN false THEN 'false' END"),
         "Float32" => format!("encode(float4send({value}), 'hex')"),
         "Float64" => format!("encode(float8send({value}), 'hex')"),
         "Date32" | "Date" => format!("({value} - date '1970-01-01')::text"),
@@ -58,7 +58,7 @@ fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
             shortened_source(&format!("encode({value}, 'hex')"), value)
         }
         "String" | "FixedString" | "JSON" => {
-            let bytes = format!("convert_to({}, 'UTF8')", text_form(value, source_type));
+            let bytes = format!("convert_to({}, 'UTF8')", text_form(value));
             shortened_source(&format!("encode({bytes}, 'hex')"), &bytes)
         }
         // integers, decimals, uuid: PostgreSQL's text is canonical
@@ -66,14 +66,11 @@ fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
     }
 }
 
-/// What the type's output function says.
-fn text_form(value: &str, source_type: &str) -> String {
-    if source_type.starts_with("character(") {
-        // A cast to text would take the padding away.
-        format!("CASE WHEN {value} IS NOT NULL THEN format('%s', {value}) END")
-    } else {
-        format!("{value}::text")
-    }
+/// What the type's output function says. A cast to text says something else for some types: it takes
+/// the padding of char(n) away, and gives a plain inet its /32. A composite value with a NULL in it is
+/// neither NULL nor NOT NULL to SQL, but it is counted.
+fn text_form(value: &str) -> String {
+    format!("CASE WHEN num_nonnulls({value}) = 1 THEN format('%s', {value}) END")
 }
 
 fn shortened_source(hex: &str, bytes: &str) -> String {
