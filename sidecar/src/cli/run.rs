@@ -53,8 +53,10 @@ async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
 
     // reports and probes go on until replication has ended, and tell its last state
     let ended = CancellationToken::new();
+    // not while another sidecar has the slot: that one reports
+    let begun = CancellationToken::new();
     let replicate = async {
-        let code = replicate(config, &status, &metrics, mask, shutdown).await;
+        let code = replicate(config, &status, &metrics, mask, &begun, shutdown).await;
         ended.cancel();
         code
     };
@@ -68,7 +70,13 @@ async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
     };
     let (connection, slot) = (&config.source.connection, &config.source.slot_name);
     let reporter = Reporter::new(connection, slot, status.clone(), mask.clone());
-    let (code, (), ()) = tokio::join!(replicate, serve, reporter.run(ended.clone()));
+    let report = async {
+        tokio::select! {
+            () = begun.cancelled() => reporter.run(ended.clone()).await,
+            () = ended.cancelled() => {}
+        }
+    };
+    let (code, (), ()) = tokio::join!(replicate, serve, report);
     info!("rsrepl ends");
     Ok(code)
 }
@@ -78,12 +86,14 @@ async fn replicate(
     status: &Status,
     metrics: &Metrics,
     mask: &Mask,
+    begun: &CancellationToken,
     shutdown: CancellationToken,
 ) -> ExitCode {
     let Some(tables) = source_ready(config, status, mask, &shutdown).await else {
         let asked_to_end = shutdown.is_cancelled();
         return if asked_to_end { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) };
     };
+    begun.cancel();
     // beside the pipeline: a target that does not answer must not delay the others
     let over = shutdown.child_token();
     let look_at_targets = async {
