@@ -20,6 +20,9 @@ use crate::wait;
 /// How many lines of each log a failed test prints.
 const LOG_TAIL_LINES: usize = 40;
 
+/// And how much of each line.
+const LOG_LINE_CHARS: usize = 600;
+
 /// A running process with its output in a log file.
 pub struct Process {
     name: String,
@@ -101,8 +104,10 @@ impl Drop for Process {
         if thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-            eprintln!("--- end of the log of {} ---\n{}", self.name, tail.join("\n"));
+            eprintln!("--- end of the log of {} ---", self.name);
+            for line in &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..] {
+                eprintln!("{}", line.chars().take(LOG_LINE_CHARS).collect::<String>());
+            }
         }
     }
 }
