@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rsrepl_sidecar::error::Kind;
+use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::target::Target;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
@@ -124,11 +124,17 @@ async fn a_lost_row_is_an_error_and_never_a_default() {
     rig.server.query("TRUNCATE TABLE mirror.longs");
     let change = update(&t, 21, &row(1, 2, Cell::Unchanged, Cell::Unchanged));
     let error = refused(&mut target, batch(vec![change], Some(30))).await;
-    assert_eq!(error.kind(), Kind::Row);
+    assert_eq!((error.kind(), error.decision()), (Kind::Setup, Decision::Retry));
     let message = error.to_string();
     for part in ["public.longs", "column one", "0/15", "REPLICA IDENTITY FULL"] {
         assert!(message.contains(part), "{message}");
     }
+    // its owner loads the row, and the stream goes on
+    rig.server.query("INSERT INTO mirror.longs SELECT 'it\\'s `k`\\\\\\0', 1, 'a', 1, 'b', 0, 0");
+    assert_eq!(reopen(&mut target).await.0, 20);
+    let change = update(&t, 21, &row(1, 2, Cell::Unchanged, Cell::Unchanged));
+    apply(&mut target, vec![change], 30).await.unwrap();
+    assert_eq!(rig.rows("id, n, one, two", "longs"), ["1\t2\ta\tb"]);
 }
 
 #[tokio::test]

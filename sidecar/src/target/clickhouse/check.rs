@@ -50,6 +50,9 @@ async fn look(
         ));
     }
     rights(&server, options, has_database, findings).await?;
+    // whether this needs a right depends on the server's configuration, so it is tried
+    let fenced = setup::running(&server).await;
+    findings.extend(fenced.err().map(|error| Finding::from(&error)));
     let dates = setup::date_range(&server).await?;
     let mut names: HashMap<String, &Relation> = HashMap::new();
     for relation in tables {
@@ -84,7 +87,11 @@ async fn rights(
         ("CREATE TEMPORARY TABLE", "*.*"),
     ];
     if options.create_tables {
-        needed.extend([("CREATE TABLE", database.as_str()), ("CREATE VIEW", &database)]);
+        needed.extend([
+            ("CREATE TABLE", database.as_str()),
+            ("CREATE VIEW", &database),
+            ("DROP VIEW", &database), // CREATE OR REPLACE VIEW
+        ]);
         if !has_database {
             needed.push(("CREATE DATABASE", &database));
         }

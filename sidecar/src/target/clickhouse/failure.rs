@@ -45,8 +45,8 @@ fn known(code: u32) -> Option<&'static str> {
         192 | 193 | 194 | 516 => "check user and password in the target's connection_string",
         // ACCESS_DENIED
         497 => {
-            "GRANT SELECT, INSERT, TRUNCATE, CREATE DATABASE, CREATE TABLE, CREATE VIEW ON the \
-             target's database to its user"
+            "GRANT what the message names to the target's user; docs/operations.md lists all that it \
+             needs"
         }
         // UNKNOWN_DATABASE, UNKNOWN_TABLE
         81 | 60 => "create it, or set create_tables = true for this target",

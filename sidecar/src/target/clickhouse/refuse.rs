@@ -42,13 +42,14 @@ pub(super) fn refused(
         Refusal::NullNotAllowed => {
             Error::new(Kind::Row, format!("{place}: NULL in a column that is NOT NULL"))
         }
+        // retried: the row may still be loaded by hand, as docs/operations.md allows
         Refusal::Absent => Error::new(
-            Kind::Row,
+            Kind::Setup,
             format!("{place}: an unchanged TOAST value, and the row is not in ClickHouse"),
         )
         .hint(
-            "the target's table has lost rows: begin anew with an empty database, or set REPLICA \
-             IDENTITY FULL on the source",
+            "load the row with _rsrepl_version = 0 and _rsrepl_deleted = 0 (docs/operations.md), or set \
+             REPLICA IDENTITY FULL on the source before the next such UPDATE",
         ),
         Refusal::Malformed(error) => {
             Error::new(Kind::Frame, format!("{place}: unreadable value")).because(error)

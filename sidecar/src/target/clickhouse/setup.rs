@@ -83,21 +83,29 @@ pub(super) async fn date_range(server: &Server) -> Result<DateRange> {
     Ok(if is_wide { DateRange::WIDE } else { DateRange::NARROW })
 }
 
+/// Of `system.processes`: the queries of this stream but for the one that asks.
+fn others(server: &Server) -> String {
+    format!("startsWith(query_id, {}) AND query_id != queryID()", literal(server.prefix()))
+}
+
+/// How many queries of a predecessor there are.
+pub(super) async fn running(server: &Server) -> Result<u64> {
+    let sql = format!("SELECT toString(count()) FROM system.processes WHERE {}", others(server));
+    let rows = server.strings::<1>(Attempt::Prepare, &sql).await?;
+    Ok(rows.first().and_then(|[count]| count.parse().ok()).unwrap_or(0))
+}
+
 /// Ends what a predecessor (or we, before an error) left running, and waits until it has ended: an
 /// INSERT that came to its end after the same rows were sent again could bring back what a TRUNCATE
 /// between them took away.
 pub(super) async fn fence(server: &Server) -> Result<()> {
-    let ours = format!("startsWith(query_id, {})", literal(server.prefix()));
-    let others = format!("{ours} AND query_id != queryID()");
-    let count = format!("SELECT toString(count()) FROM system.processes WHERE {others}");
     for attempt in 0..FENCE_ATTEMPTS {
-        let rows = server.strings::<1>(Attempt::Prepare, &count).await?;
-        if rows.first().is_none_or(|[count]| count == "0") {
+        if running(server).await? == 0 {
             return Ok(());
         }
         if attempt == 0 {
             // best effort: without the right to, they end by themselves
-            let kill = format!("KILL QUERY WHERE {others} ASYNC");
+            let kill = format!("KILL QUERY WHERE {} ASYNC", others(server));
             if let Err(error) = server.execute(Attempt::Prepare, &kill).await {
                 tracing::warn!(%error, "cannot end the queries of a predecessor");
             }
