@@ -8,7 +8,7 @@ use crate::Standby;
 use crate::stream::{Stream, V, column, int, int_column, key, relation, text, text_column};
 
 /// Rows applied one by one, and so many that they go by sets.
-const SIZES: [i32; 2] = [3, 60];
+const SIZES: [i32; 2] = [3, 100];
 
 fn of_type(column: Column, kind: TypeKind, name: &str) -> Column {
     // an oid of the source that means something else, or nothing, on the target

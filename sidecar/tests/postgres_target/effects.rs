@@ -141,7 +141,7 @@ async fn random_changes(database: &str, identity: ReplicaIdentity, seed: u64) {
     let mut stream = Stream::after(1000);
     for round in 0..150 {
         // from a few to a few hundred: in order, and by sets
-        for _ in 0..model.random.usize(1..if round % 3 == 0 { 400 } else { 30 }) {
+        for _ in 0..model.random.usize(1..if round % 3 == 0 { 600 } else { 30 }) {
             model.step(&table, &mut stream);
         }
         let part = model.random.u32(0..4) == 0;

@@ -76,7 +76,7 @@ async fn a_role_without_superuser_is_told_its_grants() {
     let findings = check(&options, &[(*table).clone()]).await;
     assert_eq!(findings.len(), 1, "{findings:#?}");
     let grant = "GRANT SET ON PARAMETER session_replication_role TO \"lowly\"";
-    assert!(findings[0].what.contains(grant), "{findings:#?}");
+    assert!(findings[0].mend.contains(grant), "{findings:#?}");
 
     // each mend is run as it stands, until nothing is found
     standby.execute(grant);

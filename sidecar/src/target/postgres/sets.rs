@@ -21,8 +21,11 @@ use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{self, Effect, Image, Net, NetUpdate};
 
-/// Changes of a table from which on sets are cheaper than single statements.
-const SET_MIN: usize = 32;
+/// Inserts from which on a COPY is cheaper than single statements.
+const COPY_MIN: usize = 16;
+
+/// Rows from which on a set by way of the staging table is cheaper than single statements.
+const STAGE_MIN: usize = 64;
 
 /// Applies the changes of one table in the way that fits them.
 pub async fn apply(
@@ -31,12 +34,12 @@ pub async fn apply(
     table: &mut Table,
     changes: &[Change],
 ) -> Result<()> {
-    if changes.len() < SET_MIN {
+    if changes.len() < COPY_MIN {
         return in_order::apply(target, client, table, changes).await;
     }
     let at = changes.first().map(|change| change.lsn).unwrap_or_default();
     match plan::net(&table.relation, changes).map_err(|error| Error::from(error).at(at))? {
-        Effect::Sets(net) if net_fits(table, &net) => {
+        Effect::Sets(net) if is_worth_it(table, &net) && is_provable(table, &net) => {
             attempt(target, client, table, changes, &net).await
         }
         Effect::InOrder if !table.fit.keyed => runs(target, client, table, changes).await,
@@ -44,34 +47,42 @@ pub async fn apply(
     }
 }
 
+/// Whether one of the sets is large enough.
+fn is_worth_it(table: &Table, net: &Net) -> bool {
+    net.inserts.len() >= insert_min(table) || needs_staging(table, net)
+}
+
+/// From how many rows on inserts go as a set. A table without columns to write has no COPY.
+fn insert_min(table: &Table) -> usize {
+    match (table.fit.written().next(), table.fit.takes_copy()) {
+        (None, _) => usize::MAX,
+        (Some(_), true) => COPY_MIN,
+        (Some(_), false) => STAGE_MIN,
+    }
+}
+
+fn needs_staging(table: &Table, net: &Net) -> bool {
+    net.deletes.len() >= STAGE_MIN
+        || net.updates.len() >= STAGE_MIN
+        || (net.inserts.len() >= insert_min(table) && !table.fit.takes_copy())
+}
+
 /// Counting rows proves that each key hit its row only when no key can hit two.
-fn net_fits(table: &Table, net: &Net) -> bool {
-    let inserts_only = net.updates.is_empty() && net.deletes.is_empty();
-    (inserts_only || table.fit.unique_key) && table.fit.written().next().is_some()
+fn is_provable(table: &Table, net: &Net) -> bool {
+    table.fit.unique_key || (net.updates.is_empty() && net.deletes.is_empty())
 }
 
 /// A table without a key: long runs of inserts as sets, everything else in order.
 async fn runs(target: &str, client: &Client, table: &mut Table, changes: &[Change]) -> Result<()> {
     let is_insert = |change: &Change| matches!(change.operation, Operation::Insert { .. });
     for run in changes.chunk_by(|a, b| is_insert(a) == is_insert(b)) {
-        if run.len() < SET_MIN || !run.iter().all(is_insert) || table.fit.written().next().is_none()
-        {
+        if !run.iter().all(is_insert) || run.len() < insert_min(table) {
             in_order::apply(target, client, table, run).await?;
-            continue;
-        }
-        let effect = plan::net(&table.relation, run)?;
-        match effect {
-            Effect::Sets(net) => attempt(target, client, table, run, &net).await?,
-            Effect::InOrder => in_order::apply(target, client, table, run).await?,
+        } else if let Effect::Sets(net) = plan::net(&table.relation, run)? {
+            attempt(target, client, table, run, &net).await?;
         }
     }
     Ok(())
-}
-
-fn needs_staging(table: &Table, net: &Net) -> bool {
-    net.deletes.len() >= SET_MIN
-        || net.updates.len() >= SET_MIN
-        || (net.inserts.len() >= SET_MIN && !table.fit.takes_copy())
 }
 
 /// How an attempt under the savepoint failed.
@@ -134,7 +145,7 @@ impl Sets<'_> {
     }
 
     async fn delete(&mut self, deletes: &[Row]) -> Result<(), Failure> {
-        if deletes.len() < SET_MIN {
+        if deletes.len() < STAGE_MIN {
             return self.singly(deletes, rows::of_delete).await;
         }
         let relation = self.table.relation.clone();
@@ -182,7 +193,7 @@ impl Sets<'_> {
     }
 
     async fn update(&mut self, shape: &Shape, updates: &[&NetUpdate]) -> Result<(), Failure> {
-        if updates.len() < SET_MIN || shape.replaces(&self.table.fit) {
+        if updates.len() < STAGE_MIN || shape.replaces(&self.table.fit) {
             return self.singly(updates, |table, update| rows::of_update(table, update)).await;
         }
         if shape.set(&self.table.fit).next().is_none() {
@@ -216,7 +227,7 @@ impl Sets<'_> {
     }
 
     async fn insert(&mut self, inserts: &[Image]) -> Result<(), Failure> {
-        if inserts.len() < SET_MIN {
+        if inserts.len() < insert_min(self.table) {
             return self.singly(inserts, rows::of_insert).await;
         }
         let relation = self.table.relation.clone();
@@ -279,7 +290,8 @@ impl Sets<'_> {
         rows: &'r [T],
         put: impl Fn(&&'r T, &mut BytesMut) -> Result<(), CopyError> + Send,
     ) -> Result<(), Failure> {
-        self.table.unstage(self.client).await.map_err(|error| self.failure(error))?;
+        let cleared = self.table.clear_staging(self.client, rows.len()).await;
+        cleared.map_err(|error| self.failure(error))?;
         let stage = self.statement(stage).await?;
         let copied = copy(self.client, &stage, rows, put).await;
         self.counted(copied, rows.len())?;
