@@ -4,6 +4,7 @@
 //! only. So each test works through connections of its own ([`harness`]), in a database of its own,
 //! and reads the frames with the decoder of `wire`.
 
+mod api_stream;
 mod columns;
 mod ddl;
 mod encodings;
