@@ -1,6 +1,8 @@
 //! Servers that die, batches that are cut off, and a random stream against a model.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::error::Decision;
 use rsrepl_sidecar::target::Target;
 use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
+use rsrepl_tests::clickhouse::USER;
+use rsrepl_tests::{SECRET, wait};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
@@ -198,6 +202,34 @@ async fn a_random_stream_that_is_cut_off_again_and_again() {
         model.check(&rig);
         rig.server.query("DROP DATABASE mirror SYNC");
     }
+}
+
+/// A predecessor's INSERT that ends after `open` could bring back what a TRUNCATE took away.
+#[tokio::test]
+async fn open_ends_the_queries_of_a_predecessor() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let running = |id: &str| {
+        rig.server.query(&format!("SELECT count() FROM system.processes WHERE query_id = '{id}'"))
+    };
+    let ids = ["rsrepl:7:rsrepl:mirror:ch:99-1", "rsrepl:7:rsrepl:mirror:other:99-1"];
+    let mut connections = Vec::new();
+    for id in ids {
+        let mut stream = TcpStream::connect(("127.0.0.1", rig.server.http_port())).unwrap();
+        let query = "SELECT sleep(1) FROM numbers(30) SETTINGS max_block_size = 1";
+        write!(
+            stream,
+            "POST /?query_id={id} HTTP/1.1\r\nHost: x\r\nX-ClickHouse-User: {USER}\r\n\
+             X-ClickHouse-Key: {SECRET}\r\nContent-Length: {}\r\n\r\n{query}",
+            query.len()
+        )
+        .unwrap();
+        wait::until(Duration::from_secs(10), "the query runs", || running(id).trim() == "1");
+        connections.push(stream);
+    }
+    reopen_when_up(&mut target).await;
+    assert_eq!(running(ids[0]).trim(), "0");
+    assert_eq!(running(ids[1]).trim(), "1", "another target's");
 }
 
 #[tokio::test]

@@ -199,6 +199,7 @@ impl Session {
         setup::ensure_table(&self.context.server, options, &mut plan).await?;
         let table = Arc::new(Table {
             insert: ddl::insert(&options.database, &plan),
+            lookup_limit: Default::default(),
             truncated: self.truncates.get(&plan.storage()).copied().unwrap_or_default(),
             plan,
         });

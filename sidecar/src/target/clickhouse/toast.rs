@@ -7,6 +7,7 @@
 //! then the row at hand is not needed; or it is lost, and that is an error, never a default.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rsrepl_wire::{Lsn, OldRowKind, Value};
@@ -22,8 +23,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Bytes of the keys of one look-up; the statement holds them in hexadecimal digits.
 const KEY_BYTES_MAX: usize = 4 << 20;
-/// Keys of the first look-up, and of the largest one.
-const KEYS_FIRST: usize = 256;
+/// Keys of a table's first look-up, and of the largest one.
+const KEYS_FIRST: usize = 32;
 const KEYS_MAX: usize = 8192;
 /// Bytes that a look-up should bring; its size follows this.
 const VALUE_BYTES_TARGET: usize = 8 << 20;
@@ -39,22 +40,29 @@ pub(super) struct Lookup {
     columns: BTreeSet<usize>,
 }
 
-/// Keys in one look-up: adapted, so that large values do not fill the memory (invariant 6).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LookupLimit(usize);
+/// Keys in one look-up of a table: adapted, so that large values do not fill the memory (invariant 6).
+#[derive(Debug)]
+pub(super) struct LookupLimit(AtomicUsize);
 
 impl Default for LookupLimit {
     fn default() -> Self {
-        LookupLimit(KEYS_FIRST)
+        LookupLimit(AtomicUsize::new(KEYS_FIRST))
     }
 }
 
 impl LookupLimit {
-    fn learn(&mut self, bytes: usize) {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `bytes` is what the last look-up brought. One writer serves a table, so nothing is lost between
+    /// reading and storing.
+    fn learn(&self, bytes: usize) {
+        let keys = self.get();
         if bytes > VALUE_BYTES_TARGET {
-            self.0 = (self.0 / 2).max(1);
+            self.0.store((keys / 2).max(1), Ordering::Relaxed);
         } else if bytes < VALUE_BYTES_TARGET / 4 {
-            self.0 = (self.0 * 2).min(KEYS_MAX);
+            self.0.store((keys * 2).min(KEYS_MAX), Ordering::Relaxed);
         }
     }
 }
@@ -63,7 +71,7 @@ impl LookupLimit {
 pub(super) fn plan_lookup(
     plan: &Plan,
     items: &[Item],
-    limit: LookupLimit,
+    limit: &LookupLimit,
 ) -> Result<(usize, Option<Lookup>)> {
     let mut lookup = Lookup::default();
     for (count, item) in items.iter().enumerate() {
@@ -72,7 +80,7 @@ pub(super) fn plan_lookup(
         if whole || !new.may_have_unchanged() {
             continue;
         }
-        if lookup.keys.len() >= limit.0 || lookup.key_bytes >= KEY_BYTES_MAX {
+        if lookup.keys.len() >= limit.get() || lookup.key_bytes >= KEY_BYTES_MAX {
             return Ok((count, Some(lookup)));
         }
         let mut found = false;
@@ -198,7 +206,7 @@ pub(super) async fn fetch(
     plan: &Plan,
     lookup: Lookup,
     truncated: Lsn,
-    limit: &mut LookupLimit,
+    limit: &LookupLimit,
 ) -> Result<Known> {
     let keys: Vec<(String, ColumnType)> =
         plan.columns.iter().filter(|c| c.key).map(|c| (quoted(&c.name), c.ty)).collect();
@@ -249,7 +257,7 @@ impl Read<'_> {
         &self,
         keys: &BTreeSet<Key>,
         columns: &[usize],
-        limit: &mut LookupLimit,
+        limit: &LookupLimit,
     ) -> Result<HashMap<Key, Found>> {
         let targets: Vec<_> = columns.iter().filter_map(|i| self.plan.columns.get(*i)).collect();
         let names: Vec<String> = targets.iter().map(|column| quoted(&column.name)).collect();

@@ -38,6 +38,7 @@ pub(super) struct Table {
     pub(super) insert: String,
     /// The last TRUNCATE of the table that a predecessor began.
     pub(super) truncated: Lsn,
+    pub(super) lookup_limit: LookupLimit,
 }
 
 /// Applies the steps one after the other. When it fails, some are applied: the stream must be applied
@@ -73,8 +74,9 @@ struct Task {
 }
 
 impl Task {
-    fn plan_lookup(&mut self, limit: LookupLimit) -> Result<Option<Lookup>> {
-        let (left, lookup) = toast::plan_lookup(&self.table.plan, self.items.as_slice(), limit)?;
+    fn plan_lookup(&mut self) -> Result<Option<Lookup>> {
+        let Table { plan, lookup_limit, .. } = self.table.as_ref();
+        let (left, lookup) = toast::plan_lookup(plan, self.items.as_slice(), lookup_limit)?;
         self.left = left;
         Ok(lookup)
     }
@@ -85,17 +87,16 @@ impl Task {
 }
 
 async fn rows(context: &Context, table: Arc<Table>, items: Vec<Item>) -> Result<()> {
-    let mut limit = LookupLimit::default();
     let mut task = Task { table, items: items.into_iter(), left: 0, known: None };
     while !task.items.as_slice().is_empty() {
         let lookup;
-        (task, lookup) = blocking(task, move |task| task.plan_lookup(limit)).await?;
+        (task, lookup) = blocking(task, Task::plan_lookup).await?;
         task.known = match lookup {
             None => None,
             Some(lookup) => {
-                let Table { plan, truncated, .. } = task.table.as_ref();
+                let Table { plan, truncated, lookup_limit, .. } = task.table.as_ref();
                 let Context { server, database, .. } = context;
-                Some(toast::fetch(server, database, plan, lookup, *truncated, &mut limit).await?)
+                Some(toast::fetch(server, database, plan, lookup, *truncated, lookup_limit).await?)
             }
         };
         task = stretch(context, task).await?;
