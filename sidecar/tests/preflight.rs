@@ -66,7 +66,7 @@ fn a_source_where_all_is_wrong() {
     let source = server.conninfo("postgres").replace("user=postgres", "user=plain");
     let source = source.replace(SECRET, "pl4in-never-shown");
     let options = "publication = [\"some\", \"Root\", \"absent\"]";
-    let report = check(&configuration(&source, options, &server.conninfo("postgres")));
+    let report = check(&configuration(&source, options, &server.conninfo("template1")));
     assert!(!report.is_good() && !report.to_string().contains("pl4in"), "{report}");
     let part = &report.source;
     let error = Severity::Error;
@@ -86,7 +86,8 @@ fn a_source_where_all_is_wrong() {
 fn slots_that_cannot_be_used() {
     let scratch = Scratch::new("preflight-slots");
     let server = Postgres::start(&scratch, "source", "");
-    let config = configuration(&server.conninfo("postgres"), "", &server.conninfo("postgres"));
+    let (source, target) = (server.conninfo("postgres"), server.conninfo("template1"));
+    let config = configuration(&source, "", &target);
     let slot = |sql: &str| {
         server.execute("postgres", sql);
         let report = check(&config);
@@ -97,11 +98,7 @@ fn slots_that_cannot_be_used() {
     assert_found(&part, Severity::Error, "belongs to the output plugin test_decoding", "slot_name");
     let part = slot("SELECT pg_create_physical_replication_slot('rsrepl')");
     assert_found(&part, Severity::Error, "is a physical slot", "slot_name");
-    let config = configuration(
-        &server.conninfo("postgres"),
-        "create_slot = false",
-        &server.conninfo("postgres"),
-    );
+    let config = configuration(&source, "create_slot = false", &target);
     let part = check(&config).source;
     assert_found(&part, Severity::Error, "no slot rsrepl", "pg_create_logical_replication_slot");
 }
@@ -140,7 +137,7 @@ fn tables_are_described_as_the_stream_will() {
          ALTER TABLE full_one REPLICA IDENTITY FULL",
     );
     let config =
-        parse(&configuration(&server.conninfo("postgres"), "", &server.conninfo("postgres")));
+        parse(&configuration(&server.conninfo("postgres"), "", &server.conninfo("template1")));
     let (_, tables) = block_on(preflight::check_source(&config, &config.mask()));
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(names, ["full_one", "t"]);
@@ -194,6 +191,10 @@ fn exit_statuses_and_passwords() {
     let good = server.conninfo("postgres");
     let wrong = good.replace(SECRET, "wr0ng-never-shown");
     let nobody = server.conninfo_through(free_port(), "postgres");
+    let (good_target, wrong_target) = (
+        good.replace("dbname=postgres", "dbname=template1"),
+        wrong.replace("dbname=postgres", "dbname=template1"),
+    );
     let nowhere = "postgres://u:never-shown@no-such-host.invalid/d";
     let file = scratch.join("rsrepl.toml");
     let status = |arguments: &[&str], text: &str| {
@@ -211,13 +212,15 @@ fn exit_statuses_and_passwords() {
             assert_eq!(status(&[command], bad), Some(2), "{command} {bad}");
         }
     }
-    for (source, target) in [(&wrong, &good), (&good, &wrong), (&nobody, &nobody)] {
+    for (source, target) in
+        [(&wrong, &good_target), (&good, &wrong_target), (&nobody, &wrong_target)]
+    {
         let text = configuration(source, "", target);
         assert_eq!(status(&["check"], &text), Some(1));
         assert_eq!(status(&["status"], &text), Some(1));
         assert_eq!(status(&["status", "--json"], &text), Some(1));
     }
-    assert_eq!(status(&["check"], &configuration(nowhere, "", nowhere)), Some(1));
+    assert_eq!(status(&["check"], &configuration(nowhere, "", &good_target)), Some(1));
     // what waiting cannot mend ends `run`
     for source in [&wrong, &good] {
         assert_eq!(status(&["run"], &configuration(source, "", &nobody)), Some(1));

@@ -8,11 +8,13 @@
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
+//! | `roles` | what docs/operations.md grants is enough |
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod differential;
 mod faults;
 mod harness;
+mod roles;
 mod shutdown;
 mod slot;
 mod truth;

@@ -1,6 +1,6 @@
 //! Every key, its default and its rule: from the tree to [`Config`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -56,6 +56,9 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     });
     let format = table.or("format", "plain");
     table.finish();
+    if let (Some(source), Some(targets)) = (&source, &targets) {
+        check_places(&root, source, targets);
+    }
     root.finish();
 
     Some(Config {
@@ -110,6 +113,25 @@ fn targets(root: &mut Table<'_>) -> Option<Vec<Target>> {
         return None;
     }
     found.into_iter().collect()
+}
+
+/// A target that is the source would feed itself; two targets that are one database would share their
+/// position, which is stored there by slot.
+fn check_places(root: &Table<'_>, source: &Source, targets: &[Target]) {
+    let place = |target: &Target| match &target.options {
+        TargetOptions::Postgres(options) => options.connection.endpoint(),
+        TargetOptions::ClickHouse(options) => {
+            let options = ClickHouseOptions::from_config(&target.name, options);
+            options.map(|found| format!("{}/{}", found.url, found.database)).unwrap_or_default()
+        }
+    };
+    let mut seen = BTreeMap::from([(source.connection.endpoint(), "the source".to_owned())]);
+    for target in targets {
+        let this = format!("target {}", target.name);
+        if let Some(other) = seen.insert(place(target), this.clone()) {
+            root.problem("targets", &format!("{this} is the same database as {other}"));
+        }
+    }
 }
 
 /// Defaults of `batch_size` and `batch_interval`.

@@ -177,6 +177,23 @@ fn no_target_is_a_problem() {
 }
 
 #[test]
+fn no_two_parts_are_one_database() {
+    let same = MINIMAL.replace("host=standby", "host=db.example port=5432");
+    assert_eq!(
+        problems(&same, &[]),
+        ["targets: target standby is the same database as the source"]
+    );
+    let twice = format!(
+        "{MINIMAL}\n[[targets.clickhouse]]\nname = \"again\"\n\
+         connection_string = \"http://other@ch.example/shop\"\n"
+    );
+    assert_eq!(
+        problems(&twice, &[]),
+        ["targets: target again is the same database as target olap"]
+    );
+}
+
+#[test]
 fn variables_are_replaced_and_missing_ones_named() {
     let text = MINIMAL.replace("app:hunter2@", "${DB_USER}:$${x}$y${DB_PASSWORD}@");
     let config = parse(&text, &[("DB_USER", "u"), ("DB_PASSWORD", "hunter2")]).expect("valid");
@@ -215,7 +232,7 @@ fn the_environment_overrides_and_appends() {
         ("RSREPL__TARGETS__POSTGRES__0__RETRY__BACKOFF", "2s"),
         ("RSREPL__SOURCE__CREATE_SLOT", "false"),
         // no interpolation here
-        ("RSREPL__TARGETS__POSTGRES__1__CONNECTION_STRING", "host=${h} user=u"),
+        ("RSREPL__TARGETS__POSTGRES__1__CONNECTION_STRING", "host=${h} user=u1"),
     ];
     // appended one after the other, also past nine
     let names: Vec<String> =
@@ -223,7 +240,9 @@ fn the_environment_overrides_and_appends() {
     let strings: Vec<String> =
         (2..=11).map(|i| format!("RSREPL__TARGETS__POSTGRES__{i}__CONNECTION_STRING")).collect();
     overrides.extend(names.iter().map(|name| (name.as_str(), &name["RSREPL__".len()..])));
-    overrides.extend(strings.iter().map(|name| (name.as_str(), "host=h user=u")));
+    let values: Vec<String> = (2..=11).map(|i| format!("host=h{i} user=u")).collect();
+    let strings = strings.iter().zip(&values);
+    overrides.extend(strings.map(|(name, value)| (name.as_str(), value.as_str())));
     let config = parse(MINIMAL, &overrides).expect("valid");
     assert_eq!(config.source.connection.endpoint(), "other:5432/u");
     assert!(!config.source.create_slot);

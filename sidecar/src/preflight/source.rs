@@ -80,6 +80,7 @@ struct Server {
     walsenders_max: i64,
     role: String,
     may_replicate: bool,
+    in_recovery: bool,
 }
 
 impl Server {
@@ -89,7 +90,7 @@ impl Server {
                    current_setting('max_replication_slots')::bigint,
                    (SELECT count(*) FROM pg_catalog.pg_stat_replication),
                    current_setting('max_wal_senders')::bigint,
-                   rolname::text, rolsuper OR rolreplication
+                   rolname::text, rolsuper OR rolreplication, pg_is_in_recovery()
                    FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let row = client.query_one(sql, &[]).await.map_err(failed)?;
         Ok(Server {
@@ -101,11 +102,18 @@ impl Server {
             walsenders_max: row.get(5),
             role: row.get(6),
             may_replicate: row.get(7),
+            in_recovery: row.get(8),
         })
     }
 
     fn check(&self, config: &Source, slot: Option<&Slot>) -> Vec<Finding> {
         let mut findings = Vec::new();
+        if self.in_recovery {
+            findings.push(Finding::transient(
+                "the source is in recovery: a standby, or not promoted yet",
+                "connect to the primary, or promote this one",
+            ));
+        }
         if self.wal_level != "logical" {
             findings.push(Finding::error(
                 format!("wal_level is {}, and must be logical", self.wal_level),

@@ -236,8 +236,34 @@ impl Families<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::status::TargetKind;
+
+    /// Names of metrics in a text, without the endings that samples get.
+    fn names(text: &str) -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_lowercase() && c != '_')
+            .filter(|word| word.starts_with("rsrepl_"))
+            .map(|word| {
+                let endings = ["_total", "_bucket", "_count", "_sum", "_info"];
+                let end = endings.iter().find_map(|ending| word.strip_suffix(ending));
+                end.unwrap_or(word).to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &Metrics::new(1).registry(status))
+            .expect("encodes");
+        let document = include_str!("../../../docs/operations.md");
+        let section =
+            document.split("### Metrics").nth(1).and_then(|rest| rest.split("###").next());
+        assert_eq!(names(&text), names(section.expect("a section on metrics")));
+    }
 
     #[test]
     fn every_family_is_there_with_its_labels() {
