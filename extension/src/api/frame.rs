@@ -74,10 +74,13 @@ fn decode(bytes: Bytes, relations: &mut Relations) -> Result<Vec<String>, String
         let message = message.map_err(|error| format!("message {position}: {error}"))?;
         let mut row = describe(&message, relations)
             .map_err(|error| format!("message {position}: {error}"))?;
-        row.insert("position".into(), json!(position));
-        // xid 0 stands for none
-        row.insert("xid".into(), json!((frame.xid() != 0).then(|| frame.xid().to_string())));
-        rows.push(to_ascii(&Value::Object(row)));
+        if let Value::Object(columns) = &mut row {
+            columns.insert("position".into(), json!(position));
+            // xid 0 stands for none
+            let xid = (frame.xid() != 0).then(|| frame.xid().to_string());
+            columns.insert("xid".into(), json!(xid));
+        }
+        rows.push(to_ascii(&row));
         if let Message::Relation(relation) = message {
             relations.remember(relation);
         }
@@ -85,9 +88,9 @@ fn decode(bytes: Bytes, relations: &mut Relations) -> Result<Vec<String>, String
     Ok(rows)
 }
 
-/// All columns but `position` and `xid`, which are the frame's to say.
-fn describe(message: &Message, relations: &Relations) -> Result<Map<String, Value>, String> {
-    let row = match message {
+/// An object of all columns but `position` and `xid`, which are the frame's to say.
+fn describe(message: &Message, relations: &Relations) -> Result<Value, String> {
+    Ok(match message {
         Message::Begin(begin) => json!({
             "kind": "begin",
             "lsn": lsn(begin.final_lsn),
@@ -143,11 +146,7 @@ fn describe(message: &Message, relations: &Relations) -> Result<Map<String, Valu
                 "content": hex(&logical.content),
             },
         }),
-    };
-    match row {
-        Value::Object(row) => Ok(row),
-        other => Err(format!("not an object: {other}")),
-    }
+    })
 }
 
 /// The row of an insert, update or delete, as it is put together.
