@@ -187,3 +187,40 @@ async fn rows_find_their_partition() {
         assert_eq!(standby.rows(counts), format!("(0,{rows},{},{})", ones - 1, twos));
     }
 }
+
+#[tokio::test]
+async fn narrower_values_fit_a_column_that_was_widened_first() {
+    let standby = Standby::new(
+        "widened",
+        "CREATE TABLE t (id bigint PRIMARY KEY, n numeric, f float8, v text);
+         CREATE TABLE bag (x bigint, v text)",
+    );
+    let float = column("f", 700, "float4", Encoding::Fixed(4));
+    let varchar = Column { typmod: 14, ..column("v", 1043, "varchar", Encoding::Varlena) };
+    let columns = vec![key(int_column("id")), int_column("n"), float, varchar.clone()];
+    let table = relation("t", ReplicaIdentity::Default, columns);
+    let bag = relation("bag", ReplicaIdentity::Full, vec![int_column("x"), varchar]);
+    let half = V::Fixed(0.5f32.to_le_bytes().to_vec());
+    let mut target = standby.target();
+    target.open(&standby.source()).await.unwrap();
+    let mut stream = Stream::after(1000);
+    for rows in SIZES {
+        for id in 0..rows {
+            stream.insert(&table, &[int(id), int(-7), half.clone(), text("v")]);
+        }
+        (0..2).for_each(|_| stream.insert(&bag, &[int(1), text("v")]));
+        stream.delete(&bag, &[int(1), text("v")]);
+        target.apply(stream.commit()).await.unwrap();
+        for id in 0..rows {
+            let old = [int(id), V::Null, V::Null, V::Null];
+            stream.update(&table, Some(&old), &[int(-id), int(8), half.clone(), V::Unchanged]);
+        }
+        target.apply(stream.commit()).await.unwrap();
+        let query = "SELECT n, f, v, count(*), min(id) FROM t GROUP BY 1, 2, 3";
+        assert_eq!(standby.rows(query), format!("(8,0.5,v,{rows},{})", 1 - rows));
+        (0..rows).for_each(|id| stream.delete(&table, &[int(-id), V::Null, V::Null, V::Null]));
+        target.apply(stream.commit()).await.unwrap();
+        assert_eq!(standby.rows("SELECT * FROM t"), "");
+    }
+    assert_eq!(standby.rows("SELECT x, v FROM bag"), "(1,v);(1,v)");
+}

@@ -11,7 +11,7 @@ use crate::stream::{Stream, column, int, int_column, key, relation, text_column}
 async fn everything_that_does_not_fit_is_told_at_once() {
     let standby = Standby::new(
         "unfit",
-        "CREATE TABLE t (id bigint, a text, n numeric(5,2), must int NOT NULL);
+        "CREATE TABLE t (id smallint, a text, n numeric(5,2), must int NOT NULL);
          CREATE TABLE keyless (id int);
          CREATE VIEW v AS SELECT 1 AS id",
     );

@@ -38,8 +38,9 @@ pub struct TargetColumn {
     pub sql_type: String,
     /// The declared type is a domain.
     pub domain: bool,
-    /// The value goes as text and is cast to its type by the server.
-    pub as_text: bool,
+    /// The type that the value arrives in, when the server is to cast it to `sql_type`: text, or a
+    /// narrower type of the source.
+    pub via: Option<String>,
     pub codec: Codec,
     /// Not written: the target computes it (a stored generated column).
     pub generated: bool,
@@ -252,7 +253,7 @@ fn fit_column(
         )
     };
     let source_type = || format!("{}.{}", column.type_schema, column.type_name);
-    if !type_fits(column, found) {
+    let Some(via) = arrival(column, found) else {
         return Err(Finding::error(
             format!(
                 "column {} of {relation} is {} on the source and {}.{} on the target",
@@ -263,8 +264,8 @@ fn fit_column(
             ),
             alter(&format!("TYPE {}", sql::qualified(&column.type_schema, &column.type_name))),
         ));
-    }
-    if !modifier_fits(column.base_oid, column.typmod, found.typmod) {
+    };
+    if !modifier_fits(found.base_oid, column.typmod, found.typmod) {
         return Err(Finding::error(
             format!(
                 "column {} of {relation} has a narrower length or precision on the target \
@@ -294,14 +295,41 @@ fn fit_column(
         ident: sql::ident(&found.name),
         sql_type: found.sql_type.clone(),
         domain: found.is_domain(),
-        // xml's receive function would obey an encoding declaration inside of the value
-        as_text: column.encoding == Encoding::Text || column.base_oid == XML_OID,
+        via,
         codec,
         generated: found.generated,
         always_identity: found.identity == Some(Identity::Always),
         key: column.key,
         equals: equality(column, found),
     })
+}
+
+/// The type that values go in, if not the column's own: [`TargetColumn::via`]. `None`: the types do
+/// not fit.
+fn arrival(column: &Column, found: &CatalogColumn) -> Option<Option<String>> {
+    if type_fits(column, found) {
+        // xml's receive function would obey an encoding declaration inside of the value
+        let as_text = column.encoding == Encoding::Text || column.base_oid == XML_OID;
+        return Some(as_text.then(|| "text".to_owned()));
+    }
+    widened_from(column.base_oid, found.base_oid).map(|narrow| Some(narrow.to_owned()))
+}
+
+/// The name of the source's type when the target's holds each of its values exactly: what a column is
+/// altered to while narrower values are still in the stream.
+fn widened_from(source: u32, target: u32) -> Option<&'static str> {
+    const WIDER: &[(u32, &str, &[u32])] = &[
+        (21, "int2", &[23, 20, 1700]),
+        (23, "int4", &[20, 1700]),
+        (20, "int8", &[1700]),
+        (700, "float4", &[701]),
+        (1043, "varchar", &[25]),
+        (25, "text", &[1043]),
+    ];
+    WIDER
+        .iter()
+        .find(|(oid, _, wider)| *oid == source && wider.contains(&target))
+        .map(|(_, name, _)| *name)
 }
 
 /// Built-in types by oid; others by the name that both sides gave them.

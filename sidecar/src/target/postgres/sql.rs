@@ -76,8 +76,10 @@ struct Params(usize);
 impl Params {
     fn next(&mut self, column: &TargetColumn) -> String {
         self.0 += 1;
-        let text = if column.as_text { "::text" } else { "" };
-        format!("${}{text}::{}", self.0, column.sql_type)
+        match &column.via {
+            Some(via) => format!("${}::{via}::{}", self.0, column.sql_type),
+            None => format!("${}::{}", self.0, column.sql_type),
+        }
     }
 }
 
@@ -106,7 +108,7 @@ impl TargetTable {
 
     /// Rows can go straight into the table by COPY BINARY.
     pub fn takes_copy(&self) -> bool {
-        !self.written().any(|(_, column)| column.as_text)
+        !self.written().any(|(_, column)| column.via.is_some())
     }
 
     /// COPY of the written columns.
@@ -240,7 +242,7 @@ impl TargetTable {
 /// numbered as in the relation.
 impl TargetTable {
     fn staging_type(column: &TargetColumn) -> &str {
-        if column.as_text { "text" } else { &column.sql_type }
+        column.via.as_ref().unwrap_or(&column.sql_type)
     }
 
     /// The staging table, which lasts as long as the session.
@@ -252,9 +254,9 @@ impl TargetTable {
     }
 
     fn staged(name: char, index: usize, column: &TargetColumn) -> String {
-        match column.as_text {
-            true => format!("s.{name}{index}::{}", column.sql_type),
-            false => format!("s.{name}{index}"),
+        match column.via {
+            Some(_) => format!("s.{name}{index}::{}", column.sql_type),
+            None => format!("s.{name}{index}"),
         }
     }
 
