@@ -28,7 +28,7 @@ install: setup ## Build the plugin and install it into the PostgreSQL of PG_CONF
 	scripts/install.sh $(PG_CONFIG)
 
 demo: build ## Replicate a live shop into PostgreSQL and ClickHouse, and compare (KEEP=1 leaves it running)
-	cargo run --release --locked --quiet --package rsrepl-tests --bin rsrepl-demo
+	cargo run --locked --quiet --package rsrepl-tests --bin rsrepl-demo
 
 test: test-unit test-extension test-e2e ## All tests
 	@echo "make test: all passed"
@@ -43,7 +43,7 @@ test-extension: setup ## Tests inside a PostgreSQL server
 # Builds by itself: test-extension has left its own build of the plugin in build/'s PostgreSQL.
 test-e2e: setup ## Tests of the built binary against real servers (SEED=… repeats a differential run)
 	$(MAKE) --no-print-directory build
-	cargo test --release --locked --package rsrepl-tests --test '*' -- --nocapture --test-threads=2
+	cargo test --locked --package rsrepl-tests --test '*' -- --nocapture --test-threads=2
 
 lint: setup ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check

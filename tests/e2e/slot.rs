@@ -29,8 +29,8 @@ fn an_idle_slot_advances_while_another_database_writes() {
 #[test]
 fn writes_to_a_table_that_is_not_published_retain_no_wal() {
     let mut rig = Rig::new("slot-filter", SCHEMA);
-    rig.execute(&format!("CREATE PUBLICATION some FOR TABLE seen, {MARKER}"));
-    rig.configure(|config| config.source_options = "publication = \"some\"".to_owned());
+    rig.execute(&format!("CREATE PUBLICATION selected FOR TABLE seen, {MARKER}"));
+    rig.configure(|config| config.source_options = "publication = \"selected\"".to_owned());
     rig.run();
     rig.execute("INSERT INTO seen VALUES (1)");
     rig.settle(LIMIT);

@@ -18,11 +18,16 @@ fn workload_is_valid_and_reaches_every_table() {
     workload.join();
     assert!(progress.total() > 1_500, "nothing was rolled back");
     let mut client = server.client("postgres");
+    let mut empty = Vec::new();
     for table in compare::tables(&mut client) {
         let rows = server.value("postgres", &format!("SELECT count(*) FROM {table}"));
-        assert!(table == "bulk" || rows.as_deref() != Some("0"), "{table} is empty");
+        if rows.as_deref() == Some("0") {
+            empty.push(table.clone());
+        }
         // The comparison works on every type, and finds a table equal to itself.
         let same = compare::postgres(&mut client, &mut server.client("postgres"), &table);
         assert!(same.equal(), "{same}");
     }
+    // `bulk` is filled by hand; of the others a TRUNCATE may just have emptied one or two.
+    assert!(empty.len() <= 3, "many tables are empty: {empty:?}");
 }
