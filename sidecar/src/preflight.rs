@@ -2,13 +2,15 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `source` | server, role, extension, plugin, slot |
+//! | `source` | server, role, extension, plugin |
+//! | `slot` | whose the slot is, and whether it is free |
 //! | `publications` | what is published, and what of it is not supported |
 //! | `tables` | the tables that will come, as the stream will describe them |
 //!
 //! Targets check themselves, against those tables; see [`target`](crate::target).
 
 mod publications;
+mod slot;
 mod source;
 mod tables;
 

@@ -133,14 +133,16 @@ fn tables_are_described_as_the_stream_will() {
                          f bytea, g int GENERATED ALWAYS AS (a + 1) STORED, h regclass, i name,
                          UNIQUE (b));
          ALTER TABLE t DROP COLUMN gone, REPLICA IDENTITY USING INDEX t_b_key;
+         CREATE SCHEMA rsrepl; CREATE TABLE rsrepl.positions (slot text PRIMARY KEY);
          CREATE UNLOGGED TABLE u (a int); CREATE TABLE full_one (a int);
          ALTER TABLE full_one REPLICA IDENTITY FULL",
     );
     let config =
         parse(&configuration(&server.conninfo("postgres"), "", &server.conninfo("template1")));
-    let (_, tables) = block_on(preflight::check_source(&config, &config.mask()));
+    let (part, tables) = block_on(preflight::check_source(&config, &config.mask()));
+    assert_found(&part, Severity::Error, "rsrepl.positions of this database", "PUBLICATION");
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    assert_eq!(names, ["full_one", "t"]);
+    assert_eq!(names, ["full_one", "t", "positions"]);
     let Relation { replica_identity, columns, .. } = &tables[1];
     assert_eq!(*replica_identity, ReplicaIdentity::Index);
     let columns: Vec<_> = columns

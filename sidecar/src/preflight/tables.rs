@@ -43,12 +43,28 @@ pub(super) async fn describe(
                 .unwrap_or(ReplicaIdentity::Default),
             columns: columns.remove(&row.get::<_, u32>(0)).unwrap_or_default(),
         };
+        findings.extend(check_own(&relation));
         if identified.get(&relation.oid) == Some(&true) {
             findings.extend(check_identity(&relation));
         }
         relations.push(relation);
     }
     Ok(relations)
+}
+
+/// A target's positions are its own business: replicated further, they would overwrite those of the next
+/// target.
+fn check_own(relation: &Relation) -> Option<Finding> {
+    (relation.schema == "rsrepl").then(|| {
+        Finding::error(
+            format!(
+                "{}.{} of this database, which is a target itself, would be replicated too",
+                relation.schema, relation.name
+            ),
+            "CREATE PUBLICATION … FOR TABLES IN SCHEMA … (without rsrepl), and name it in \
+             source.publication",
+        )
+    })
 }
 
 fn check_identity(relation: &Relation) -> Option<Finding> {
