@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rsrepl_tests::config::Target;
 use rsrepl_tests::rig::{CLICKHOUSE, DATABASE, Rig, STANDBY};
-use rsrepl_tests::scratch::free_port;
+use rsrepl_tests::scratch::{Scratch, free_port};
+use rsrepl_tests::sidecar::Sidecar;
 use rsrepl_tests::{SECRET, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -76,7 +77,8 @@ fn check_reports_everything_at_once() {
     let nobody = free_port();
     rig.configure(|config| {
         config.source_options = "publication = \"absent\"".to_owned();
-        let wrong = config.postgres[0].connection.replace(SECRET, "wr0ng-s3cret");
+        let elsewhere = config.postgres[0].connection.replace(DATABASE, "postgres");
+        let wrong = elsewhere.replace(SECRET, "wr0ng-s3cret");
         config.postgres.push(Target::new("stranger", wrong));
         config.clickhouse[0].connection =
             format!("http://u:{SECRET}@127.0.0.1:{nobody}/{DATABASE}");
@@ -109,4 +111,32 @@ fn check_reports_everything_at_once() {
     let output = rig.sidecar.command("check");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "after the mend:\n{text}");
+}
+
+/// Neither a source that is down nor a slot that another sidecar holds ends `run`.
+#[test]
+fn what_may_pass_by_itself_is_waited_for() {
+    let mut rig = Rig::new("waits", SCHEMA);
+    rig.source.kill();
+    rig.sidecar.launch();
+    wait::until(LIMIT, "the probe says what it waits for", || {
+        let answer = rig.sidecar.get("/readyz");
+        answer.is_some_and(|(code, body)| code == 503 && body.contains("cannot connect"))
+    });
+    rig.source.launch();
+    rig.sidecar.wait_ready(LIMIT);
+
+    let scratch = Scratch::new("waits-second");
+    let mut config = rig.config.clone();
+    config.telemetry_port = free_port();
+    let mut second = Sidecar::new(&scratch, &config);
+    second.launch();
+    wait::until(LIMIT, "the second sees the first", || second.log().contains("is in use by PID"));
+    assert!(!second.ready() && second.is_running());
+    assert_eq!(rig.sidecar.terminate().code(), Some(0));
+    second.wait_ready(LIMIT);
+    rig.execute("INSERT INTO t VALUES (1)");
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    assert_eq!(second.terminate().code(), Some(0));
 }
