@@ -37,6 +37,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("enable_mergejoin", "off"),
 ];
 
+/// What was committed must be on disk before the slot hears of it (invariant 4): a position that a crash
+/// takes back would lie below what the slot can send again.
+const DURABLE: &str = "\
+SELECT pg_catalog.set_config('synchronous_commit', 'local', false)
+ WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+
 /// Opens a session that may write as a replica: triggers and foreign keys do not fire.
 pub async fn open(target: &str, connection: &PgConnect) -> Result<Client> {
     let connection = connection.clone().application_name("rsrepl");
@@ -57,7 +63,9 @@ pub async fn open(target: &str, connection: &PgConnect) -> Result<Client> {
         )
         .hint("promote it, or connect to its primary"));
     }
-    client.batch_execute(&settings()).await.map_err(server("preparing the session"))?;
+    for statement in [settings().as_str(), DURABLE] {
+        client.batch_execute(statement).await.map_err(server("preparing the session"))?;
+    }
     client
         .batch_execute("SET session_replication_role = replica")
         .await
