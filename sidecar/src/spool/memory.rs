@@ -208,6 +208,14 @@ impl Spool {
         }
     }
 
+    /// The source sends what ends after `lsn`. While it reads again the WAL before it, its keepalives
+    /// speak of positions there; they are not where to go on.
+    pub fn starts_behind(&mut self, lsn: Lsn) {
+        let mut state = self.shared.lock();
+        state.end = state.end.max(lsn);
+        state.received = state.received.max(state.end);
+    }
+
     /// Where the source has to go on: the end of the last complete transaction.
     pub fn end(&self) -> Lsn {
         self.shared.lock().end

@@ -157,3 +157,16 @@ async fn pending_is_what_lies_behind_the_checkpoint() {
     readers[0].checkpoint(2);
     assert!(matches!(view.first_pending(0), Pending::Nothing));
 }
+
+#[tokio::test]
+async fn what_the_source_reads_again_is_not_where_to_go_on() {
+    let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+    spool.starts_behind(Lsn(500));
+    spool.progress(Lsn(300), false);
+    assert_eq!(spool.end(), Lsn(500));
+    assert!(readers[0].try_next().is_none());
+    spool.rewind();
+    spool.starts_behind(Lsn(400));
+    spool.progress(Lsn(300), true);
+    assert_eq!(spool.end(), Lsn(400));
+}
