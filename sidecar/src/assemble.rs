@@ -294,4 +294,4 @@ fn disorder(what: &str) -> Error {
 
 #[cfg(test)]
 #[path = "assemble_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -29,7 +29,7 @@ fn relation(name: &str) -> Relation {
 }
 
 /// The frames of transaction `n` (it ends at 10 × n) with `rows` inserts, `per_frame` in each.
-fn transaction(n: u32, rows: usize, per_frame: usize) -> Vec<Frame> {
+pub(crate) fn transaction(n: u32, rows: usize, per_frame: usize) -> Vec<Frame> {
     let end_lsn = Lsn(u64::from(n) * 10);
     let final_lsn = Lsn(end_lsn.0 - 1);
     let frames = rows.div_ceil(per_frame).max(1);

@@ -111,7 +111,7 @@ async fn replicate(
     match tokio::join!(pipeline, look_at_targets).0 {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("replication cannot begin: {error}");
+            error!("replication has ended: {error}");
             ExitCode::from(FAILURE)
         }
     }

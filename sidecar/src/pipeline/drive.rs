@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{LinkState, source_time};
+use super::{LinkState, guarded, source_time};
 use crate::assemble::{Assembler, Checkpoint, Progress, Pushed};
 use crate::batch::{Batch, Position};
 use crate::config::BatchLimits;
@@ -69,7 +69,7 @@ impl<T: Target> Drive<T> {
     /// Runs until the spool is closed and applied, or shutdown finds the target failing.
     pub(super) async fn run(mut self) {
         loop {
-            let failure = match self.session().await {
+            let failure = match guarded(self.session()).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
@@ -220,10 +220,17 @@ impl<T: Target> Drive<T> {
 
     async fn push(&mut self, session: &mut Session, sequence: u64, item: Item) -> Result<()> {
         if session.assembler.push(sequence, item)? == Pushed::TakeBack {
-            // the target holds a part of a transaction that will come again: opening rolls it back
-            let link = self.link_state().await;
-            if let Some(link) = link {
-                self.target.open(&link.source.identity).await?;
+            // the target holds a part of a transaction that will come again: opening rolls it back;
+            // also while shutting down, as all of it may be here already
+            let link = self.shared.link.borrow().clone();
+            let link = link.ok_or_else(|| Error::new(Kind::Internal, "a cut before a source"))?;
+            let stored = self.target.open(&link.source.identity).await?;
+            if stored != session.stored {
+                let message = format!(
+                    "target {} stands at {stored}, and should at {}",
+                    self.name, session.stored
+                );
+                return Err(Error::new(Kind::Server, message));
             }
         }
         Ok(())
@@ -282,3 +289,7 @@ impl Session {
             || progress.lsn.0.saturating_sub(self.stored.0) >= PROGRESS_BYTES
     }
 }
+
+#[cfg(test)]
+#[path = "drive_tests.rs"]
+mod tests;

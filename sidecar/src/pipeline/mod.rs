@@ -19,10 +19,15 @@
 //! bye. A transaction of which only a part was received is rolled back and comes again.
 
 mod drive;
+mod patience;
 mod pulse;
 mod receive;
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use rsrepl_wire::Lsn;
@@ -33,7 +38,7 @@ use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
 use crate::config::{self, Config, TargetOptions};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::source::SourceInfo;
@@ -66,8 +71,26 @@ pub(crate) fn source_time(microseconds: i64) -> SystemTime {
     time.unwrap_or(epoch)
 }
 
+/// Runs a session of the source or of a target. A panic in it is a fault of that session, told and
+/// retried as any other: a task that died of it would leave its target behind for good, with nobody
+/// told.
+async fn guarded<T>(session: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut session = pin!(session);
+    // polled no more after a panic, and what it borrowed is opened anew
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(context))) {
+        Ok(polled) => polled,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            let message = format!("a panic: {}", text.unwrap_or_default());
+            Poll::Ready(Err(Error::new(Kind::Internal, message).hint("please report it")))
+        }
+    })
+    .await
+}
+
 /// Replicates until `shutdown`. Faults of source and targets are retried inside; this returns an error
-/// only for what cannot be begun at all.
+/// only for what cannot be begun at all, and for a task that ended by itself.
 pub async fn run(
     config: Arc<Config>,
     status: Status,
@@ -105,10 +128,17 @@ pub async fn run(
         status,
         shutdown: shutdown.clone(),
         drained: drained.clone(),
+        patience: patience::Patience::default(),
     };
-    let receiver = tokio::spawn(receiver.run());
+    let mut receiver = tokio::spawn(receiver.run());
 
-    shutdown.cancelled().await;
+    let ended = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = &mut receiver => Some(("the source's task", ended.err())),
+        Some(ended) = drives.join_next() => Some(("a target's task", ended.err())),
+    };
+    shutdown.cancel();
     info!("shutting down: applying what has been received");
     let all_done = async { while drives.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN_LIMIT, all_done).await.is_err() {
@@ -116,10 +146,21 @@ pub async fn run(
         drives.shutdown().await;
     }
     drained.cancel();
-    let _ = receiver.await;
+    if !receiver.is_finished() {
+        let _ = receiver.await;
+    }
     pulse_done.cancel();
     let _ = pulse.await;
-    Ok(())
+    match ended {
+        None => Ok(()),
+        Some((task, cause)) => {
+            let error = Error::new(Kind::Internal, format!("{task} ended by itself"));
+            Err(match cause {
+                Some(cause) => error.because(cause),
+                None => error,
+            })
+        }
+    }
 }
 
 fn spawn_target(

@@ -9,9 +9,10 @@ use rsrepl_wire::limits::FORMAT_VERSION;
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::LinkState;
+use super::patience::Patience;
+use super::{LinkState, guarded};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::ledger::Ledger;
@@ -32,10 +33,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A risen position is confirmed within this time.
 const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
-
-/// With the spool full for so long, the connection is given up until half of it is free: a walsender
-/// that cannot send would hold up the primary's shutdown.
-const FULL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A source that shuts down asks, after each of our replies, whether everything is confirmed. After so
 /// many questions for the same LSN that a failing target keeps us from answering with yes, the
@@ -61,6 +58,7 @@ pub(super) struct Receiver {
     pub shutdown: CancellationToken,
     /// The targets are done: confirm the last positions and leave.
     pub drained: CancellationToken,
+    pub patience: Patience,
 }
 
 /// What has been told to the source on this connection.
@@ -81,7 +79,12 @@ impl Receiver {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(SOURCE_RETRY);
         while !self.shutdown.is_cancelled() {
-            let result = self.connection(&mut backoff).await;
+            let before = self.spool.end();
+            let result = guarded(self.connection()).await;
+            if self.spool.end() > before {
+                // not for a connection alone: what breaks it may be the next thing that is sent
+                backoff.reset();
+            }
             self.spool.cut();
             self.status.update_source(|source| source.connected = false);
             match result {
@@ -93,6 +96,7 @@ impl Receiver {
                     warn!(
                         "the spool is full: not receiving until the slowest target has caught up"
                     );
+                    self.patience.gave_up(self.spool.end());
                     self.wait_for_room().await;
                 }
                 Err(_) if self.shutdown.is_cancelled() => break,
@@ -131,13 +135,12 @@ impl Receiver {
     }
 
     /// One connection, from its start to its end.
-    async fn connection(&mut self, backoff: &mut Backoff) -> Result<Leave> {
+    async fn connection(&mut self) -> Result<Leave> {
         let shutdown = self.shutdown.clone();
         let (stream, confirmed) = tokio::select! {
             started = self.start() => started?,
             () = shutdown.cancelled() => return Ok(Leave::Shutdown),
         };
-        backoff.reset();
         self.status.update_source(|source| {
             source.connected = true;
             source.confirmed = confirmed;
@@ -161,8 +164,14 @@ impl Receiver {
             feedback.until(&self.drained, self.spool.end()).await?;
         }
         let last = feedback.update(self.spool.end());
-        feedback.stream.close(last).await?;
-        Ok(leave)
+        match feedback.stream.close(last).await {
+            // the reason to leave is still there, however the connection ended
+            Err(error) if !matches!(leave, Leave::Shutdown) => {
+                debug!(%error, "the stream was not ended in good order");
+                Ok(leave)
+            }
+            closed => closed.map(|()| leave),
+        }
     }
 
     /// Connects, checks that this is the right source (invariant 10) and starts the stream behind what
@@ -198,6 +207,7 @@ impl Receiver {
         }
         let options = plugin_options(&source.publications);
         let stream = client.start(&source.slot_name, from, &options).await?;
+        self.spool.starts_behind(confirmed);
         info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
         self.link.send_replace(Some(LinkState { source: info, confirmed }));
         Ok((stream, confirmed))
@@ -255,7 +265,7 @@ impl Receiver {
         feedback: &mut Feedback,
         ticks: &mut tokio::time::Interval,
     ) -> Result<ControlFlow<Leave>> {
-        let patience = Instant::now() + FULL_PATIENCE;
+        let patience = Instant::now() + self.patience.wait();
         let end = self.spool.end();
         loop {
             tokio::select! {
