@@ -113,4 +113,31 @@ mod tests {
         source.run("UPDATE t SET id = 'y'");
         assert_eq!(source.changes(&[]).len(), 2);
     }
+
+    #[pg_test]
+    fn any_number_of_invalidations_between_two_changes() {
+        // more tables and types than are told apart, the one that matters among them
+        let mut source = Source::new("ddl_many");
+        source.run("CREATE TYPE e AS ENUM ('a'); CREATE TABLE t (id int, e e)");
+        let create = |from: i32| -> String {
+            (from..from + 100).map(|i| format!("CREATE TABLE other{i} (id int);")).collect()
+        };
+        source.run(&format!(
+            "BEGIN; INSERT INTO t VALUES (1); {} ALTER TABLE t RENAME id TO x; {}
+             INSERT INTO t VALUES (2); COMMIT",
+            create(0),
+            create(100)
+        ));
+        source.run(&format!("{} ALTER TYPE e RENAME TO f; {}", create(200), create(300)));
+        source.run("INSERT INTO t VALUES (3)");
+        let expected = [
+            "RELATION public.t d (id int4, e e)",
+            "INSERT public.t id=1 e=NULL",
+            "RELATION public.t d (x int4, e e)",
+            "INSERT public.t x=2 e=NULL",
+            "RELATION public.t d (x int4, e f)",
+            "INSERT public.t x=3 e=NULL",
+        ];
+        assert_eq!(without_borders(source.lines(&[])), expected);
+    }
 }

@@ -33,16 +33,19 @@ fn setting(name: &str) -> String {
     query(&format!("SELECT current_setting('{name}')"))
 }
 
-/// A connection to a database of the server that runs the test.
-pub(super) fn connect(database: &str) -> Client {
-    let user = query("SELECT current_user::text");
-    Config::new()
+/// How to reach a database of the server that runs the test.
+pub(super) fn config(database: &str) -> Config {
+    let mut config = Config::new();
+    config
         .host(&setting("unix_socket_directories"))
         .port(setting("port").parse().unwrap())
-        .user(&user)
-        .dbname(database)
-        .connect(NoTls)
-        .unwrap()
+        .user(&query("SELECT current_user::text"))
+        .dbname(database);
+    config
+}
+
+pub(super) fn connect(database: &str) -> Client {
+    config(database).connect(NoTls).unwrap()
 }
 
 impl Source {

@@ -4,7 +4,11 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::decoding_tests::harness::Source;
+    use std::sync::{Arc, Mutex};
+
+    use postgres::NoTls;
+
+    use crate::decoding_tests::harness::{Source, config};
 
     #[pg_test]
     fn default_sends_the_old_key_only_when_it_changed() {
@@ -99,6 +103,32 @@ mod tests {
             "COMMIT",
         ];
         assert_eq!(source.lines(&[]), expected);
+    }
+
+    #[pg_test]
+    fn the_server_warns_once_per_table() {
+        let mut source = Source::new("identity_warning");
+        source.run("CREATE TABLE t (a int); CREATE TABLE u (a int)");
+        source.run("INSERT INTO t VALUES (1), (2), (3); INSERT INTO u VALUES (1)");
+        source.run("DELETE FROM t WHERE a < 3; UPDATE t SET a = 4; UPDATE u SET a = 2");
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let sink = warnings.clone();
+        let mut config = config(&source.database);
+        config.notice_callback(move |notice| {
+            let hint = notice.hint().unwrap_or_default().to_owned();
+            sink.lock().unwrap().push((notice.message().to_owned(), hint));
+        });
+        source.client = config.connect(NoTls).unwrap();
+        source.take(&[]);
+        let text = |what: &str, table: &str, doing: &str| {
+            let because = "because it does not have a replica identity";
+            (
+                format!("targets cannot {what} table \"public.{table}\" {because}"),
+                format!("To enable {doing} the table, set REPLICA IDENTITY using ALTER TABLE."),
+            )
+        };
+        let expected = [text("delete from", "t", "deleting from"), text("update", "u", "updating")];
+        assert_eq!(*warnings.lock().unwrap(), expected);
     }
 
     #[pg_test]

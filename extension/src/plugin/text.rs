@@ -57,8 +57,8 @@ impl ServerText {
 pub(super) fn check_client_encoding() {
     // SAFETY: only read the session's encoding; the name is a static string
     let (encoding, name) = unsafe {
-        let encoding = pg_sys::pg_get_client_encoding();
-        (encoding, CStr::from_ptr(pg_sys::pg_encoding_to_char(encoding)))
+        let name = pg_sys::pg_get_client_encoding_name();
+        (pg_sys::pg_get_client_encoding(), CStr::from_ptr(name))
     };
     if encoding != UTF8 {
         report::fail(
