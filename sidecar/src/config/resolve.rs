@@ -49,9 +49,8 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
 
     let mut table = root.table("logging");
     let level = table.or_if("level", "info", |level: &String| {
-        let valid = level.parse::<tracing_subscriber::EnvFilter>().is_ok();
-        (!valid).then(|| {
-            "expected error, warn, info, debug, trace or a filter of RUST_LOG's form".into()
+        (!is_filter(level)).then(|| {
+            "expected error, warn, info, debug, trace, off or a filter of RUST_LOG's form".into()
         })
     });
     let format = table.or("format", "plain");
@@ -69,6 +68,16 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
     })
+}
+
+/// A misspelt level is a valid filter too, one that lets nothing through: each part without `=` must be a
+/// level.
+fn is_filter(text: &str) -> bool {
+    let level = |part: &str| {
+        !part.is_empty() && part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
+    };
+    text.split(',').all(|part| part.contains('=') || level(part.trim()))
+        && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
 }
 
 fn source(table: &mut Table<'_>) -> Option<Source> {

@@ -177,6 +177,18 @@ fn no_target_is_a_problem() {
 }
 
 #[test]
+fn a_misspelt_level_is_not_taken_for_a_filter() {
+    let level =
+        |level: &str| parse(&format!("{MINIMAL}\n[logging]\nlevel = {level:?}\n"), &[]).is_ok();
+    for good in ["warn", "DEBUG", "off", "info,rsrepl_sidecar::source=debug", "warn,h2=off"] {
+        assert!(level(good), "{good}");
+    }
+    for bad in ["inof", "", "info,sqlx", "a=b=c", "rsrepl=loud"] {
+        assert!(!level(bad), "{bad}");
+    }
+}
+
+#[test]
 fn no_two_parts_are_one_database() {
     let same = MINIMAL.replace("host=standby", "host=db.example port=5432");
     assert_eq!(
