@@ -77,5 +77,5 @@ async fn a_row_that_nothing_identifies() {
 #[tokio::test]
 async fn a_zero_byte_in_a_text() {
     let errors = refused("zero", |s| s.insert(&table(), &[int(5), text("a\0b")])).await;
-    assert_says(&errors, &["(id)=(5)", "22021"]);
+    assert_says(&errors, &["(id)=(5)", "column a:", "22021"]);
 }

@@ -29,6 +29,11 @@ pub(super) fn kind_of_code(code: &str) -> Kind {
     }
 }
 
+/// Whether the server did not accept a value by itself, whatever else is in its row.
+pub(super) fn is_about_a_value(code: &str) -> bool {
+    code.starts_with("22")
+}
+
 /// The server's words in one line, with the column and SQLSTATE where it names them.
 pub(super) fn describe(error: &DbError) -> String {
     let mut text = error.message().replace('\n', " ");

@@ -2,21 +2,27 @@
 //! waiting. The way of small batches, of tables without a key, and of what sets cannot do; and the way
 //! to the row that a target refuses.
 
+use std::sync::Arc;
+
 use rsrepl_wire::{Relation, Row};
 use tokio_postgres::Client;
 
+use super::catalog::TargetTable;
 use super::errors;
-use super::pipeline::{Answered, Pipeline};
+use super::pipeline::{Answered, Param, Pipeline};
 use super::rows::{self, Unusable};
 use super::table::Table;
 use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::plan::Cell;
 
+/// Characters of a key value that go into a message.
+const KEY_TEXT_MAX: usize = 100;
+
 /// Applies the changes of one table. Every change must hit exactly one row.
 ///
 /// # Errors
-/// [`Kind::Row`] with target, table, key and LSN when the target refuses a row or does not have it.
+/// [`Kind::Row`] with target, table, key, column if it is one, and LSN, when the target refuses a row or does not have it.
 pub async fn apply(
     target: &str,
     client: &Client,
@@ -24,12 +30,16 @@ pub async fn apply(
     changes: &[Change],
 ) -> Result<()> {
     let mut pipeline = Pipeline::new(client);
-    let judge = Judge { target, changes };
+    let judge = Judge { target, client, fit: Arc::clone(&table.fit), changes };
     for (number, change) in changes.iter().enumerate() {
-        let Some((key, params)) =
-            rows::of_change(table, change).map_err(|why| judge.refuse(change, why))?
-        else {
-            continue;
+        let (key, params) = match rows::of_change(table, change) {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => continue,
+            Err(why) => {
+                // an earlier row that the target refuses is the one to be told of
+                judge.rest(&mut pipeline).await?;
+                return Err(judge.refuse(change, why));
+            }
         };
         let statement = match table.statement(client, key).await {
             Ok(statement) => statement,
@@ -39,7 +49,7 @@ pub async fn apply(
                 return Err(errors::of_server(target, "preparing a statement", error));
             }
         };
-        judge.answer(pipeline.send(number, statement, params).await)?;
+        judge.answer(pipeline.send(number, statement, params).await).await?;
     }
     judge.rest(&mut pipeline).await
 }
@@ -47,32 +57,70 @@ pub async fn apply(
 /// Turns answers into errors that name the row.
 struct Judge<'a> {
     target: &'a str,
+    client: &'a Client,
+    fit: Arc<TargetTable>,
     changes: &'a [Change],
 }
 
 impl Judge<'_> {
     async fn rest(&self, pipeline: &mut Pipeline<'_>) -> Result<()> {
         while let Some(answered) = pipeline.next().await {
-            self.answer(Some(answered))?;
+            self.answer(Some(answered)).await?;
         }
         Ok(())
     }
 
-    fn answer(&self, answered: Option<Answered>) -> Result<()> {
+    async fn answer(&self, answered: Option<Answered>) -> Result<()> {
         let Some((number, result)) = answered else { return Ok(()) };
         let Some(change) = self.changes.get(number) else { return Ok(()) };
-        match result {
-            Ok(1) => Ok(()),
-            Ok(rows) => Err(self
-                .row(change, &format!("{rows} rows are there where 1 is expected"))
-                .hint("the target differs from the source: compare the table, and copy it anew")),
-            Err(error) => match error.as_db_error() {
-                Some(db) if errors::kind_of_code(db.code().code()) == Kind::Row => {
-                    Err(self.row(change, &errors::describe(db)))
+        let error = match result {
+            Ok(1) => return Ok(()),
+            Ok(rows) => {
+                return Err(self
+                    .row(change, &format!("{rows} rows are there where 1 is expected"))
+                    .hint(
+                        "the target differs from the source: compare the table, and copy it anew",
+                    ));
+            }
+            Err(error) => error,
+        };
+        match error.as_db_error() {
+            Some(db) if errors::kind_of_code(db.code().code()) == Kind::Row => {
+                let mut why = errors::describe(db);
+                if db.column().is_none()
+                    && errors::is_about_a_value(db.code().code())
+                    && let Some(column) = self.culprit(change).await
+                {
+                    why = format!("column {column}: {why}");
                 }
-                _ => Err(errors::of_server(self.target, &what(change), error).at(change.lsn)),
-            },
+                Err(self.row(change, &why))
+            }
+            _ => Err(errors::of_server(self.target, &what(change), error).at(change.lsn)),
         }
+    }
+
+    /// The column whose value the server does not accept, found by offering it each one alone. Ends
+    /// the transaction, which the error has ended anyway.
+    async fn culprit<'c>(&self, change: &'c Change) -> Option<&'c str> {
+        let (Operation::Insert { new: row } | Operation::Update { new: row, .. }) =
+            &change.operation
+        else {
+            return None;
+        };
+        let cells = Cell::of_row(row, &change.relation).ok()?;
+        self.client.batch_execute("ROLLBACK").await.ok()?;
+        for (index, column) in self.fit.written() {
+            let Some(param) = cells.get(index).and_then(|cell| Param::new(column.codec, cell))
+            else {
+                continue;
+            };
+            let query = self.client.prepare(&format!("SELECT {}", column.param(1))).await.ok()?;
+            let refused = self.client.execute_raw(&query, [param]).await.err();
+            if refused.is_some_and(|error| error.as_db_error().is_some()) {
+                return change.relation.columns.get(index).map(|column| column.name.as_str());
+            }
+        }
+        None
     }
 
     fn refuse(&self, change: &Change, why: Unusable) -> Error {
@@ -122,7 +170,7 @@ fn value_text(column: &rsrepl_wire::Column, cell: &Cell) -> String {
     let Cell::Data(data) = cell else { return "null".to_owned() };
     let mut text = Vec::new();
     match rsrepl_wire::text::write(&mut text, column, data) {
-        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(()) => String::from_utf8_lossy(&text).chars().take(KEY_TEXT_MAX).collect(),
         Err(_) => format!("<{} bytes>", data.len()),
     }
 }

@@ -195,7 +195,7 @@ impl Session {
             .relations
             .iter()
             .filter_map(|relation| self.tables.get(&relation.oid))
-            .map(|table| &table.fit)
+            .map(|table| &*table.fit)
             .collect();
         let statement = catalog::TargetTable::truncate(&tables, truncation.restart_identity);
         self.client.batch_execute(&statement).await.map_err(|error| {

@@ -69,17 +69,24 @@ impl Shape {
     }
 }
 
-/// Hands out `$1`, `$2`, … with the casts their columns need.
+impl TargetColumn {
+    /// A value of the column as parameter `$number`, with the casts that it needs.
+    pub fn param(&self, number: usize) -> String {
+        match &self.via {
+            Some(via) => format!("${number}::{via}::{}", self.sql_type),
+            None => format!("${number}::{}", self.sql_type),
+        }
+    }
+}
+
+/// Hands out `$1`, `$2`, …
 #[derive(Default)]
 struct Params(usize);
 
 impl Params {
     fn next(&mut self, column: &TargetColumn) -> String {
         self.0 += 1;
-        match &column.via {
-            Some(via) => format!("${}::{via}::{}", self.0, column.sql_type),
-            None => format!("${}::{}", self.0, column.sql_type),
-        }
+        column.param(self.0)
     }
 }
 

@@ -19,7 +19,7 @@ const DEAD_ROWS_MAX: usize = 2_000;
 /// A target's table, as long as the stream describes it in the same way.
 pub struct Table {
     pub relation: Arc<Relation>,
-    pub fit: TargetTable,
+    pub fit: Arc<TargetTable>,
     /// Name of the staging table, which [`Table::stage`] creates.
     staging: String,
     staged: bool,
@@ -51,7 +51,7 @@ impl Table {
     pub fn new(relation: Arc<Relation>, fit: TargetTable, number: usize) -> Table {
         Table {
             relation,
-            fit,
+            fit: Arc::new(fit),
             staging: format!("pg_temp.rsrepl_staging_{number}"),
             staged: false,
             dead_rows: 0,
