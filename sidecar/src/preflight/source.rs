@@ -153,7 +153,10 @@ impl Server {
 
 /// The extension, as far as the role can see it.
 struct Extension {
+    /// Version of the SQL in this database.
     installed: Option<String>,
+    /// Version of the library that the server loads; `None`: this role may not ask.
+    library: Option<String>,
     /// What the server's files would give.
     available: Option<String>,
     /// EXECUTE on `rsrepl.report` and what belongs to it, and USAGE on the schema.
@@ -173,7 +176,17 @@ impl Extension {
                     WHERE n.nspname = 'rsrepl'
                       AND p.proname IN ('report', 'version', 'output_plugin_libraries')), false)";
         let row = client.query_one(sql, &[]).await.map_err(failed)?;
-        Ok(Extension { installed: row.get(0), available: row.get(1), granted: row.get(2) })
+        let mut found = Extension {
+            installed: row.get(0),
+            library: None,
+            available: row.get(1),
+            granted: row.get(2),
+        };
+        if found.installed.is_some() && found.granted {
+            let row = client.query_one("SELECT rsrepl.version()", &[]).await.map_err(failed)?;
+            found.library = row.get(0);
+        }
+        Ok(found)
     }
 
     fn check(&self, role: &str) -> Option<Finding> {
@@ -189,13 +202,18 @@ impl Extension {
                 ),
             });
         };
-        if version(installed) < EXTENSION_MIN {
-            let [major, minor, patch] = EXTENSION_MIN;
+        let [major, minor, patch] = EXTENSION_MIN;
+        let needed = format!("this sidecar needs {major}.{minor}.{patch}");
+        if let Some(library) = self.library.as_ref().filter(|it| version(it) < EXTENSION_MIN) {
             return Some(Finding::error(
-                format!(
-                    "the extension rsrepl is {installed}; this sidecar needs {major}.{minor}.{patch}"
-                ),
+                format!("the library rsrepl on the server is {library}; {needed}"),
                 "make install PG_CONFIG=… on the server; then ALTER EXTENSION rsrepl UPDATE",
+            ));
+        }
+        if version(installed) < EXTENSION_MIN {
+            return Some(Finding::error(
+                format!("the extension rsrepl in this database is {installed}; {needed}"),
+                "ALTER EXTENSION rsrepl UPDATE",
             ));
         }
         (!self.granted).then(|| {
@@ -291,6 +309,25 @@ mod tests {
         assert_eq!(unseen.severity, Severity::Warning);
         assert!(lists_plugins(150_020) && lists_plugins(190_000));
         assert!(!lists_plugins(150_018) && !lists_plugins(180_004) && !lists_plugins(140_030));
+    }
+
+    #[test]
+    fn the_extension_must_be_there_and_not_too_old() {
+        let extension = |installed: Option<&str>, library: Option<&str>| Extension {
+            installed: installed.map(str::to_owned),
+            library: library.map(str::to_owned),
+            available: Some("9.9.9".into()),
+            granted: library.is_some(),
+        };
+        let mend = |extension: Extension| extension.check("app").map(|finding| finding.mend);
+        assert_eq!(mend(extension(Some("0.1.0"), Some("0.1.0"))), None);
+        assert_eq!(mend(extension(None, None)), Some("CREATE EXTENSION rsrepl".into()));
+        let sql_is_old = mend(extension(Some("0.0.9"), Some("0.1.0")));
+        assert_eq!(sql_is_old, Some("ALTER EXTENSION rsrepl UPDATE".into()));
+        let library_is_old = mend(extension(Some("0.1.0"), Some("0.0.9")));
+        assert!(library_is_old.is_some_and(|mend| mend.starts_with("make install")));
+        let not_granted = mend(extension(Some("0.1.0"), None));
+        assert_eq!(not_granted, Some("CALL rsrepl.grant_sidecar('app')".into()));
     }
 
     #[test]
