@@ -8,6 +8,8 @@
 //! `ceil(columns / 8)` bytes and is there when its flag is set. A null or unchanged column has no
 //! value; no column is both, and bits past the last column are zero. A fixed-width value is its bytes; every other one is a varint length and that many bytes.
 
+use std::collections::TryReserveError;
+
 use bytes::Bytes;
 
 use crate::error::{DecodeError, DecodeErrorKind};
@@ -56,6 +58,12 @@ impl<'a> RowWriter<'a> {
             *byte |= 1 << (self.column % 8);
         }
         self.column += 1;
+    }
+
+    /// Makes room for so many bytes. Who must not be aborted by a failed allocation asks for this
+    /// before a large value.
+    pub fn try_reserve(&mut self, bytes: usize) -> Result<(), TryReserveError> {
+        self.buf.try_reserve(bytes)
     }
 
     /// The next column is NULL.

@@ -13,6 +13,7 @@
 //! | `publications` | which operations of which tables are wanted |
 //! | `invalidation` | marks left by PostgreSQL's cache callbacks |
 //! | `text` | texts of the server's encoding as UTF-8 |
+//! | `memory` | memory of one callback, and room for large values |
 //! | `report` | errors and warnings with a way out |
 //!
 //! ```text
@@ -32,6 +33,7 @@ mod describe;
 #[cfg(any(test, feature = "pg_test"))]
 mod faults;
 mod invalidation;
+mod memory;
 mod options;
 mod output;
 mod publications;

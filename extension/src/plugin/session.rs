@@ -8,6 +8,7 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 use rsrepl_wire::{FrameWriter, Lsn, OldRowKind, ReplicaIdentity, RowShape};
 
+use super::memory::Scratch;
 use super::options::Options;
 use super::output::Output;
 use super::publications::Publications;
@@ -15,7 +16,7 @@ use super::relations::{Catalog, Entry, Relations};
 use super::stream::Stream;
 use super::text::{self, ServerText};
 use super::tuple::Tuple;
-use super::{invalidation, report};
+use super::{invalidation, memory, report};
 use crate::compat;
 
 /// Changes that are not wanted, between two reports of progress: as many as `pgoutput` lets pass.
@@ -205,13 +206,16 @@ impl Session {
         let prefix = text.string(prefix);
         match txn {
             Some(txn) => {
-                self.stream.frame(txn, lsn, text).logical(lsn, true, &prefix, content);
+                let frame = self.stream.frame(txn, lsn, text);
+                memory::make_room(content.len(), |len| frame.try_reserve(len));
+                frame.logical(lsn, true, &prefix, content);
                 self.stream.send_if_full(out);
             }
             None => {
                 // a frame of its own: one of a transaction may be waiting
                 let mut frame = FrameWriter::new();
                 frame.start(lsn, 0);
+                memory::make_room(content.len(), |len| frame.try_reserve(len));
                 frame.logical(lsn, false, &prefix, content);
                 out.write(frame.finish());
             }
@@ -245,29 +249,8 @@ impl Session {
             }
             self.relations.invalidate(&marks);
         }
-        Scratch::enter(self.scratch)
-    }
-}
-
-/// The memory context that was current before.
-struct Scratch(pg_sys::MemoryContext);
-
-impl Scratch {
-    fn enter(context: pg_sys::MemoryContext) -> Self {
         // SAFETY: a context of the session; nothing of the callback before is still used
-        unsafe {
-            if !(*context).isReset || !(*context).firstchild.is_null() {
-                pg_sys::MemoryContextReset(context);
-            }
-            Scratch(pg_sys::MemoryContextSwitchTo(context))
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // SAFETY: it was current when the callback began, and is PostgreSQL's
-        unsafe { pg_sys::MemoryContextSwitchTo(self.0) };
+        unsafe { Scratch::enter(self.scratch) }
     }
 }
 

@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use rsrepl_wire::{RowShape, RowWriter};
 
+use super::memory;
 use super::report;
 use super::text::ServerText;
 
@@ -155,7 +156,7 @@ impl<'a> Tuple<'a> {
             Writing::Payload { text } => self.write_payload(value, text, row),
             Writing::Name => {
                 let len = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-                row.variable(self.text.utf8(value.get(..len).unwrap_or_default()));
+                put(row, self.text.utf8(value.get(..len).unwrap_or_default()));
             }
             Writing::Send(_) | Writing::Text(_)
                 if attribute.len == -1 && matches!(unpack(value), Varlena::Unchanged) =>
@@ -164,7 +165,7 @@ impl<'a> Tuple<'a> {
             }
             Writing::Send(function) => {
                 // SAFETY: the result is a varlena of the current memory context
-                row.variable(unsafe {
+                put(row, unsafe {
                     detoasted(pg_sys::SendFunctionCall(function, datum(value, attribute)))
                 });
             }
@@ -173,7 +174,7 @@ impl<'a> Tuple<'a> {
                 let text = unsafe {
                     CStr::from_ptr(pg_sys::OutputFunctionCall(function, datum(value, attribute)))
                 };
-                row.variable(self.text.utf8(text.to_bytes()));
+                put(row, self.text.utf8(text.to_bytes()));
             }
         }
     }
@@ -189,7 +190,7 @@ impl<'a> Tuple<'a> {
                 detoasted(pg_sys::pg_detoast_datum(value))
             },
         };
-        row.variable(if text { self.text.utf8(payload) } else { payload });
+        put(row, if text { self.text.utf8(payload) } else { payload });
     }
 
     /// A column that was added with a default after the tuple was written.
@@ -222,6 +223,13 @@ impl<'a> Tuple<'a> {
             Tuple { bytes: value, ..*self }.write_value(value, attribute, row);
         }
     }
+}
+
+/// Writes a value of any length.
+#[inline]
+fn put(row: &mut RowWriter<'_>, value: &[u8]) {
+    memory::make_room(value.len(), |len| row.try_reserve(len));
+    row.variable(value);
 }
 
 /// The value as an argument of a PostgreSQL function.

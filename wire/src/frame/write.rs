@@ -1,5 +1,7 @@
 //! How the plugin builds frames.
 
+use std::collections::TryReserveError;
+
 use super::{FLAG_BEGIN, FLAG_COMMIT, HEADER_LEN, Header, checksum};
 use crate::limits::FRAME_TARGET;
 use crate::lsn::Lsn;
@@ -47,6 +49,11 @@ impl FrameWriter {
     /// Bytes that the writer holds in memory.
     pub fn capacity(&self) -> usize {
         self.buf.capacity()
+    }
+
+    /// Makes room for so many bytes, as [`RowWriter::try_reserve`].
+    pub fn try_reserve(&mut self, bytes: usize) -> Result<(), TryReserveError> {
+        self.buf.try_reserve(bytes)
     }
 
     /// No message was written since `start` (or there was no `start`).
