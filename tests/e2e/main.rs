@@ -5,12 +5,14 @@
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
 //! | `differential` | a random workload, random kills, and equality at the end |
+//! | `ddl` | tables and columns that come and go meanwhile |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `truth` | probes, metrics, reports and the preflight |
 
+mod ddl;
 mod differential;
 mod faults;
 mod harness;

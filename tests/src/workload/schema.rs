@@ -309,6 +309,12 @@ pub fn statements() -> String {
             ),
         };
     }
+    // A stored generated column; a column that is gone, with one after it.
+    sql.push_str(
+        "ALTER TABLE texts ADD COLUMN computed text GENERATED ALWAYS AS (upper(v)) STORED;
+         ALTER TABLE pairs ADD COLUMN gone int; ALTER TABLE pairs DROP COLUMN gone;
+         ALTER TABLE pairs ADD COLUMN late int DEFAULT 7;\n",
+    );
     // One column that is never compressed, so that it is always out of line.
     sql.push_str("ALTER TABLE longs ALTER two SET STORAGE EXTERNAL;\n");
     sql
