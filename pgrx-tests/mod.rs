@@ -19,6 +19,7 @@ mod origin;
 mod partitions;
 mod progress;
 mod publications;
+mod statements;
 mod subtransactions;
 mod toast;
 mod truncate;
