@@ -50,7 +50,7 @@ impl Target for Recorder {
     }
 
     async fn apply(&mut self, batch: Batch) -> Result<()> {
-        let mut kept = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut kept = self.0.lock().unwrap();
         kept.panics_in = match kept.panics_in {
             Some(0) => {
                 drop((kept.panics_in.take(), kept));
@@ -125,6 +125,15 @@ async fn append(spool: &mut Spool, frames: &[Frame]) {
     }
 }
 
+async fn until(reached: impl Fn() -> bool) {
+    let waiting = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.expect("it comes to that");
+}
+
 async fn run(drive: Drive<Recorder>) {
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
 }
@@ -150,9 +159,7 @@ async fn a_part_is_taken_back_also_while_shutting_down() {
         let frames = transaction(1, 5, 1);
         append(&mut rig.spool, &frames[..3]).await;
         let drive = tokio::spawn(run(rig.drive));
-        while rig.kept.0.lock().unwrap().partial.len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| rig.kept.0.lock().unwrap().partial.len() >= 2).await;
         rig.shutdown.cancel();
         rig.spool.cut();
         append(&mut rig.spool, &frames).await;
@@ -170,13 +177,9 @@ async fn a_target_that_lost_commits_between_two_parts_gets_them_again() {
     let frames = transaction(2, 5, 1);
     append(&mut rig.spool, &frames[..3]).await;
     let drive = tokio::spawn(run(rig.drive));
-    while rig.kept.0.lock().unwrap().partial.len() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(|| rig.kept.0.lock().unwrap().partial.len() >= 2).await;
     rig.spool.cut();
-    while !rig.spool.rewind_wanted() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(|| rig.spool.rewind_wanted()).await;
     rig.spool.rewind();
     append(&mut rig.spool, &transaction(1, 1, 1)).await;
     append(&mut rig.spool, &frames).await;

@@ -54,6 +54,23 @@ async fn a_position_is_as_durable_as_its_rows() {
 }
 
 #[tokio::test]
+async fn what_is_committed_is_on_disk() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, \
+                  durable text DEFAULT current_setting('synchronous_commit'))";
+    for (setting, expected) in [("off", "local"), ("remote_write", "remote_write")] {
+        let standby = Standby::new(&format!("disk_{setting}"), schema);
+        let database = format!("disk_{setting}");
+        standby.execute(&format!("ALTER DATABASE {database} SET synchronous_commit = {setting}"));
+        let mut target = standby.target();
+        target.open(&standby.source()).await.unwrap();
+        let mut stream = Stream::after(1000);
+        stream.insert(&table(), &[int(1)]);
+        target.apply(stream.commit()).await.unwrap();
+        assert_eq!(standby.rows("SELECT durable FROM t"), format!("({expected})"));
+    }
+}
+
+#[tokio::test]
 async fn rows_carry_the_origin() {
     let standby = Standby::new("origin", SCHEMA);
     let mut target = standby.target();
