@@ -31,13 +31,29 @@ pub mod pg_test {
 
     #[must_use]
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec![
+        let mut options = vec![
             "wal_level = logical",
             "fsync = off", // a database per test is many files to sync at the end
             "max_replication_slots = 80",
             "max_wal_senders = 20",
             "max_prepared_transactions = 10",
-            "output_plugin_libraries = 'pgoutput, test_decoding, rsrepl'",
-        ]
+        ];
+        if knows_output_plugin_libraries() {
+            options.push("output_plugin_libraries = 'pgoutput, test_decoding, rsrepl'");
+        }
+        options
+    }
+
+    /// Minors before 15.19 do not start with a setting that they do not know.
+    fn knows_output_plugin_libraries() -> bool {
+        let label = format!("pg{}", pgrx::pg_sys::get_pg_major_version_num());
+        let server = pgrx_pg_config::Pgrx::from_config()
+            .and_then(|pgrx| pgrx.get(&label)?.postmaster_path())
+            .expect("cargo pgrx init has been run for the tested version");
+        let described = std::process::Command::new(server).arg("--describe-config").output();
+        let described = described.expect("the server describes its settings").stdout;
+        String::from_utf8_lossy(&described)
+            .lines()
+            .any(|line| line.starts_with("output_plugin_libraries\t"))
     }
 }
