@@ -90,7 +90,7 @@ impl Encoder<'_> {
                 self.tombstone(item, &old.row)?;
                 if let Some(known) = self.known.as_mut() {
                     self.old_key.clear();
-                    put_key(self.plan, item, &old.row, &mut self.old_key)?;
+                    put_key(self.plan, item, &old.row, None, &mut self.old_key)?;
                     known.forget(&self.old_key);
                 }
                 Ok(())
@@ -105,16 +105,16 @@ impl Encoder<'_> {
         let moved = match old {
             Some(old) => {
                 self.old_key.clear();
-                put_key(plan, item, &old.row, &mut self.old_key)?;
+                put_key(plan, item, &old.row, None, &mut self.old_key)?;
                 self.new_key.clear();
-                put_key(plan, item, new, &mut self.new_key)?;
+                put_key(plan, item, new, Some(&old.row), &mut self.new_key)?;
                 self.old_key != self.new_key
             }
             None => false,
         };
         if old.is_none() && self.known.is_some() {
             self.new_key.clear();
-            put_key(plan, item, new, &mut self.new_key)?;
+            put_key(plan, item, new, None, &mut self.new_key)?;
         }
         // before the new row: of two rows that ClickHouse takes for the same key (-0.0 and 0.0) the
         // last one of a version wins
@@ -122,8 +122,7 @@ impl Encoder<'_> {
             self.tombstone(item, &old.row)?;
         }
         let start = self.chunk.bytes.len();
-        let whole = old.filter(|old| old.kind == OldRowKind::Full);
-        if self.columns(item, new, whole, moved)? {
+        if self.columns(item, new, old, moved)? {
             self.chunk.bytes.extend_from_slice(&item.version.to_le_bytes());
             self.chunk.bytes.push(0);
             self.chunk.rows += 1;
@@ -145,18 +144,20 @@ impl Encoder<'_> {
         &mut self,
         item: &Item,
         new: &Row,
-        whole: Option<&OldRow>,
+        old: Option<&OldRow>,
         moved: bool,
     ) -> Result<bool> {
         let plan = self.plan;
-        let mut olds = whole.map(|old| old.row.values(&plan.relation)).transpose()?;
+        let whole = old.is_some_and(|old| old.kind == OldRowKind::Full);
+        let mut olds = old.map(|old| old.row.values(&plan.relation)).transpose()?;
         let mut news = new.values(&plan.relation)?;
         self.starts.clear();
         for (index, (target, column)) in plan.columns.iter().zip(&plan.relation.columns).enumerate()
         {
             let mut value = next(&mut news)?;
             let old = olds.as_mut().map(next).transpose()?;
-            if value == Value::Unchanged {
+            // an old key has its key columns only
+            if value == Value::Unchanged && (whole || target.key) {
                 value = old.unwrap_or(value);
             }
             if let Some(known) = self.known.as_ref() {
@@ -232,12 +233,24 @@ impl Encoder<'_> {
     }
 }
 
-/// Appends the key columns of a row, one after the other.
-pub(super) fn put_key(plan: &Plan, item: &Item, row: &Row, out: &mut Vec<u8>) -> Result<()> {
+/// Appends the key columns of a row, one after the other; what is unchanged TOAST in it (a long text may
+/// be, also in a key) comes from the row before, which the source then sends along.
+pub(super) fn put_key(
+    plan: &Plan,
+    item: &Item,
+    row: &Row,
+    before: Option<&Row>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let mut values = row.values(&plan.relation)?;
+    let mut olds = before.map(|row| row.values(&plan.relation)).transpose()?;
     for (index, (target, column)) in plan.columns.iter().zip(&plan.relation.columns).enumerate() {
-        let value = next(&mut values)?;
+        let mut value = next(&mut values)?;
+        let old = olds.as_mut().map(next).transpose()?;
         if target.key {
+            if value == Value::Unchanged {
+                value = old.unwrap_or(value);
+            }
             target
                 .put(out, column, value)
                 .map_err(|refusal| refused(plan, item, row, index, value, refusal))?;
@@ -253,4 +266,78 @@ fn next<'a>(values: &mut rsrepl_wire::Values<'a>) -> Result<Value<'a>> {
 
 fn end(mut values: rsrepl_wire::Values<'_>) -> Result<()> {
     values.next().map_or(Ok(()), |extra| extra.map(|_| ()).map_err(Error::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rsrepl_wire::{
+        Column, Encoding, Frame, FrameWriter, Message, Relation, ReplicaIdentity, RowShape,
+        TypeKind,
+    };
+
+    use super::super::convert::DateRange;
+    use super::super::policy::Policies;
+    use super::*;
+
+    fn text(name: &str, key: bool) -> Column {
+        Column {
+            name: name.into(),
+            key,
+            not_null: true,
+            generated: false,
+            type_oid: 25,
+            base_oid: 25,
+            typmod: -1,
+            kind: TypeKind::Base,
+            element_oid: 0,
+            element_kind: TypeKind::Base,
+            type_schema: "pg_catalog".into(),
+            type_name: "text".into(),
+            encoding: Encoding::Varlena,
+        }
+    }
+
+    #[test]
+    fn a_toasted_key_that_does_not_change_is_the_old_one() {
+        let relation = Arc::new(Relation {
+            oid: 1,
+            schema: "public".into(),
+            name: "t".into(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: vec![text("k", true), text("v", false)],
+        });
+        let plan = Plan::new(&relation, "t".into(), &Policies::default(), DateRange::WIDE).unwrap();
+        let mut writer = FrameWriter::new();
+        writer.start(Lsn(1), 7);
+        let shape = |nulls, unchanged| RowShape { columns: 2, nulls, unchanged };
+        writer.update_with_old(
+            Lsn(1),
+            1,
+            OldRowKind::Key,
+            shape(true, false),
+            |row| {
+                row.variable(b"key");
+                row.null();
+            },
+            shape(false, true),
+            |row| {
+                row.unchanged();
+                row.variable(b"new");
+            },
+        );
+        let frame = Frame::parse(bytes::Bytes::copy_from_slice(writer.finish())).unwrap();
+        let operation = match frame.messages().next() {
+            Some(Ok(Message::Update(m))) => Operation::Update { old: m.old, new: m.new },
+            other => panic!("{other:?}"),
+        };
+        let mut items = vec![Item { lsn: Lsn(1), version: 1, ordinal: 0, operation }].into_iter();
+        let limit = super::super::toast::LookupLimit::default();
+        let lookup = super::super::toast::plan_lookup(&plan, items.as_slice(), &limit).unwrap();
+        assert!(matches!(lookup, (1, None)), "nothing has to be read back: {lookup:?}");
+        let chunk = encode(&plan, &mut None, &mut items, &mut 1).unwrap();
+        assert_eq!(chunk.rows, 1, "the row, and no tombstone");
+        assert_eq!(chunk.bytes, b"\x03key\x03new\x01\0\0\0\0\0\0\0\0");
+    }
 }

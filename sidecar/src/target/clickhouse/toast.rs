@@ -85,7 +85,9 @@ pub(super) fn plan_lookup(
         }
         let mut found = false;
         for (index, value) in new.values(&plan.relation)?.enumerate() {
-            if value? == Value::Unchanged {
+            // those of the key come with the old key
+            let key = plan.columns.get(index).is_some_and(|column| column.key);
+            if value? == Value::Unchanged && !key {
                 lookup.columns.insert(index);
                 found = true;
             }
@@ -93,9 +95,10 @@ pub(super) fn plan_lookup(
         if !found {
             continue;
         }
-        for row in old.iter().map(|old| &old.row).chain([new]) {
+        let old = old.as_ref().map(|old| &old.row);
+        for (row, before) in old.map(|old| (old, None)).into_iter().chain([(new, old)]) {
             let mut key = Vec::new();
-            put_key(plan, item, row, &mut key)?;
+            put_key(plan, item, row, before, &mut key)?;
             lookup.key_bytes += key.len();
             lookup.keys.insert(key.into_boxed_slice());
         }
