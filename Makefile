@@ -33,7 +33,8 @@ demo: build ## Replicate a live shop into PostgreSQL and ClickHouse, and compare
 test: test-unit test-extension test-e2e ## All tests
 	@echo "make test: all passed"
 
-test-unit: setup ## Tests of wire and sidecar, and of the test harness
+# The sidecar's own tests use real servers too, with the plugin.
+test-unit: build ## Tests of wire and sidecar, and of the test harness
 	cargo test --locked --package rsrepl-wire --package rsrepl-sidecar
 	cargo test --locked --package rsrepl-tests --lib --bins
 
