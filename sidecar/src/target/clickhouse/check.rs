@@ -63,7 +63,8 @@ async fn look(
                 "set table_name = \"{schema}_{table}\"",
             ));
         }
-        match Plan::new(&Arc::new(relation.clone()), name, &options.policies, dates) {
+        match Plan::new(&options.name, &Arc::new(relation.clone()), name, &options.policies, dates)
+        {
             Ok(plan) => table(&server, options, plan, findings).await?,
             Err(error) => findings.push(Finding::from(&error)),
         }

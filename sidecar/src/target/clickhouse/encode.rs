@@ -308,7 +308,8 @@ mod tests {
             replica_identity: ReplicaIdentity::Default,
             columns: vec![text("k", true), text("v", false)],
         });
-        let plan = Plan::new(&relation, "t".into(), &Policies::default(), DateRange::WIDE).unwrap();
+        let plan =
+            Plan::new("ch", &relation, "t".into(), &Policies::default(), DateRange::WIDE).unwrap();
         let mut writer = FrameWriter::new();
         writer.start(Lsn(1), 7);
         let shape = |nulls, unchanged| RowShape { columns: 2, nulls, unchanged };

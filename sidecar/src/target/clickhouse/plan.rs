@@ -41,6 +41,8 @@ pub(super) struct ColumnPlan {
 /// A source table and what it becomes.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// The target's name as configured; errors say it.
+    pub(super) target: Arc<str>,
     pub(super) relation: Arc<Relation>,
     /// The table, or the view of a log, that users read.
     pub(super) name: String,
@@ -53,6 +55,7 @@ impl Plan {
     /// # Errors
     /// [`Kind::Setup`]: a column has a name of ours.
     pub(super) fn new(
+        target: &str,
         relation: &Arc<Relation>,
         name: String,
         policies: &Policies,
@@ -61,7 +64,10 @@ impl Plan {
         if let Some(column) = relation.columns.iter().find(|c| c.name.starts_with(OWN_PREFIX)) {
             return Err(Error::new(
                 Kind::Setup,
-                format!("column {} of table {relation} has a name that is ours", column.name),
+                format!(
+                    "target {target}: column {} of table {relation} has a name that is ours",
+                    column.name
+                ),
             )
             .hint("rename the column on the source, or leave it out of the publication"));
         }
@@ -72,7 +78,7 @@ impl Plan {
         let columns: Vec<_> = relation.columns.iter().map(column).collect();
         let keyed = columns.iter().any(|column| column.key);
         let layout = if keyed { Layout::Keyed } else { Layout::Log };
-        Ok(Plan { relation: Arc::clone(relation), name, layout, columns })
+        Ok(Plan { target: target.into(), relation: Arc::clone(relation), name, layout, columns })
     }
 
     /// The table that rows are written to.

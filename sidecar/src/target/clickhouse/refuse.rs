@@ -1,4 +1,4 @@
-//! What is said when a row cannot be written: table, key, column, LSN, value and policy.
+//! What is said when a row cannot be written: target, table, key, column, LSN, value and policy.
 
 use rsrepl_wire::{Lsn, Row, Value};
 
@@ -22,7 +22,11 @@ pub(super) fn refused(
 ) -> Error {
     let relation = &plan.relation;
     let column = relation.columns.get(index).map_or("?", |column| column.name.as_str());
-    let place = format!("table {relation}, key {}, column {column}", key_text(plan, row));
+    let place = format!(
+        "target {}: table {relation}, key {}, column {column}",
+        plan.target,
+        key_text(plan, row)
+    );
     let shown = || text(plan, index, value);
     match refusal {
         Refusal::Unrepresentable(why) => {
@@ -62,9 +66,15 @@ pub(super) fn refused(
 #[cold]
 pub(super) fn without_identity(plan: &Plan, lsn: Lsn) -> Error {
     let relation = &plan.relation;
-    Error::new(Kind::Setup, format!("table {relation} has neither a key nor REPLICA IDENTITY FULL"))
-        .hint(format!("ALTER TABLE {relation} REPLICA IDENTITY FULL on the source"))
-        .at(lsn)
+    Error::new(
+        Kind::Setup,
+        format!(
+            "target {}: table {relation} has neither a key nor REPLICA IDENTITY FULL",
+            plan.target
+        ),
+    )
+    .hint(format!("ALTER TABLE {relation} REPLICA IDENTITY FULL on the source"))
+    .at(lsn)
 }
 
 /// `(1, abc)`, or `none`.

@@ -195,7 +195,8 @@ impl Session {
             )
             .hint("set table_name = \"{schema}_{table}\""));
         }
-        let mut plan = Plan::new(relation, name.clone(), &options.policies, self.dates)?;
+        let mut plan =
+            Plan::new(&options.name, relation, name.clone(), &options.policies, self.dates)?;
         setup::ensure_table(&self.context.server, options, &mut plan).await?;
         let table = Arc::new(Table {
             insert: ddl::insert(&options.database, &plan),
