@@ -33,6 +33,16 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_warning_about_a_table_of_any_name_stops_nothing() {
+        let options = "ENCODING 'EUC_JP' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+        let mut source = Source::with("euc_jp", options);
+        source.run("CREATE TABLE \"表\" (a int); INSERT INTO \"表\" VALUES (1)");
+        source.run("DELETE FROM \"表\"");
+        let expected = ["INSERT public.表 a=1", "DELETE public.表 a=NULL (nothing)"];
+        assert_eq!(source.changes(&[]), expected);
+    }
+
+    #[pg_test]
     fn bytes_of_no_encoding_are_refused_not_guessed() {
         let options = "ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
         let mut source = Source::with("sql_ascii", options);

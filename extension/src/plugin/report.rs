@@ -3,6 +3,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::text::ServerText;
+
 /// Raises a PostgreSQL ERROR.
 #[track_caller]
 pub(super) fn fail(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
@@ -24,6 +26,19 @@ pub(super) fn warn(code: PgSqlErrorCode, message: String, hint: &str) {
 
 #[track_caller]
 fn report(level: PgLogLevel, code: PgSqlErrorCode, message: String, hint: &str) {
-    let report = ErrorReport::new(code, message, "rsrepl");
+    let report = ErrorReport::new(code, in_any_encoding(message), "rsrepl");
     if hint.is_empty() { report } else { report.set_hint(hint) }.report(level);
+}
+
+/// PostgreSQL takes a message for text of the database's encoding and converts it for the client:
+/// UTF-8 in another encoding would make an ERROR of a WARNING, and stop the slot for good.
+fn in_any_encoding(message: String) -> String {
+    if message.is_ascii() || ServerText::new().is_utf8() {
+        return message;
+    }
+    let escaped = |char: char| match char.is_ascii() {
+        true => char.to_string(),
+        false => char.escape_unicode().to_string(),
+    };
+    message.chars().map(escaped).collect()
 }

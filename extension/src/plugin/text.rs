@@ -21,6 +21,11 @@ impl ServerText {
         ServerText { foreign: unsafe { pg_sys::GetDatabaseEncoding() } != UTF8 }
     }
 
+    /// Texts of the database are those of the wire.
+    pub(super) fn is_utf8(self) -> bool {
+        !self.foreign
+    }
+
     /// The text in UTF-8; a converted one is allocated in the current memory context, and lives as
     /// long as that.
     ///
