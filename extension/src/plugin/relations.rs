@@ -11,8 +11,9 @@ use super::publications::Publications;
 use super::report;
 use super::text::ServerText;
 
-/// Columns of all tables in the cache, dropped ones included; some 300 bytes each. Beyond that the
-/// cache is emptied, and tables that are still used are described again.
+/// Columns of all tables in the cache, dropped ones included; some 300 bytes each. A table counts as
+/// one more, as there may be any number without columns. Beyond that the cache is emptied, and tables
+/// that are still used are described again.
 const COLUMNS_MAX: usize = 64 * 1024;
 
 /// A table in the cache.
@@ -43,6 +44,11 @@ impl Hasher for OidHasher {
     fn write_u32(&mut self, oid: u32) {
         self.0 = (self.0 ^ u64::from(oid)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
     }
+}
+
+/// What a table counts for against [`COLUMNS_MAX`].
+fn columns_of(table: &Table) -> usize {
+    table.attributes.len() + 1
 }
 
 /// What a table is described with.
@@ -101,10 +107,10 @@ impl Relations {
         // SAFETY: `relation` is open
         let oid = unsafe { (*relation).rd_id.to_u32() };
         let old = self.remove(oid);
-        if self.columns + table.attributes.len() > COLUMNS_MAX {
+        if self.columns + columns_of(&table) > COLUMNS_MAX {
             self.clear();
         }
-        self.columns += table.attributes.len();
+        self.columns += columns_of(&table);
         let mut entry = Entry { table, sent: false, warned: false, valid: true };
         if let Some(old) = old {
             entry.sent = old.sent && old.table.relation == entry.table.relation;
@@ -116,7 +122,7 @@ impl Relations {
 
     fn remove(&mut self, oid: u32) -> Option<Entry> {
         let entry = self.entries.remove(&oid)?;
-        self.columns -= entry.table.attributes.len();
+        self.columns -= columns_of(&entry.table);
         Some(entry)
     }
 
