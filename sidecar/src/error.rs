@@ -40,8 +40,6 @@ struct Inner {
     message: String,
     hint: Option<String>,
     lsn: Option<Lsn>,
-    /// Proven permanent: trying the same again cannot help (see [`Error::decision`]).
-    permanent: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -61,7 +59,6 @@ impl Error {
             message: message.into(),
             hint: None,
             lsn: None,
-            permanent: false,
             source: None,
         }))
     }
@@ -77,13 +74,6 @@ impl Error {
     #[must_use]
     pub fn at(mut self, lsn: Lsn) -> Self {
         self.0.lsn = Some(lsn);
-        self
-    }
-
-    /// Marks the error as proven permanent.
-    #[must_use]
-    pub fn permanent(mut self) -> Self {
-        self.0.permanent = true;
         self
     }
 
@@ -127,7 +117,6 @@ impl Error {
     pub fn decision(&self) -> Decision {
         match self.0.kind {
             Kind::Config | Kind::Identity | Kind::Row => Decision::Stop,
-            _ if self.0.permanent => Decision::Stop,
             Kind::Connection | Kind::Frame | Kind::Server | Kind::Setup | Kind::Internal => {
                 Decision::Retry
             }
@@ -170,5 +159,16 @@ mod tests {
             Error::new(Kind::Connection, "cannot connect").because(refused).hint("start it");
         let outer = Error::new(Kind::Connection, "target a").because(inner).at(Lsn(16));
         assert_eq!(outer.to_string(), "target a (at LSN 0/10): cannot connect: refused; start it");
+    }
+
+    /// Invariant 12.
+    #[test]
+    fn only_what_is_proven_permanent_stops() {
+        for kind in [Kind::Config, Kind::Identity, Kind::Row] {
+            assert_eq!(Error::new(kind, "").decision(), Decision::Stop, "{kind:?}");
+        }
+        for kind in [Kind::Connection, Kind::Frame, Kind::Server, Kind::Setup, Kind::Internal] {
+            assert_eq!(Error::new(kind, "").decision(), Decision::Retry, "{kind:?}");
+        }
     }
 }

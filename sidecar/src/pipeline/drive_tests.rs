@@ -187,3 +187,20 @@ async fn a_target_that_lost_commits_between_two_parts_gets_them_again() {
     drive.await.unwrap();
     assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 2, 2, 2, 2]);
 }
+
+/// Invariant 10.
+#[tokio::test]
+async fn a_target_with_a_gap_is_stopped_and_gets_nothing() {
+    let mut rig = rig();
+    let behind = Lsn(START.0 - 1);
+    rig.kept.0.lock().unwrap().position = behind;
+    append(&mut rig.spool, &transaction(1, 3, 1)).await;
+    let ledger = rig.drive.shared.ledger.clone();
+    let drive = tokio::spawn(run(rig.drive));
+    until(|| rig.status.snapshot().targets[0].state == TargetState::Stopped).await;
+    rig.shutdown.cancel();
+    drive.await.unwrap();
+    let kept = rig.kept.0.lock().unwrap();
+    assert_eq!((kept.durable.len(), kept.partial.len(), kept.position), (0, 0, behind));
+    assert_eq!(ledger.borrow().confirmable(), None, "the slot would move on");
+}
