@@ -20,14 +20,14 @@ struct Look {
 
 /// The line that says how things go.
 pub struct Live {
-    last: Look,
+    last: Option<Look>,
     terminal: bool,
     printed: Option<Duration>,
 }
 
 impl Live {
     pub fn new() -> Live {
-        Live { last: Look::default(), terminal: stdout().is_terminal(), printed: None }
+        Live { last: None, terminal: stdout().is_terminal(), printed: None }
     }
 
     /// Announces what is about to happen.
@@ -38,9 +38,11 @@ impl Live {
 
     /// Shows rates since the last look, and lags.
     pub fn show(&mut self, at: Duration, transactions: u64, sidecar: &Sidecar) {
-        let seconds = (at - self.last.at).as_secs_f64().max(0.001);
-        let rate = transactions.saturating_sub(self.last.transactions) as f64 / seconds;
-        let mut look = Look { at, transactions, events: self.last.events };
+        let first = self.last.is_none();
+        let last = self.last.unwrap_or_default();
+        let seconds = (at - last.at).as_secs_f64().max(0.001);
+        let rate = transactions.saturating_sub(last.transactions) as f64 / seconds;
+        let mut look = Look { at, transactions, events: last.events };
         let mut line = format!("{:>5.1} s  source {rate:>6.0} tx/s", at.as_secs_f64());
         for (index, name) in [STANDBY, CLICKHOUSE].into_iter().enumerate() {
             let metric = |metric| sidecar.metric(metric, &[("target", name)]);
@@ -49,13 +51,15 @@ impl Live {
                 look.events[index] = 0.0;
                 continue;
             };
-            let rows = (events - self.last.events[index]).max(0.0) / seconds;
+            let rows = (events - last.events[index]).max(0.0) / seconds;
             let kib = metric("rsrepl_lag_bytes").unwrap_or(0.0) / 1024.0;
             let lag = metric("rsrepl_lag_seconds").unwrap_or(0.0);
             line += &format!(" | {name:<10} {rows:>6.0} rows/s lag {kib:>5.0} KiB {lag:>4.1} s");
             look.events[index] = events;
         }
-        if self.terminal {
+        if first {
+            // nothing to take a difference from
+        } else if self.terminal {
             print!("\r{line}");
             let _ = stdout().flush();
         } else if self.printed.is_none_or(|then| at - then >= PLAIN_INTERVAL) {
@@ -65,7 +69,7 @@ impl Live {
             // rates are of the printed interval
             return;
         }
-        self.last = look;
+        self.last = Some(look);
     }
 
     pub fn end(&mut self) {
