@@ -242,11 +242,6 @@ impl Assembler {
         self.whole.is_some()
     }
 
-    /// A part of a transaction has been given out and its commit has not come yet.
-    pub fn in_parts(&self) -> bool {
-        self.given_out
-    }
-
     /// With nothing gathered and no transaction under way: how far the source has nothing more for
     /// this target. Storing it on the target lets the slot move on.
     pub fn progress(&self) -> Option<Progress> {

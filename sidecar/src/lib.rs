@@ -18,6 +18,7 @@
 //! | [`plan`] | what a batch comes to: the net effect per key; pure |
 //! | [`pipeline`] | the tasks: one receives, one per target applies, one keeps the status |
 //! | [`preflight`] | what must be right before replication can begin |
+//! | [`quote`] | names and texts in SQL |
 //! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`report`] | tells the source, once a second, how things are |
 //! | [`retry`] | exponential backoff with jitter |
@@ -38,6 +39,7 @@ pub mod logging;
 pub mod pipeline;
 pub mod plan;
 pub mod preflight;
+pub mod quote;
 pub mod redact;
 pub mod report;
 pub mod retry;

@@ -16,6 +16,7 @@ use super::{LinkState, guarded};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::ledger::Ledger;
+use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, Event, ReplicationClient, ReplicationStream, StatusUpdate};
 use crate::spool::Spool;
@@ -285,7 +286,7 @@ impl Receiver {
 fn plugin_options(publications: &[String]) -> Vec<(String, String)> {
     let mut options = vec![("format_version".to_owned(), FORMAT_VERSION.to_string())];
     if !publications.is_empty() {
-        let quoted = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+        let quoted = publications.iter().map(|name| identifier(name));
         options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));
     }
     options

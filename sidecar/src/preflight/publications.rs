@@ -3,9 +3,10 @@
 use tokio_postgres::Client;
 
 use super::Finding;
-use super::source::{failed, literal, quote};
+use super::source::failed;
 use crate::config::Source;
 use crate::error::Result;
+use crate::quote::{identifier, literal};
 
 /// A table whose changes will come.
 pub(super) struct Published {
@@ -53,7 +54,7 @@ fn missing(name: &str, slot: &str) -> Finding {
         format!(
             "CREATE PUBLICATION {} FOR ALL TABLES (or FOR TABLE …); then, as the slot must be the \
              younger of the two, if it exists already: SELECT pg_drop_replication_slot({})",
-            quote(name),
+            identifier(name),
             literal(slot)
         ),
     )
@@ -75,7 +76,7 @@ async fn filtered(client: &Client, names: &[String]) -> Result<Vec<Finding>> {
             format!("publication {name} has {what} for {table}, which is not supported yet"),
             format!(
                 "ALTER PUBLICATION {0} DROP TABLE {table}; ALTER PUBLICATION {0} ADD TABLE {table}",
-                quote(&name)
+                identifier(&name)
             ),
         )
     };
@@ -98,7 +99,10 @@ async fn through_root(client: &Client, names: &[String]) -> Result<Vec<Finding>>
             format!(
                 "publication {name} publishes {table} via its partition root, which is not supported yet"
             ),
-            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = false)", quote(&name)),
+            format!(
+                "ALTER PUBLICATION {} SET (publish_via_partition_root = false)",
+                identifier(&name)
+            ),
         )
     };
     Ok(rows.iter().map(finding).collect())

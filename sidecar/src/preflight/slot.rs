@@ -3,9 +3,10 @@
 use tokio_postgres::Client;
 
 use super::Finding;
-use super::source::{failed, literal};
+use super::source::failed;
 use crate::config::Source;
 use crate::error::Result;
+use crate::quote::literal;
 use crate::source::PLUGIN;
 
 /// What matters of a row of `pg_replication_slots`.

@@ -7,6 +7,7 @@ use super::slot::{self, Slot};
 use super::{Finding, publications, tables};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
+use crate::quote::{identifier, literal};
 use crate::source::{PLUGIN, ReplicationClient};
 
 /// The oldest extension whose report function and frames this sidecar knows.
@@ -124,7 +125,7 @@ impl Server {
         if !self.may_replicate {
             findings.push(Finding::error(
                 format!("the role {} lacks REPLICATION", self.role),
-                format!("ALTER ROLE {} REPLICATION", quote(&self.role)),
+                format!("ALTER ROLE {} REPLICATION", identifier(&self.role)),
             ));
         }
         if slot.is_none() && config.create_slot && self.slots >= self.slots_max {
@@ -277,16 +278,6 @@ fn judge_plugin_list(listed: Option<String>) -> Option<Finding> {
     ))
 }
 
-/// A name as SQL needs it, whatever keyword it is.
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A text as SQL needs it.
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,12 +326,5 @@ mod tests {
         assert!(version("0.10.0") > version("0.9.9"));
         assert_eq!(version("1.2"), [1, 2, 0]);
         assert_eq!(version("0.2.0-dev"), [0, 2, 0]);
-    }
-
-    #[test]
-    fn names_are_quoted() {
-        assert_eq!(quote("user"), "\"user\"");
-        assert_eq!(quote("My \"app\""), "\"My \"\"app\"\"\"");
-        assert_eq!(literal("it's"), "'it''s'");
     }
 }

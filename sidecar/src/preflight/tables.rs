@@ -8,8 +8,9 @@ use tokio_postgres::Client;
 
 use super::Finding;
 use super::publications::Published;
-use super::source::{failed, quote};
+use super::source::failed;
 use crate::error::Result;
+use crate::quote::identifier;
 
 /// Domains over domains: more than anybody nests.
 const DOMAIN_DEPTH_MAX: usize = 64;
@@ -76,7 +77,7 @@ fn check_identity(relation: &Relation) -> Option<Finding> {
         }
     };
     (!usable).then(|| {
-        let table = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
+        let table = format!("{}.{}", identifier(&relation.schema), identifier(&relation.name));
         Finding::warning(
             format!(
                 "table {}.{} has no usable replica identity: its INSERTs are replicated, an UPDATE or \

@@ -5,6 +5,7 @@ use rsrepl_wire::Lsn;
 use super::client::{ReplicationClient, Row};
 use super::framing::violation;
 use crate::error::Result;
+use crate::quote::identifier;
 
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,11 +90,6 @@ pub(super) fn start_command(slot: &str, start: Lsn, options: &[(String, String)]
         sql.push_str(&format!(" ({})", options.join(", ")));
     }
     sql
-}
-
-/// Quoted as both SQL and the replication grammar read it.
-pub(super) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Quoted as both SQL (with `standard_conforming_strings`, which the startup packet sets) and the

@@ -1,19 +1,7 @@
 //! The statements that rows go in by. Every name is quoted, every type and operator qualified.
 
 use super::catalog::{TargetColumn, TargetTable};
-
-/// `"name"`.
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// `'text'`.
-pub fn literal(text: &str) -> String {
-    match text.contains('\\') {
-        true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
-        false => format!("'{}'", text.replace('\'', "''")),
-    }
-}
+pub use crate::quote::{identifier as ident, literal};
 
 /// `"schema"."name"`.
 pub fn qualified(schema: &str, name: &str) -> String {
