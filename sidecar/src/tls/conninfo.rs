@@ -9,6 +9,7 @@ use super::{
     TCP_USER_TIMEOUT, TlsOptions,
 };
 use crate::error::{Error, Kind, Result};
+use crate::quote;
 
 /// tokio-postgres's default, which nobody writes down on purpose.
 const DEFAULT_KEEPALIVE_IDLE: std::time::Duration = std::time::Duration::from_secs(2 * 60 * 60);
@@ -216,21 +217,8 @@ fn split_url(url: &str, ours: &mut Ours) -> Result<String> {
 }
 
 fn percent_decode(text: &str) -> Result<String> {
-    let bad = || invalid("a parameter of the connection string is not percent-encoded UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err(bad());
-        };
-        bytes.push((high * 16 + low) as u8);
-    }
-    String::from_utf8(bytes).map_err(|_| bad())
+    quote::percent_decode(text)
+        .ok_or_else(|| invalid("a parameter of the connection string is not percent-encoded UTF-8"))
 }
 
 /// `key = value` pairs, a value quoted or up to a blank, with backslash escapes, as libpq reads them.

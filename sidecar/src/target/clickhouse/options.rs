@@ -2,6 +2,7 @@
 
 use crate::config::{self, Compression, Mode};
 use crate::error::{Error, Kind, Result};
+use crate::quote;
 use crate::redact::Secret;
 
 use super::policy::Policies;
@@ -109,18 +110,7 @@ fn parse_connection_string(text: &str) -> Result<Place, &'static str> {
 }
 
 fn percent_decode(text: &str) -> Result<String, &'static str> {
-    const BAD: &str = "has a % that is not followed by two hex digits of UTF-8";
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).ok_or(BAD);
-        bytes.push((digit()? * 16 + digit()?) as u8); // two hex digits fit
-    }
-    String::from_utf8(bytes).map_err(|_| BAD)
+    quote::percent_decode(text).ok_or("has a % that is not followed by two hex digits of UTF-8")
 }
 
 #[cfg(test)]
