@@ -63,6 +63,8 @@ struct Session {
     /// What the target has stored.
     stored: Lsn,
     stored_at: Instant,
+    /// The last look into the spool found nothing to do.
+    was_idle: bool,
 }
 
 impl<T: Target> Drive<T> {
@@ -121,11 +123,7 @@ impl<T: Target> Drive<T> {
     async fn session(&mut self) -> Result<()> {
         let Some(link) = self.link_state().await else { return Ok(()) };
         let mut session = self.open(link).await?;
-        self.shared.status.update_target(self.index, |status| {
-            status.state = TargetState::Running;
-            status.next_attempt = None;
-        });
-        info!(target_name = self.name, position = %session.stored, "target is running");
+        info!(target_name = self.name, position = %session.stored, "target is open");
         loop {
             let more = self.gather(&mut session).await?;
             if session.assembler.rows() > 0 || session.assembler.has_whole() {
@@ -178,7 +176,7 @@ impl<T: Target> Drive<T> {
         self.shared.ledger.send_modify(|ledger| ledger.opened(self.index, stored));
         self.shared.status.update_target(self.index, |status| status.applied = stored);
         let assembler = Assembler::resume(&self.checkpoint, stored);
-        Ok(Session { assembler, stored, stored_at: Instant::now() })
+        Ok(Session { assembler, stored, stored_at: Instant::now(), was_idle: false })
     }
 
     /// Reads the spool until there is something to do: a full batch, whole transactions that have
@@ -195,6 +193,12 @@ impl<T: Target> Drive<T> {
                 self.push(session, sequence, item).await?;
                 continue;
             }
+            let idle = session.is_idle(self.reader.received());
+            if idle && !session.was_idle {
+                self.works();
+            }
+            session.was_idle = idle;
+            let assembler = &session.assembler;
             let wake = if assembler.has_whole() {
                 *linger_until.get_or_insert_with(|| Instant::now() + self.linger)
             } else {
@@ -242,18 +246,16 @@ impl<T: Target> Drive<T> {
         let started = Instant::now();
         self.target.apply(batch).await?;
         self.shared.metrics.observe_batch(self.index, rows, started.elapsed());
-        self.backoff.reset();
         self.shared.status.update_target(self.index, |status| {
             status.events += rows as u64;
             status.transactions += transactions;
             status.batches += 1;
-            // it got through: what was wrong before is history
-            status.last_error = None;
             if let Some(commit) = commit {
                 status.applied_commit_time = Some(source_time(commit.commit_time));
             }
         });
         if let (Some(checkpoint), Some(commit)) = (checkpoint, commit) {
+            self.works();
             self.stored(session, commit.lsn, checkpoint);
         }
         Ok(())
@@ -263,12 +265,22 @@ impl<T: Target> Drive<T> {
         if progress.lsn > session.stored {
             let position = Position { lsn: progress.lsn, ..Position::default() };
             self.target.apply(Batch { commit: Some(position), ..Batch::default() }).await?;
-            self.backoff.reset();
-            self.shared.status.update_target(self.index, |status| status.last_error = None);
         }
+        self.works();
         let checkpoint = session.assembler.progress_stored(progress);
         self.stored(session, progress.lsn, checkpoint);
         Ok(())
+    }
+
+    /// The target has got through with something, or has nothing to do: what was wrong is history. To
+    /// be open is not enough, or a target that fails at each attempt would seem to run in between.
+    fn works(&mut self) {
+        self.backoff.reset();
+        self.shared.status.update_target(self.index, |status| {
+            status.state = TargetState::Running;
+            status.next_attempt = None;
+            status.last_error = None;
+        });
     }
 
     /// The target has stored `position`: the spool may forget, the slot may move on.
@@ -283,6 +295,14 @@ impl<T: Target> Drive<T> {
 }
 
 impl Session {
+    /// Nothing is left to do of all that was `received`. (After a rewind the spool may be empty although
+    /// what failed has yet to come again.)
+    fn is_idle(&self, received: Lsn) -> bool {
+        let nothing = self.assembler.rows() == 0 && !self.assembler.has_whole();
+        let reached = self.assembler.progress().map_or(self.stored, |p| p.lsn.max(self.stored));
+        nothing && reached >= received
+    }
+
     fn is_due(&self, progress: Progress) -> bool {
         progress.urgent
             || self.stored_at.elapsed() >= PROGRESS_INTERVAL
