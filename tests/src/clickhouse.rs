@@ -80,6 +80,11 @@ impl ClickHouse {
         self.process.is_some()
     }
 
+    /// The server's process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("a running server")
+    }
+
     /// The port of the HTTP interface on 127.0.0.1.
     pub fn http_port(&self) -> u16 {
         self.http_port

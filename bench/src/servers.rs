@@ -1,0 +1,185 @@
+//! Source and target servers, and what a case makes on them: databases, publication, slots.
+
+use std::env;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+use rsrepl_tests::postgres::Postgres;
+use rsrepl_tests::scratch::Scratch;
+
+use crate::measure::POLL;
+use crate::workload::{SCHEMA, TABLES, Workload};
+
+/// The source's database, made anew for each case.
+pub const DATABASE: &str = "bench";
+
+/// The publication of both sides.
+pub const PUBLICATION: &str = "bench";
+
+/// The database that each run's target database is a copy of.
+const TEMPLATE: &str = "bench_template";
+
+/// The slot before the backlog, which each run's slot is a copy of.
+const TEMPLATE_SLOT: &str = "bench_template";
+
+/// How long a slot may take to become active or inactive.
+const SLOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Settings of both servers beyond the harness's: durable as in production, and neither a checkpoint
+/// nor a vacuum falls into one run and not into another.
+pub const SETTINGS: &str = "
+fsync = on
+full_page_writes = on
+shared_buffers = 1GB
+max_wal_size = 32GB
+checkpoint_timeout = 1h
+autovacuum = off
+";
+
+/// The PostgreSQL servers of one invocation.
+pub struct Servers {
+    /// Where the backlog is.
+    pub source: Postgres,
+    /// Where it goes.
+    pub target: Postgres,
+    /// Everything's folder.
+    pub scratch: Scratch,
+}
+
+impl Servers {
+    /// Starts both.
+    pub fn start() -> Servers {
+        let scratch = Scratch::new("bench");
+        if env::var("KEEP").is_ok_and(|v| v == "1") {
+            println!("scratch folder: {}", scratch.path().display());
+        }
+        let source = Postgres::start(&scratch, "source", SETTINGS);
+        let target = Postgres::start(&scratch, "target", SETTINGS);
+        Servers { source, target, scratch }
+    }
+
+    /// Makes the source's database with its seed, publication, template slot and backlog, and the
+    /// targets' template. What an earlier case left behind goes away.
+    pub fn prepare(&self, workload: &Workload) -> Result<Backlog, String> {
+        for (server, database) in [(&self.source, DATABASE), (&self.target, TEMPLATE)] {
+            let mut admin = server.client("postgres");
+            drop_slots(&mut admin)?;
+            execute(&mut admin, &format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)"))?;
+            execute(&mut admin, &format!("CREATE DATABASE {database}"))?;
+            let mut client = server.client(database);
+            execute(&mut client, SCHEMA)?;
+            for statement in &workload.seed {
+                execute(&mut client, statement)?;
+            }
+            execute(&mut client, "VACUUM ANALYZE")?;
+        }
+        let mut source = self.source.client(DATABASE);
+        execute(&mut source, "CREATE EXTENSION rsrepl")?;
+        execute(&mut source, &format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"))?;
+        let slot =
+            format!("SELECT pg_create_logical_replication_slot('{TEMPLATE_SLOT}', 'pgoutput')");
+        execute(&mut source, &slot)?;
+        // Only the making of the backlog is spared the waits.
+        execute(&mut source, "SET synchronous_commit = off")?;
+        execute(&mut source, &workload.changes)?;
+        execute(&mut source, "INSERT INTO bench_mark VALUES (1)")?;
+        let end = text(&mut source, "SELECT pg_current_wal_lsn()::text")?;
+        // Makes all of it durable, and writes a record past `end`, so that a walsender passes it.
+        execute(&mut source, "CHECKPOINT")?;
+        Ok(Backlog { end, fingerprint: fingerprint(&mut source)? })
+    }
+
+    /// Makes a target database for one run; the target begins with nothing left to write.
+    pub fn target_database(&self, run: u32) -> Result<(String, Client), String> {
+        let database = format!("bench_{run}");
+        let mut admin = self.target.client("postgres");
+        execute(&mut admin, &format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}"))?;
+        execute(&mut admin, "CHECKPOINT")?;
+        let client = self.target.client(&database);
+        Ok((database, client))
+    }
+
+    /// Drops the database of a run.
+    pub fn drop_target(&self, database: &str) -> Result<(), String> {
+        let mut admin = self.target.client("postgres");
+        execute(&mut admin, &format!("DROP DATABASE {database} WITH (FORCE)"))
+    }
+}
+
+/// What [`Servers::prepare`] has made.
+pub struct Backlog {
+    /// The LSN after its last record.
+    pub end: String,
+    /// Of the source's rows, see [`fingerprint`].
+    pub fingerprint: String,
+}
+
+/// Copies the template slot for one run, with another plugin.
+pub fn copy_slot(client: &mut Client, slot: &str, plugin: &str) -> Result<(), String> {
+    let call = format!(
+        "SELECT pg_copy_logical_replication_slot('{TEMPLATE_SLOT}', '{slot}', false, '{plugin}')"
+    );
+    execute(client, &call)
+}
+
+/// Waits until a walsender streams from the slot, and returns its process id: the clock's start.
+pub fn await_active(client: &mut Client, slot: &str) -> Result<u32, String> {
+    let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+    let start = Instant::now();
+    while start.elapsed() < SLOT_LIMIT {
+        let row = client.query_one(query, &[&slot]).map_err(|e| message(&e))?;
+        if let Some(pid) = row.get::<_, Option<i32>>(0) {
+            return Ok(pid.unsigned_abs());
+        }
+        thread::sleep(POLL);
+    }
+    Err(format!("nobody reads from slot {slot} after {SLOT_LIMIT:?}"))
+}
+
+/// Drops a run's slot as soon as its walsender has let go of it.
+pub fn drop_slot(client: &mut Client, slot: &str) -> Result<(), String> {
+    let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+    let start = Instant::now();
+    loop {
+        match execute(client, &drop) {
+            Err(_) if start.elapsed() < SLOT_LIMIT => thread::sleep(POLL),
+            result => return result,
+        }
+    }
+}
+
+/// Drops whatever slots are left; one that is in use is let go of first.
+fn drop_slots(client: &mut Client) -> Result<(), String> {
+    execute(
+        client,
+        "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE active",
+    )?;
+    execute(client, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+}
+
+/// Number of rows and sum of their hashes, of each table: equal rows have equal fingerprints.
+pub fn fingerprint(client: &mut Client) -> Result<String, String> {
+    let parts = TABLES.map(|table| {
+        format!(
+            "(SELECT count(*) || ':' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {table} t)"
+        )
+    });
+    text(client, &format!("SELECT {}", parts.join(" || ' ' || ")))
+}
+
+/// The one text of a query.
+pub fn text(client: &mut Client, query: &str) -> Result<String, String> {
+    let row = client.query_one(query, &[]).map_err(|e| format!("{query}: {}", message(&e)))?;
+    Ok(row.get(0))
+}
+
+/// Runs a statement.
+pub fn execute(client: &mut Client, statement: &str) -> Result<(), String> {
+    client.batch_execute(statement).map_err(|e| format!("{statement}: {}", message(&e)))
+}
+
+/// The server's message rather than "db error".
+pub fn message(error: &postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,119 @@
+//! The backlogs that are replayed, as SQL.
+//!
+//! Workload M is `narrow` and `wide` rows, two to one, inserted in 1,000-row transactions that
+//! alternate. Everything else is a part of it or works on its rows. Sizes are given for
+//! [`FULL_ROWS`] rows of M and scale with `ROWS`.
+
+/// Rows of M at full size.
+const FULL_ROWS: u64 = 3_000_000;
+
+/// Rows of a bulk transaction.
+const TRANSACTION_ROWS: u64 = 1000;
+
+/// The tables, on the source and on PostgreSQL targets. `bench_mark` gets one row after the backlog.
+pub const SCHEMA: &str = "
+    CREATE TABLE narrow (id bigint PRIMARY KEY, a int, b int, t timestamptz, filler text);
+    CREATE TABLE wide (id bigint PRIMARY KEY, k int, name text, email text, amount numeric(12,2),
+        score float8, active bool, uid uuid, created timestamptz, d date, meta jsonb, tags text[]);
+    CREATE TABLE bench_mark (id int PRIMARY KEY)";
+
+/// The tables whose rows are compared after a run.
+pub const TABLES: [&str; 2] = ["narrow", "wide"];
+
+const NARROW: &str = "INSERT INTO narrow SELECT g, (g % 1000)::int, (g * 7 % 100000)::int,
+    timestamptz '2024-01-01 00:00Z' + g * interval '1 second', 'filler-' || md5(g::text)
+    FROM generate_series";
+
+const WIDE: &str = "INSERT INTO wide SELECT g, (g % 5000)::int, 'name ' || g,
+    'user' || g || '@example.com', (g % 1000000) / 100.0, g * 0.5, g % 3 = 0, md5(g::text)::uuid,
+    timestamptz '2024-01-01 00:00Z' + g * interval '1 second', date '2020-01-01' + (g % 2000)::int,
+    jsonb_build_object('k', g, 'tag', 'v' || g % 10), ARRAY['a' || g % 7, 'b' || g % 11]
+    FROM generate_series";
+
+/// What is there before, and what is replayed.
+pub struct Workload {
+    /// In words, with its size.
+    pub what: String,
+    /// Statements that fill the tables of source and PostgreSQL targets alike, before the slot.
+    pub seed: Vec<String>,
+    /// The backlog, one block that commits by itself.
+    pub changes: String,
+    /// Row changes of the backlog.
+    pub rows: u64,
+}
+
+/// Workload M.
+pub fn bulk(rows: u64) -> Workload {
+    let rounds = (rows / 3 / TRANSACTION_ROWS).max(1);
+    let rows = rounds * 3 * TRANSACTION_ROWS;
+    let body = format!(
+        "{NARROW}(i * 2000 + 1, i * 2000 + 1000) g; COMMIT;
+         {WIDE}(i * 1000 + 1, i * 1000 + 1000) g; COMMIT;
+         {NARROW}(i * 2000 + 1001, i * 2000 + 2000) g; COMMIT;"
+    );
+    Workload {
+        what: format!("workload M, {rows} rows inserted in 1,000-row transactions"),
+        seed: Vec::new(),
+        changes: repeat(rounds, &body),
+        rows,
+    }
+}
+
+/// 300,000 single-row transactions.
+pub fn tiny(rows: u64) -> Workload {
+    let rows = scaled(300_000, rows);
+    Workload {
+        what: format!("{rows} single-row inserts, each a transaction"),
+        seed: Vec::new(),
+        changes: repeat(rows, &format!("{NARROW}(i + 1, i + 1) g; COMMIT;")),
+        rows,
+    }
+}
+
+/// 300,000 updates of `wide` in bulk transactions.
+pub fn update(rows: u64) -> Workload {
+    let rows = scaled(300_000, rows);
+    let body =
+        "UPDATE wide SET k = k + 1, amount = amount + 1, name = name || '!', active = NOT active
+        WHERE id > i * 1000 AND id <= (i + 1) * 1000; COMMIT;";
+    Workload {
+        what: format!("{rows} updates of wide rows in 1,000-row transactions"),
+        seed: vec![format!("{WIDE}(1, {rows}) g")],
+        changes: repeat(rows / TRANSACTION_ROWS, body),
+        rows,
+    }
+}
+
+/// 200,000 single-row updates of `narrow`.
+pub fn update_single(rows: u64) -> Workload {
+    let rows = scaled(200_000, rows);
+    Workload {
+        what: format!("{rows} single-row updates, each a transaction"),
+        seed: vec![format!("{NARROW}(1, {rows}) g")],
+        changes: repeat(rows, "UPDATE narrow SET a = a + 1 WHERE id = i + 1; COMMIT;"),
+        rows,
+    }
+}
+
+/// 500,000 deletes of `narrow` in bulk transactions.
+pub fn delete(rows: u64) -> Workload {
+    let rows = scaled(500_000, rows);
+    let body = "DELETE FROM narrow WHERE id > i * 1000 AND id <= (i + 1) * 1000; COMMIT;";
+    Workload {
+        what: format!("{rows} deletes in 1,000-row transactions"),
+        seed: vec![format!("{NARROW}(1, {rows}) g")],
+        changes: repeat(rows / TRANSACTION_ROWS, body),
+        rows,
+    }
+}
+
+/// A size at full scale, at this one: whole bulk transactions, at least one.
+fn scaled(full: u64, rows: u64) -> u64 {
+    let transactions = full * rows / FULL_ROWS / TRANSACTION_ROWS;
+    transactions.max(1) * TRANSACTION_ROWS
+}
+
+/// A block that runs `body` with `i` from 0.
+fn repeat(times: u64, body: &str) -> String {
+    format!("DO $$ BEGIN FOR i IN 0..{}::bigint LOOP {body} END LOOP; END $$", times - 1)
+}
