@@ -36,7 +36,7 @@ use measure::Outcome;
 use servers::Servers;
 use workload::Workload;
 
-/// Rows of workload M, the size of facts and docs. A full run takes about a quarter of an hour.
+/// Rows of workload M at full size.
 const DEFAULT_ROWS: u64 = 3_000_000;
 
 /// Counted runs of each contender.

@@ -62,13 +62,13 @@ pub fn figures(case: &str, workload: &Workload, outcome: &Outcome) -> Vec<Figure
 
 /// Prints the table of a case.
 pub fn print(figures: &[Figure], outcome: &Outcome) {
-    println!("  {:<48} {:>6} {:>12} {:>12} {:>7}  spread", "", "unit", "ours", "peer", "ratio");
+    println!("  {:<52} {:>6} {:>12} {:>12} {:>7}  spread", "", "unit", "ours", "peer", "ratio");
     for figure in figures {
         let number =
             |summary: Option<Summary>| summary.map_or("–".to_owned(), |s| digits(s.median));
         let percent = |summary: Option<Summary>| summary.map_or(0.0, |s| s.spread * 100.0);
         println!(
-            "  {:<48} {:>6} {:>12} {:>12} {:>7}  {:.0} %, {:.0} %",
+            "  {:<52} {:>6} {:>12} {:>12} {:>7}  {:.0} %, {:.0} %",
             figure.name,
             figure.unit,
             number(figure.ours),
