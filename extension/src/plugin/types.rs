@@ -135,15 +135,16 @@ impl Type {
         if !has_send || NAMES_OF_OIDS.contains(&self.oid) {
             return false;
         }
-        // SAFETY: lookups by oid
         match self.kind() {
             TypeKind::Base | TypeKind::Enum => true,
             TypeKind::Composite | TypeKind::Pseudo => false,
             TypeKind::Range => {
+                // SAFETY: a lookup by oid
                 let subtype = unsafe { pg_sys::get_range_subtype(self.oid) };
                 Type::read(subtype).base(-1).0.sends_portably(true)
             }
             TypeKind::Multirange => {
+                // SAFETY: a lookup by oid
                 let range = unsafe { pg_sys::get_multirange_range(self.oid) };
                 Type::read(range).sends_portably(true)
             }
