@@ -265,8 +265,8 @@ impl<T: Target> Drive<T> {
         if progress.lsn > session.stored {
             let position = Position { lsn: progress.lsn, ..Position::default() };
             self.target.apply(Batch { commit: Some(position), ..Batch::default() }).await?;
+            self.works();
         }
-        self.works();
         let checkpoint = session.assembler.progress_stored(progress);
         self.stored(session, progress.lsn, checkpoint);
         Ok(())
