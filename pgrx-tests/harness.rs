@@ -182,6 +182,9 @@ impl Reader {
             Message::Begin(begin) if begin.origin.is_empty() => "BEGIN".into(),
             Message::Begin(begin) => format!("BEGIN from {}", begin.origin),
             Message::Commit(_) => "COMMIT".into(),
+            Message::StreamCommit(_) | Message::StreamAbort(_) => {
+                unreachable!("in whole transactions")
+            }
             Message::Relation(relation) => {
                 let line = describe(&relation);
                 self.relations.insert(relation.oid, relation);

@@ -139,6 +139,9 @@ impl Assembler {
             }
             // transactional or not: no target takes them yet
             Message::Logical(_) => return Ok(()),
+            Message::StreamCommit(_) | Message::StreamAbort(_) => {
+                return Err(disorder("the end of a streamed transaction inside of it"));
+            }
             _ => {}
         }
         let Some(open) = self.open.as_ref().filter(|_| in_transaction) else {
@@ -158,9 +161,7 @@ impl Assembler {
                 }
                 return Ok(());
             }
-            Message::Begin(_) | Message::Commit(_) | Message::Relation(_) | Message::Logical(_) => {
-                return Ok(());
-            }
+            _ => return Ok(()),
         };
         self.change(lsn, oid, operation)
     }

@@ -5,6 +5,7 @@
 //! | [`frame`] | the unit of `OutputPluginWrite`: header, checksum, messages |
 //! | [`message`] | every message, its encoder beside its decoder |
 //! | [`relation`] | the description of a table: columns, types, encodings |
+//! | [`streamed`] | transactions that are sent while they run |
 //! | [`row`] | bitmaps and values of one row |
 //! | [`text`] | the text form of values, as PostgreSQL writes it |
 //! | [`lsn`] | a position in the WAL |
@@ -24,6 +25,7 @@ pub mod message;
 mod reader;
 pub mod relation;
 pub mod row;
+pub mod streamed;
 pub mod text;
 mod varint;
 
@@ -35,3 +37,4 @@ pub use message::{
 };
 pub use relation::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 pub use row::{Row, RowWriter, Value, Values};
+pub use streamed::{STREAM_FRAME_OVERHEAD, StreamAbort, StreamCommit, StreamEnd, StreamPlace};

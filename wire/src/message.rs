@@ -14,6 +14,7 @@ use crate::lsn::Lsn;
 use crate::reader::Reader;
 use crate::relation::Relation;
 use crate::row::Row;
+use crate::streamed::{StreamAbort, StreamCommit};
 use crate::varint;
 
 pub(crate) mod tag {
@@ -25,6 +26,8 @@ pub(crate) mod tag {
     pub(crate) const TRUNCATE: u8 = b'T';
     pub(crate) const LOGICAL: u8 = b'M';
     pub(crate) const COMMIT: u8 = b'C';
+    pub(crate) const STREAM_COMMIT: u8 = b'c';
+    pub(crate) const STREAM_ABORT: u8 = b'a';
 }
 
 /// Tag and length before each message's body, in bytes.
@@ -44,6 +47,8 @@ pub enum Message {
     Truncate(Truncate),
     Logical(LogicalMessage),
     Commit(Commit),
+    StreamCommit(StreamCommit),
+    StreamAbort(StreamAbort),
 }
 
 /// The start of a transaction; its commit is already in the source's WAL.
@@ -170,7 +175,7 @@ pub(crate) fn put_string(buf: &mut Vec<u8>, text: &str) {
 /// What a body is read from; rows and contents are slices of the frame.
 pub(crate) struct Body<'a> {
     frame: &'a Bytes,
-    reader: Reader<'a>,
+    pub(crate) reader: Reader<'a>,
     base: Lsn,
 }
 
@@ -209,7 +214,7 @@ impl Begin {
         put_string(buf, &self.origin);
     }
 
-    fn read(body: &mut Body<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(body: &mut Body<'_>) -> Result<Self, DecodeError> {
         let r = &mut body.reader;
         Ok(Begin {
             xid: r.u32("xid")?,
@@ -379,6 +384,8 @@ impl Message {
             tag::TRUNCATE => Message::Truncate(Truncate::read(body)?),
             tag::LOGICAL => Message::Logical(LogicalMessage::read(body)?),
             tag::COMMIT => Message::Commit(Commit::read(body)?),
+            tag::STREAM_COMMIT => Message::StreamCommit(StreamCommit::read(body)?),
+            tag::STREAM_ABORT => Message::StreamAbort(StreamAbort::read(body)?),
             _ => {
                 let value = u64::from(tag);
                 let kind = DecodeErrorKind::Unknown { field: "message tag", value };

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use rsrepl_wire::{
-    Column, Encoding, Frame, FrameWriter, Lsn, Message, Relation, ReplicaIdentity, Row, RowShape,
-    Value, text,
+    Begin, Column, Encoding, Frame, FrameWriter, Lsn, Message, Relation, ReplicaIdentity, Row,
+    RowShape, StreamAbort, StreamCommit, StreamPlace, Value, text,
 };
 use support::{forms, harness, plan};
 
@@ -97,6 +97,30 @@ fn made_frames() -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The three kinds of frames of a transaction in progress.
+fn streamed_frames() -> Vec<Vec<u8>> {
+    let mut writer = FrameWriter::new();
+    let mut frame = |write: &dyn Fn(&mut FrameWriter)| {
+        writer.start_stream(Lsn(0x16_B374_D848), 799);
+        write(&mut writer);
+        writer.finish().to_vec()
+    };
+    let begin = Begin {
+        xid: 799,
+        final_lsn: Lsn(0x16_B374_F000),
+        end_lsn: Lsn(0x16_B374_F030),
+        commit_time: 0,
+        origin: "o".into(),
+    };
+    let place = StreamPlace { frame: 70_000, offset: 4096 };
+    let abort = StreamAbort { xid: 800, lsn: Lsn(0x16_B374_E000), place };
+    vec![
+        frame(&|writer| writer.truncate(Lsn(0x16_B374_D848), true, false, &[16_384])),
+        frame(&|writer| writer.stream_abort(&abort)),
+        frame(&|writer| writer.stream_commit(&StreamCommit { size: 74_100, begin: begin.clone() })),
+    ]
+}
+
 fn write(target: &str, kind: &str, seeds: impl IntoIterator<Item = Vec<u8>>) {
     fs::create_dir_all(corpus(target)).unwrap();
     for (index, seed) in seeds.into_iter().filter(|seed| seed.len() <= SEED_MAX).enumerate() {
@@ -109,6 +133,7 @@ fn write_corpus() {
     write("frame", "real", real_frames());
     write("frame", "values", frames_of_values());
     write("frame", "made", made_frames());
+    write("frame", "streamed", streamed_frames());
     // the first of each type in each form
     let mut seen = HashSet::new();
     let values = forms::cases().into_iter().flat_map(|case| {

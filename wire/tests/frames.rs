@@ -293,9 +293,10 @@ fn a_null_that_was_not_announced_is_never_sent() {
 }
 
 #[test]
-fn after_a_panic_in_a_row_the_next_frame_is_clean() {
+fn after_a_panic_in_a_row_frames_are_clean() {
     let mut writer = FrameWriter::new();
     writer.start(Lsn(500), 7);
+    writer.begin(&begin());
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         writer.insert(Lsn(1), 1, PLAIN, |row| {
             row.variable(b"half a row");
@@ -303,9 +304,18 @@ fn after_a_panic_in_a_row_the_next_frame_is_clean() {
         });
     }));
     assert!(unwound.is_err());
+    let begun = frame(|writer| writer.begin(&begin()));
+    assert_eq!(writer.len(), begun.len());
+    assert_eq!(writer.finish(), begun, "what was half written is not in the frame");
+    writer.commit(&commit());
+    let whole = frame(|writer| {
+        writer.begin(&begin());
+        writer.commit(&commit());
+    });
+    assert_eq!(writer.finish(), whole, "and it goes on");
     writer.start(Lsn(500), 7);
     writer.begin(&begin());
-    assert_eq!(writer.finish(), frame(|writer| writer.begin(&begin())));
+    assert_eq!(writer.finish(), begun, "and the next is clean");
 }
 
 #[test]

@@ -76,7 +76,7 @@ proptest! {
     ) {
         let mut bytes = vec![1]; // the version; everything else is the checksum's to refuse
         bytes.extend_from_slice(&header);
-        bytes[1] &= 0x03;
+        bytes[1] &= if bytes[1] & 0x08 == 0 { 0x03 } else { 0x08 };
         bytes[2..4].fill(0);
         bytes.extend_from_slice(&body);
         harness::frame(&bytes);

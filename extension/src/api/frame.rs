@@ -23,13 +23,15 @@ thread_local! {
     /// A relation is described once per decoding session, so what earlier frames said is needed for
     /// the later ones that this backend is shown.
     static RELATIONS: RefCell<Relations> = RefCell::default();
+    /// Those of transactions in progress, which hold in these only.
+    static STREAMED: RefCell<Relations> = RefCell::default();
 }
 
 /// One JSON object per message, with the columns of `rsrepl.decode_frame`. Nothing is returned of a
 /// frame that is not right from end to end.
 #[pg_extern(strict)]
 pub(super) fn decode_frame_messages(frame: &[u8]) -> SetOfIterator<'static, String> {
-    match RELATIONS.with_borrow_mut(|relations| decode(Bytes::copy_from_slice(frame), relations)) {
+    match decode(Bytes::copy_from_slice(frame)) {
         Ok(rows) => SetOfIterator::new(rows),
         Err(error) => {
             ereport!(
@@ -65,8 +67,13 @@ impl Relations {
     }
 }
 
-fn decode(bytes: Bytes, relations: &mut Relations) -> Result<Vec<String>, String> {
+fn decode(bytes: Bytes) -> Result<Vec<String>, String> {
     let frame = Frame::parse(bytes).map_err(|error| error.to_string())?;
+    let relations = if frame.streams() { &STREAMED } else { &RELATIONS };
+    relations.with_borrow_mut(|relations| rows(&frame, relations))
+}
+
+fn rows(frame: &Frame, relations: &mut Relations) -> Result<Vec<String>, String> {
     let mut rows = Vec::new();
     for (index, message) in frame.messages().enumerate() {
         pgrx::check_for_interrupts!();
@@ -79,6 +86,12 @@ fn decode(bytes: Bytes, relations: &mut Relations) -> Result<Vec<String>, String
             // xid 0 stands for none
             let xid = (frame.xid() != 0).then(|| frame.xid().to_string());
             columns.insert("xid".into(), json!(xid));
+            if frame.streams() {
+                let detail = columns.entry("detail").or_insert_with(|| json!({}));
+                if let Value::Object(detail) = detail {
+                    detail.insert("stream".into(), json!(true));
+                }
+            }
         }
         rows.push(to_ascii(&row));
         if let Message::Relation(relation) = message {
@@ -106,6 +119,25 @@ fn describe(message: &Message, relations: &Relations) -> Result<Value, String> {
             "detail": {
                 "end_lsn": commit.end_lsn.to_string(),
                 "commit_time": time(commit.commit_time)?,
+            },
+        }),
+        Message::StreamCommit(commit) => json!({
+            "kind": "stream commit",
+            "lsn": lsn(commit.begin.final_lsn),
+            "detail": {
+                "size": commit.size,
+                "end_lsn": commit.begin.end_lsn.to_string(),
+                "commit_time": time(commit.begin.commit_time)?,
+                "origin": (!commit.begin.origin.is_empty()).then_some(&commit.begin.origin),
+            },
+        }),
+        Message::StreamAbort(abort) => json!({
+            "kind": "stream abort",
+            "lsn": lsn(abort.lsn),
+            "detail": {
+                "aborted_xid": abort.xid.to_string(),
+                "frame": abort.place.frame,
+                "offset": abort.place.offset,
             },
         }),
         Message::Relation(relation) => json!({

@@ -228,7 +228,7 @@ fn transactions() -> Vec<Batch> {
                     let changes = std::mem::take(&mut changes);
                     batches.push(Batch { changes, commit: Some(commit), ..Batch::default() });
                 }
-                Message::Begin(_) | Message::Logical(_) => {}
+                _ => {}
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  0  u8   format version
-//!  1  u8   flags: 0x01 a transaction begins here, 0x02 its commit is here
+//!  1  u8   flags: 0x01 a transaction begins here, 0x02 its commit is here, 0x08 a part of a
+//!           transaction that has not ended (alone)
 //!  2  u16  zero
 //!  4  u32  CRC32C of bytes 0..4 and 8..end
 //!  8  u64  base LSN
@@ -13,7 +14,9 @@
 //!
 //! A transaction is one or more frames without another's between them: the first has flag 0x01, the
 //! last 0x02. A non-transactional logical message is a frame of its own, with neither flag and xid 0.
+//! Frames with flag 0x08 are another way for large transactions: see [`crate::streamed`].
 
+mod cut;
 mod read;
 mod write;
 
@@ -30,6 +33,8 @@ pub const HEADER_LEN: usize = 24;
 
 const FLAG_BEGIN: u8 = 0x01;
 const FLAG_COMMIT: u8 = 0x02;
+/// A part of a transaction in progress, or how it ended.
+const FLAG_STREAM: u8 = 0x08;
 
 /// The checksum's own bytes, which it does not cover.
 const CHECKSUM: std::ops::Range<usize> = 4..8;
@@ -88,7 +93,9 @@ impl Header {
             let found = header.checksum;
             return wrong(DecodeErrorKind::Checksum { found, computed }, CHECKSUM.start);
         }
-        let unknown = flags & !(FLAG_BEGIN | FLAG_COMMIT);
+        let stream = flags & FLAG_STREAM != 0;
+        let known = if stream { FLAG_STREAM } else { FLAG_BEGIN | FLAG_COMMIT };
+        let unknown = flags & !known;
         if unknown != 0 {
             let value = unknown.into();
             return wrong(DecodeErrorKind::Unknown { field: "frame flag", value }, 1);
@@ -96,6 +103,9 @@ impl Header {
         if reserved != [0, 0] {
             let value = u16::from_le_bytes(reserved).into();
             return wrong(DecodeErrorKind::Unknown { field: "reserved bytes", value }, 2);
+        }
+        if stream && header.xid == 0 {
+            return wrong(DecodeErrorKind::Unknown { field: "streamed xid", value: 0 }, 16);
         }
         Ok(header)
     }

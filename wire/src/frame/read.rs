@@ -2,18 +2,21 @@
 
 use bytes::Bytes;
 
-use super::{FLAG_BEGIN, FLAG_COMMIT, HEADER_LEN, Header};
+use super::{FLAG_BEGIN, FLAG_COMMIT, FLAG_STREAM, HEADER_LEN, Header};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::FRAME_MAX;
 use crate::lsn::Lsn;
-use crate::message::{Begin, Body, COMMIT_LEN, Commit, HEADER_LEN as MESSAGE_HEADER_LEN, Message};
+use crate::message::{
+    Begin, Body, COMMIT_LEN, Commit, HEADER_LEN as MESSAGE_HEADER_LEN, Message, tag,
+};
 use crate::reader::Reader;
+use crate::streamed::StreamEnd;
 
 /// A received frame whose version and checksum are right. Cloning shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Bytes,
-    header: Header,
+    pub(super) header: Header,
 }
 
 impl Frame {
@@ -62,6 +65,26 @@ impl Frame {
         }
     }
 
+    /// A part of a transaction in progress, or how it ended; see [`crate::streamed`].
+    pub fn streams(&self) -> bool {
+        self.header.flags & FLAG_STREAM != 0
+    }
+
+    /// How a streamed transaction ended, or one of its subtransactions, when this frame says so.
+    /// Reads no other message.
+    pub fn stream_end(&self) -> Result<Option<StreamEnd>, DecodeError> {
+        let first = self.bytes.get(HEADER_LEN).copied();
+        if !self.streams() || !matches!(first, Some(tag::STREAM_COMMIT | tag::STREAM_ABORT)) {
+            return Ok(None);
+        }
+        let end = match self.messages().collect::<Result<Vec<_>, _>>()?.pop() {
+            Some(Message::StreamCommit(commit)) => Some(StreamEnd::Commit(commit)),
+            Some(Message::StreamAbort(abort)) => Some(StreamEnd::Abort(abort)),
+            _ => None,
+        };
+        Ok(end)
+    }
+
     fn flag_lies(&self, flag: u8, offset: usize) -> DecodeError {
         let (found, expected) = (self.header.flags & !flag, self.header.flags);
         let field = "flags of the messages";
@@ -98,7 +121,8 @@ impl Frame {
     /// Reads the messages in order; the iterator ends after the first error. Their number, and
     /// where BEGIN and COMMIT are, is checked against the header.
     pub fn messages(&self) -> Messages {
-        Messages { frame: self.clone(), at: HEADER_LEN, seen: 0, flags: 0, done: false }
+        let flags = self.header.flags & FLAG_STREAM;
+        Messages { frame: self.clone(), at: HEADER_LEN, seen: 0, flags, done: false }
     }
 
     /// The message at this offset, and the offset of what follows it.
@@ -136,6 +160,7 @@ impl Messages {
             return Err(self.error(kind));
         }
         let (message, next) = self.frame.read_at(self.at)?;
+        self.check_place(&message)?;
         match &message {
             Message::Begin(begin) => {
                 self.expect("number of messages before the begin", self.seen, 0)?;
@@ -148,6 +173,28 @@ impl Messages {
         self.at = next;
         self.seen = self.seen.saturating_add(1);
         Ok(Some(message))
+    }
+
+    /// Messages that only streamed frames may have, and those that they may not.
+    fn check_place(&self, message: &Message) -> Result<(), DecodeError> {
+        let stream = u32::from(self.frame.streams());
+        match message {
+            Message::Begin(_) | Message::Commit(_) => self.expect("stream flag", stream, 0),
+            Message::StreamCommit(_) | Message::StreamAbort(_) => {
+                self.expect("stream flag", stream, 1)?;
+                self.expect("number of messages", self.frame.header.messages, 1)?;
+                match message {
+                    Message::StreamCommit(commit) => {
+                        self.expect("xid of the commit", commit.begin.xid, self.frame.xid())
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Message::Logical(logical) if !logical.transactional => {
+                self.expect("stream flag", stream, 0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What must hold when all messages are read.

@@ -2,7 +2,7 @@
 
 use std::collections::TryReserveError;
 
-use super::{FLAG_BEGIN, FLAG_COMMIT, HEADER_LEN, Header, checksum};
+use super::{FLAG_BEGIN, FLAG_COMMIT, FLAG_STREAM, HEADER_LEN, Header, checksum};
 use crate::limits::FRAME_TARGET;
 use crate::lsn::Lsn;
 use crate::message::{
@@ -11,15 +11,18 @@ use crate::message::{
 };
 use crate::relation::Relation;
 use crate::row::RowWriter;
+use crate::streamed::{StreamAbort, StreamCommit};
 
 /// Builds frames in one buffer that is kept from frame to frame.
 ///
 /// Usage: [`start`](Self::start), messages, [`finish`](Self::finish), send the bytes, `start` again.
-/// A row that is not of its shape is a panic, before a byte of it is sent; the writer may be used
-/// again after the next `start`.
+/// A row that is not of its shape is a panic. Whatever unwinds out of a message, nothing of that
+/// message is in the frame, and the writer goes on behind the one before.
 #[derive(Debug, Default)]
 pub struct FrameWriter {
     buf: Vec<u8>,
+    /// Bytes of `buf` that are header and whole messages.
+    whole: usize,
     header: Header,
 }
 
@@ -39,11 +42,18 @@ impl FrameWriter {
         self.buf.reserve(FRAME_TARGET + FRAME_TARGET / 4);
         self.header = Header { base, xid, ..Header::default() };
         self.buf.extend_from_slice(&self.header.to_bytes());
+        self.whole = HEADER_LEN;
+    }
+
+    /// Starts a frame of a streamed transaction.
+    pub fn start_stream(&mut self, base: Lsn, xid: u32) {
+        self.start(base, xid);
+        self.header.flags = FLAG_STREAM;
     }
 
     /// Bytes of the frame so far, header included.
     pub fn len(&self) -> usize {
-        self.buf.len()
+        self.whole
     }
 
     /// Bytes that the writer holds in memory.
@@ -63,11 +73,12 @@ impl FrameWriter {
 
     /// The frame has reached the size at which it should be sent.
     pub fn is_full(&self) -> bool {
-        self.buf.len() >= FRAME_TARGET
+        self.whole >= FRAME_TARGET
     }
 
     fn message(&mut self, tag: u8, body: impl FnOnce(&mut Vec<u8>, Lsn)) {
-        let at = self.buf.len();
+        self.buf.truncate(self.whole);
+        let at = self.whole;
         self.buf.extend_from_slice(&[tag, 0, 0, 0, 0]);
         body(&mut self.buf, self.header.base);
         // FRAME_MAX bounds what PostgreSQL can send, and it is under u32::MAX
@@ -76,6 +87,7 @@ impl FrameWriter {
             field.copy_from_slice(&len.to_le_bytes());
         }
         self.header.messages += 1;
+        self.whole = self.buf.len();
     }
 
     pub fn begin(&mut self, begin: &Begin) {
@@ -86,6 +98,16 @@ impl FrameWriter {
     pub fn commit(&mut self, commit: &Commit) {
         self.header.flags |= FLAG_COMMIT;
         self.message(tag::COMMIT, |buf, _| commit.put(buf));
+    }
+
+    /// Alone in a frame begun with [`start_stream`](Self::start_stream).
+    pub fn stream_commit(&mut self, commit: &StreamCommit) {
+        self.message(tag::STREAM_COMMIT, |buf, _| commit.put(buf));
+    }
+
+    /// Alone in a frame begun with [`start_stream`](Self::start_stream).
+    pub fn stream_abort(&mut self, abort: &StreamAbort) {
+        self.message(tag::STREAM_ABORT, |buf, _| abort.put(buf));
     }
 
     pub fn relation(&mut self, relation: &Relation) {
@@ -177,6 +199,7 @@ impl FrameWriter {
 
     /// Fills in the header and gives the whole frame; valid until the next `start`.
     pub fn finish(&mut self) -> &[u8] {
+        self.buf.truncate(self.whole);
         self.put_header();
         self.header.checksum = checksum(&self.buf);
         self.put_header();

@@ -10,8 +10,8 @@ use rsrepl_wire::text::datetime::Civil;
 use rsrepl_wire::text::numeric::Numeric;
 use rsrepl_wire::text::{self, Type};
 use rsrepl_wire::{
-    Column, Encoding, Frame, FrameWriter, Message, Relation, Row, RowShape, RowWriter, TypeKind,
-    Value,
+    Column, Encoding, Frame, FrameWriter, Message, Relation, Row, RowShape, RowWriter, StreamEnd,
+    TypeKind, Value,
 };
 
 /// Puts the right checksum in, so that the messages are reached.
@@ -54,6 +54,13 @@ pub fn frame(bytes: &[u8]) {
         _ => None,
     });
     assert_eq!(commit, Ok(last));
+    let end = messages.first().and_then(|message| match message {
+        Message::StreamCommit(commit) => Some(StreamEnd::Commit(commit.clone())),
+        Message::StreamAbort(abort) => Some(StreamEnd::Abort(*abort)),
+        _ => None,
+    });
+    assert_eq!(frame.stream_end(), Ok(end));
+    assert_eq!(frame.until(frame.len()).as_deref(), Ok(&frame.bytes()[..]));
     if let Some(again) = write_again(&frame, &messages) {
         assert_eq!(&again[..], &frame.bytes()[..], "written again");
     }
@@ -77,7 +84,12 @@ fn look_at(message: &Message, tables: &mut HashMap<u32, Relation>) {
             row(&update.relation, &update.new);
         }
         Message::Delete(delete) => row(&delete.relation, &delete.old.row),
-        Message::Begin(_) | Message::Commit(_) | Message::Truncate(_) | Message::Logical(_) => {}
+        Message::Begin(_)
+        | Message::Commit(_)
+        | Message::Truncate(_)
+        | Message::Logical(_)
+        | Message::StreamCommit(_)
+        | Message::StreamAbort(_) => {}
     }
 }
 
@@ -135,11 +147,16 @@ pub fn read_value(column: &Column, value: &[u8]) {
 fn write_again(frame: &Frame, messages: &[Message]) -> Option<Vec<u8>> {
     let mut writer = FrameWriter::new();
     let mut tables: HashMap<u32, &Relation> = HashMap::new();
-    writer.start(frame.base(), frame.xid());
+    match frame.streams() {
+        true => writer.start_stream(frame.base(), frame.xid()),
+        false => writer.start(frame.base(), frame.xid()),
+    }
     for message in messages {
         match message {
             Message::Begin(begin) => writer.begin(begin),
             Message::Commit(commit) => writer.commit(commit),
+            Message::StreamCommit(commit) => writer.stream_commit(commit),
+            Message::StreamAbort(abort) => writer.stream_abort(abort),
             Message::Relation(relation) => {
                 tables.insert(relation.oid, relation);
                 writer.relation(relation);
