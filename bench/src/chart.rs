@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::report::digits;
+use crate::measure::digits;
 
 /// Width of the picture, in pixels.
 const WIDTH: u32 = 860;

@@ -18,8 +18,12 @@ use rsrepl_tests::scratch::free_port;
 use rsrepl_tests::sidecar::Sidecar;
 
 use crate::Plan;
-use crate::measure::{CpuSeconds, Measure, Outcome, Reading, cpu_of, interleave, sessions_cpu};
-use crate::servers::{DATABASE, PUBLICATION, Servers, await_active, copy_slot, drop_slot, text};
+use crate::measure::{
+    Contender, CpuSeconds, Measure, Outcome, Reading, cpu_of, interleave, sessions_cpu,
+};
+use crate::servers::{
+    DATABASE, PUBLICATION, Servers, await_active, connect, copy_slot, drop_slot, text,
+};
 use crate::workload::{TABLES, Workload};
 
 /// The pause between two counts of ClickHouse's rows.
@@ -35,14 +39,20 @@ const MODEL: &str = "bench_model";
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
     servers.prepare(workload)?;
     let clickhouse = &ClickHouse::start(&servers.scratch);
-    let ours: Measure = Box::new(move |run| replay(servers, clickhouse, run));
-    let file: Measure = Box::new(move |run| insert_files(servers, clickhouse, run));
-    interleave(plan.runs, vec![("rsrepl".to_owned(), ours), ("file over HTTP".to_owned(), file)])
+    let ours: Measure = Box::new(move |run| replay(servers, workload, clickhouse, run));
+    let file: Measure = Box::new(move |run| insert_files(servers, workload, clickhouse, run));
+    let contenders = vec![Contender::ours("rsrepl", ours), Contender::peer("file over HTTP", file)];
+    Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
 
 /// Replays the backlog into a database of its own; the first run's becomes the model.
-fn replay(servers: &Servers, clickhouse: &ClickHouse, run: u32) -> Result<Reading, String> {
-    let mut source = servers.source.client(DATABASE);
+fn replay(
+    servers: &Servers,
+    workload: &Workload,
+    clickhouse: &ClickHouse,
+    run: u32,
+) -> Result<Reading, String> {
+    let mut source = connect(&servers.source, DATABASE)?;
     let counts = TABLES.map(|table| format!("(SELECT count(*) FROM {table})"));
     let expected = text(&mut source, &format!("SELECT concat_ws(' ', {})", counts.join(", ")))?;
     let slot = format!("slot_{run}");
@@ -88,7 +98,7 @@ fn replay(servers: &Servers, clickhouse: &ClickHouse, run: u32) -> Result<Readin
         clickhouse.try_query(&format!("DROP DATABASE {database} SYNC"))?;
     }
     let cpu = after.into_iter().zip(before).map(|((name, a), (_, b))| (name, a - b)).collect();
-    Ok(Reading { wall, cpu, peak_memory })
+    Ok(Reading::replayed(workload.rate, workload.amount, wall, cpu).with_memory(peak_memory))
 }
 
 fn cpu(
@@ -97,8 +107,9 @@ fn cpu(
     sidecar: &Sidecar,
     source: &mut postgres::Client,
 ) -> Result<CpuSeconds, String> {
+    let databases = [DATABASE.to_owned()];
     Ok(vec![
-        ("source", sessions_cpu(source, servers.source.process().pid())?),
+        ("source", sessions_cpu(source, servers.source.process().pid(), &databases)?),
         ("sidecar", cpu_of(sidecar.process().pid()).ok_or("the sidecar is gone")?),
         ("target", cpu_of(clickhouse.process().pid()).ok_or("ClickHouse is gone")?),
     ])
@@ -122,7 +133,12 @@ fn export(servers: &Servers, clickhouse: &ClickHouse) -> Result<(), String> {
 }
 
 /// Inserts the files into empty tables like the model's.
-fn insert_files(servers: &Servers, clickhouse: &ClickHouse, run: u32) -> Result<Reading, String> {
+fn insert_files(
+    servers: &Servers,
+    workload: &Workload,
+    clickhouse: &ClickHouse,
+    run: u32,
+) -> Result<Reading, String> {
     let database = format!("bench_{run}");
     clickhouse.try_query(&format!("CREATE DATABASE {database}"))?;
     for table in TABLES {
@@ -147,7 +163,7 @@ fn insert_files(servers: &Servers, clickhouse: &ClickHouse, run: u32) -> Result<
         }
     }
     clickhouse.try_query(&format!("DROP DATABASE {database} SYNC"))?;
-    Ok(Reading { wall, cpu: vec![("target", cpu)], peak_memory: None })
+    Ok(Reading::replayed(workload.rate, workload.amount, wall, vec![("target", cpu)]))
 }
 
 /// A POST whose body is the query, or what goes after `query`.

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::process::{Process, guarded};
 use rsrepl_tests::{SECRET, build, wait};
+use rsrepl_wire::limits::FORMAT_VERSION;
 
 use crate::Plan;
-use crate::measure::{Measure, Outcome, POLL, Reading, interleave, sessions_cpu};
+use crate::measure::{Contender, Measure, Outcome, POLL, Reading, interleave, sessions_cpu};
 use crate::servers::{
-    Backlog, DATABASE, PUBLICATION, Servers, await_active, copy_slot, drop_slot, execute,
+    Backlog, DATABASE, PUBLICATION, Servers, await_active, connect, copy_slot, drop_slot, execute,
 };
 use crate::workload::Workload;
 
@@ -31,46 +32,62 @@ const RUN_LIMIT: Duration = Duration::from_secs(600);
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Name, plugin and its options.
-type Decoder = (&'static str, &'static str, Vec<(&'static str, &'static str)>);
+type Decoder = (&'static str, &'static str, Vec<(&'static str, String)>);
 
 /// Runs the case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
     let floor = install_floor(servers);
     let backlog = servers.prepare(workload)?;
     let pgoutput = |binary| {
-        vec![("proto_version", "1"), ("publication_names", PUBLICATION), ("binary", binary)]
+        options(&[("proto_version", "1"), ("publication_names", PUBLICATION), ("binary", binary)])
     };
+    let version = FORMAT_VERSION.to_string();
     let decoders: [Decoder; 5] = [
-        ("rsrepl", "rsrepl", vec![("format_version", "1"), ("publications", PUBLICATION)]),
+        (
+            "rsrepl",
+            "rsrepl",
+            options(&[("format_version", &version), ("publications", PUBLICATION)]),
+        ),
         ("writes nothing", FLOOR, Vec::new()),
         ("pgoutput binary", "pgoutput", pgoutput("true")),
         ("pgoutput text", "pgoutput", pgoutput("false")),
-        ("wal2json", "wal2json", vec![("format-version", "2")]),
+        ("wal2json", "wal2json", options(&[("format-version", "2")])),
     ];
     let (backlog, floor) = (&backlog, &floor);
     let contenders = decoders.into_iter().map(|decoder| {
-        let name = decoder.0.to_owned();
+        let (name, plugin) = (decoder.0, decoder.1);
         let measure: Measure = Box::new(move |run| {
-            if decoder.1 == FLOOR {
+            if plugin == FLOOR {
                 floor.clone()?;
             }
-            drain(servers, backlog, &decoder, run)
+            let (wall, cpu) = drain(servers, backlog, &decoder, run)?;
+            let cpu = vec![("walsender", cpu)];
+            Ok(Reading::replayed(workload.rate, workload.amount, wall, cpu))
         });
-        (name, measure)
+        if plugin == "rsrepl" {
+            Contender::ours(name, measure)
+        } else {
+            Contender::peer(name, measure)
+        }
     });
-    interleave(plan.runs, contenders.collect())
+    Ok(Outcome::against_peers(interleave(plan.runs, contenders.collect())?))
 }
 
-/// Drains one copy of the slot.
+fn options(list: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    list.iter().map(|&(name, value)| (name, value.to_owned())).collect()
+}
+
+/// Drains one copy of the slot: wall and CPU seconds.
 fn drain(
     servers: &Servers,
     backlog: &Backlog,
     decoder: &Decoder,
     run: u32,
-) -> Result<Reading, String> {
+) -> Result<(f64, f64), String> {
     let source = &servers.source;
     let postmaster = source.process().pid();
-    let mut client = source.client(DATABASE);
+    let mut client = connect(source, DATABASE)?;
+    let databases = [DATABASE.to_owned()];
     let slot = format!("decode_{run}");
     copy_slot(&mut client, &slot, decoder.1)?;
     let log = servers.scratch.join(&format!("{slot}.log"));
@@ -79,7 +96,7 @@ fn drain(
     let walsender =
         await_active(&mut client, &slot).map_err(|e| format!("{e}\n{}", receiver.log()))?;
     let start = Instant::now();
-    let before = sessions_cpu(&mut client, postmaster)?;
+    let before = sessions_cpu(&mut client, postmaster, &databases)?;
     let status = loop {
         if let Some(status) = receiver.exited() {
             break status;
@@ -96,9 +113,9 @@ fn drain(
     // Once reaped, its CPU time is the postmaster's children's.
     let entry = format!("/proc/{walsender}");
     wait::until(EXIT_LIMIT, "the walsender ends", || !Path::new(&entry).exists());
-    let cpu = sessions_cpu(&mut client, postmaster)? - before;
+    let cpu = sessions_cpu(&mut client, postmaster, &databases)? - before;
     drop_slot(&mut client, &slot)?;
-    Ok(Reading { wall, cpu: vec![("walsender", cpu)], peak_memory: None })
+    Ok((wall, cpu))
 }
 
 fn receive(source: &Postgres, backlog: &Backlog, decoder: &Decoder, slot: &str) -> Command {

@@ -6,7 +6,10 @@
 //! | [`servers`] | source and target, databases and slots of a case |
 //! | [`measure`] | clock, CPU seconds, interleaved runs, medians |
 //! | [`decode`] | the walsender alone |
+//! | [`engine`] | who applies into PostgreSQL: the sidecar, a native subscription |
 //! | [`postgres`] | into PostgreSQL |
+//! | [`copy`] | the same rows from files into PostgreSQL |
+//! | [`latency`] | from the commit until it is visible on the target |
 //! | [`clickhouse`] | into ClickHouse |
 //! | [`report`] | figures, the table and `bench/out/results.json` |
 //! | [`chart`] | `bench/out/chart.svg` |
@@ -17,12 +20,15 @@
 //! last row is where it belongs. After each run the rows are compared with the source's: a wrong
 //! answer is no time. A peer that cannot be started is reported as such.
 //!
-//! Environment: `CASE` (one name; all by default), `ROWS` (of workload M; the others scale along),
+//! Environment: `CASE` (names with blanks between; all by default), `ROWS` (of workload M; the others scale along),
 //! `RUNS` (counted runs of each contender), `KEEP=1` (leaves the scratch folder).
 
 mod chart;
 mod clickhouse;
+mod copy;
 mod decode;
+mod engine;
+mod latency;
 mod measure;
 mod postgres;
 mod report;
@@ -31,6 +37,7 @@ mod workload;
 
 use std::env;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use measure::Outcome;
 use servers::Servers;
@@ -53,15 +60,21 @@ pub struct Plan {
 type Case = (&'static str, fn(&Servers, &Workload, &Plan) -> Result<Outcome, String>, Make);
 type Make = fn(u64) -> Workload;
 
-const CASES: [Case; 8] = [
+// Cases of one workload stand together: they share its backlog.
+const CASES: [Case; 13] = [
     ("decode", decode::run, workload::bulk),
+    ("pg-bulk", postgres::bulk, workload::bulk),
+    ("fan-out", postgres::fan_out, workload::bulk),
+    ("ch-bulk", clickhouse::run, workload::bulk),
     ("decode-tiny", decode::run, workload::tiny),
-    ("pg-bulk", postgres::run, workload::bulk),
     ("pg-tiny", postgres::run, workload::tiny),
+    ("pg-tpcb", postgres::run, workload::tpcb),
     ("pg-update", postgres::run, workload::update),
     ("pg-update-single", postgres::run, workload::update_single),
     ("pg-delete", postgres::run, workload::delete),
-    ("ch-bulk", clickhouse::run, workload::bulk),
+    ("huge", postgres::huge, workload::huge),
+    ("latency-500", latency::at_500, workload::live),
+    ("latency-5000", latency::at_5000, workload::live),
 ];
 
 fn main() -> ExitCode {
@@ -76,22 +89,25 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let plan = Plan { rows: number("ROWS", DEFAULT_ROWS)?, runs: number("RUNS", DEFAULT_RUNS)? };
-    let wanted = env::var("CASE").ok().filter(|c| !c.is_empty());
-    let cases: Vec<&Case> =
-        CASES.iter().filter(|(name, ..)| wanted.as_ref().is_none_or(|w| w == name)).collect();
+    let wanted = env::var("CASE").unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split_whitespace().collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
+    let cases: Vec<&Case> = CASES.iter().filter(|(name, ..)| is_wanted(name)).collect();
     if cases.is_empty() {
         let names: Vec<&str> = CASES.iter().map(|(name, ..)| *name).collect();
         return Err(format!("unknown CASE; it is one of {}", names.join(", ")));
     }
     let servers = Servers::start();
     let mut failed = Vec::new();
-    for (name, case, make) in cases {
+    let (start, count) = (Instant::now(), cases.len());
+    for (place, (name, case, make)) in cases.into_iter().enumerate() {
         let workload = make(plan.rows);
-        println!("\n{name}: {}", workload.what);
+        let minutes = start.elapsed().as_secs() / 60;
+        println!("\n[{} of {count}, minute {minutes}] {name}: {}", place + 1, workload.what);
         let load = report::load();
         match case(&servers, &workload, &plan) {
             Ok(outcome) => {
-                let figures = report::figures(name, &workload, &outcome);
+                let figures = report::figures(&outcome);
                 report::print(&figures, &outcome);
                 report::save(name, &figures, &workload, &outcome, &load)?;
             }
@@ -101,6 +117,7 @@ fn run() -> Result<(), String> {
             }
         }
     }
+    println!("\n{count} cases in {:.1} minutes", start.elapsed().as_secs_f64() / 60.0);
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
 }
 

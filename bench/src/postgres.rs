@@ -7,188 +7,170 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
-use rsrepl_tests::config::{Config, Target};
-use rsrepl_tests::scratch::free_port;
-use rsrepl_tests::sidecar::Sidecar;
-
 use crate::Plan;
+use crate::copy::Files;
+use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, start};
 use crate::measure::{
-    CpuSeconds, Measure, Outcome, POLL, Reading, cpu_of, interleave, sessions_cpu,
+    Contender, CpuSeconds, Measure, Outcome, POLL, Reading, SPILLED, WALSENDER, interleave, mib,
 };
-use crate::servers::{
-    Backlog, DATABASE, PUBLICATION, Servers, await_active, copy_slot, drop_slot, execute,
-    fingerprint, message,
-};
+use crate::servers::{Backlog, DATABASE, Servers, connect, drop_slot, fingerprint, message};
 use crate::workload::Workload;
 
 /// How long one run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 
-/// The subscription of the peer.
-const SUBSCRIPTION: &str = "bench";
+/// Several writers, which may show single tables or keys out of commit order.
+const PARALLEL: Engine =
+    Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3" };
 
-/// Who applies.
-#[derive(Clone, Copy)]
-enum Engine {
-    Rsrepl,
-    Native,
-}
+/// PostgreSQL's own way of not waiting for a commit.
+const NATIVE_STREAMING: Engine = Engine::Native { options: ", streaming = on" };
 
-/// A started engine.
-enum Running {
-    Rsrepl(Box<Sidecar>),
-    Native,
-}
-
-/// Runs the case.
+/// Runs a case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
-    let backlog = servers.prepare(workload)?;
-    let engines = [("rsrepl", Engine::Rsrepl), ("native subscription", Engine::Native)];
-    let contenders = engines.map(|(name, engine)| {
-        let backlog = &backlog;
-        let measure: Measure = Box::new(move |run| replay(servers, backlog, engine, run));
-        (name.to_owned(), measure)
-    });
-    interleave(plan.runs, contenders.into())
+    let backlog = &servers.prepare(workload)?;
+    let replay = |engine| -> Measure { replaying(servers, workload, backlog, engine) };
+    let contenders = vec![
+        Contender::ours("rsrepl", replay(RSREPL)),
+        Contender::peer("native subscription", replay(NATIVE)),
+    ];
+    Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
 
-/// Replays the backlog into a target database of its own.
+/// Runs the case of bulk inserts: also with several writers, and against what PostgreSQL does when
+/// the same rows are in files.
+pub fn bulk(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
+    let backlog = &servers.prepare(workload)?;
+    let files = &Files::export(servers, workload)?;
+    let replay = |engine| -> Measure { replaying(servers, workload, backlog, engine) };
+    let copy = Box::new(move |run| {
+        let (wall, cpu) = files.copy(servers, backlog, run)?;
+        Ok(Reading::replayed(workload.rate, workload.amount, wall, cpu))
+    });
+    let contenders = vec![
+        Contender::ours("rsrepl", replay(RSREPL)),
+        Contender::peer("native subscription", replay(NATIVE)),
+        Contender::ours("rsrepl parallel", replay(PARALLEL)),
+        Contender::peer("COPY from files, two sessions", copy),
+    ];
+    Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
+}
+
+/// Runs the case of one huge transaction: memory and spill files count too.
+pub fn huge(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
+    let backlog = &servers.prepare(workload)?;
+    let measure = |engine| -> Measure {
+        Box::new(move |run| {
+            let replayed = replay(servers, workload, backlog, (engine, 1), run)?;
+            let spilled = mib(replayed.spilled);
+            Ok(replayed.reading(workload).with(SPILLED, spilled))
+        })
+    };
+    let contenders = vec![
+        Contender::ours("rsrepl", measure(RSREPL)),
+        Contender::peer("native subscription", measure(NATIVE)),
+        Contender::peer("native, streaming = on", measure(NATIVE_STREAMING)),
+    ];
+    Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
+}
+
+/// Runs the case of several targets at once: what they cost the source.
+pub fn fan_out(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
+    let backlog = &servers.prepare(workload)?;
+    let contenders =
+        [("1 target", 1), ("2 targets", 2), ("3 targets", 3)].map(|(name, targets)| {
+            let measure: Measure = Box::new(move |run| {
+                let replayed = replay(servers, workload, backlog, (RSREPL, targets), run)?;
+                let mut reading = replayed.reading(workload);
+                reading.values.insert(0, (WALSENDER, replayed.walsender));
+                Ok(reading)
+            });
+            Contender::ours(name, measure)
+        });
+    Ok(Outcome::against_first(interleave(plan.runs, contenders.into())?))
+}
+
+fn replaying<'a>(
+    servers: &'a Servers,
+    workload: &'a Workload,
+    backlog: &'a Backlog,
+    engine: Engine,
+) -> Measure<'a> {
+    Box::new(move |run| Ok(replay(servers, workload, backlog, (engine, 1), run)?.reading(workload)))
+}
+
+/// What one run has shown.
+struct Replayed {
+    wall: f64,
+    cpu: CpuSeconds,
+    /// CPU seconds of the walsender.
+    walsender: f64,
+    /// Bytes that the source's reorder buffer has written to disk.
+    spilled: u64,
+    /// Of the sidecar, in bytes.
+    peak_memory: Option<u64>,
+}
+
+impl Replayed {
+    fn reading(&self, workload: &Workload) -> Reading {
+        Reading::replayed(workload.rate, workload.amount, self.wall, self.cpu.clone())
+            .with_memory(self.peak_memory)
+    }
+}
+
+/// Replays the backlog into target databases of its own.
 fn replay(
     servers: &Servers,
+    workload: &Workload,
     backlog: &Backlog,
-    engine: Engine,
+    (engine, targets): (Engine, usize),
     run: u32,
-) -> Result<Reading, String> {
-    let (database, mut target) = servers.target_database(run)?;
-    let mut source = servers.source.client(DATABASE);
-    let slot = format!("slot_{run}");
-    let mut running = start(servers, engine, &slot, &database, (&mut source, &mut target))?;
-    let measured = measure(servers, &slot, &mut running, (&mut source, &mut target));
-    let found = fingerprint(&mut target)?;
+) -> Result<Replayed, String> {
+    let databases: Vec<String> = (0..targets).map(|place| format!("bench_{run}_{place}")).collect();
+    let mut route = Route {
+        slot: format!("slot_{run}"),
+        source: connect(&servers.source, DATABASE)?,
+        targets: databases.iter().map(|d| servers.target_database(d)).collect::<Result<_, _>>()?,
+        databases,
+    };
+    let mut running = start(servers, engine, &mut route, true)?;
+    let measured = measure(&mut running);
     // Also after a failure, or a subscription would go on.
-    let stopped = stop(running, &mut target);
-    let (wall, cpu) = measured?;
-    if found != backlog.fingerprint {
-        return Err(format!("the rows differ: {found}, not {}", backlog.fingerprint));
+    let stopped = running.stop();
+    let mut replayed = measured?;
+    replayed.peak_memory = stopped?;
+    replayed.spilled = spilled(&mut route)?;
+    for target in &mut route.targets {
+        let found = fingerprint(target, workload.tables)?;
+        if found != backlog.fingerprint {
+            return Err(format!("the rows differ: {found}, not {}", backlog.fingerprint));
+        }
     }
-    drop(target);
-    drop_slot(&mut source, &slot)?;
-    servers.drop_target(&database)?;
-    Ok(Reading { wall, cpu, peak_memory: stopped? })
+    drop_slot(&mut route.source, &route.slot)?;
+    route.databases.iter().try_for_each(|database| servers.drop_target(database))?;
+    Ok(replayed)
 }
 
 /// Wall and CPU seconds from the moment the slot is active until the row after the backlog shows.
-fn measure(
-    servers: &Servers,
-    slot: &str,
-    running: &mut Running,
-    (source, target): (&mut Client, &mut Client),
-) -> Result<(f64, CpuSeconds), String> {
-    await_active(source, slot).map_err(|e| format!("{e}\n{}", log(running)))?;
+fn measure(running: &mut Running) -> Result<Replayed, String> {
     let start = Instant::now();
-    let before = cpu(servers, running, (&mut *source, &mut *target))?;
-    await_mark(target, start, running)?;
-    let wall = start.elapsed().as_secs_f64();
-    let after = cpu(servers, running, (source, target))?;
-    let cpu = after.into_iter().zip(before).map(|((name, a), (_, b))| (name, a - b));
-    Ok((wall, cpu.collect()))
-}
-
-fn log(running: &Running) -> String {
-    match running {
-        Running::Rsrepl(sidecar) => sidecar.log(),
-        Running::Native => String::new(),
-    }
-}
-
-/// Starts one side on a fresh copy of the slot.
-fn start(
-    servers: &Servers,
-    engine: Engine,
-    slot: &str,
-    database: &str,
-    (source, target): (&mut Client, &mut Client),
-) -> Result<Running, String> {
-    match engine {
-        Engine::Rsrepl => {
-            copy_slot(source, slot, "rsrepl")?;
-            let connection = servers.target.conninfo(database);
-            let mut sidecar = Sidecar::new(
-                &servers.scratch,
-                &Config {
-                    source: servers.source.conninfo(DATABASE),
-                    source_options: format!("publication = \"{PUBLICATION}\""),
-                    slot: slot.to_owned(),
-                    postgres: vec![Target::new("standby", connection)],
-                    clickhouse: Vec::new(),
-                    telemetry_port: free_port(),
-                    sections: String::new(),
-                },
-            );
-            sidecar.launch();
-            Ok(Running::Rsrepl(Box::new(sidecar)))
-        }
-        Engine::Native => {
-            copy_slot(source, slot, "pgoutput")?;
-            let create = format!(
-                "CREATE SUBSCRIPTION {SUBSCRIPTION} CONNECTION '{}' PUBLICATION {PUBLICATION}
-                 WITH (create_slot = false, slot_name = '{slot}', copy_data = false, binary = true)",
-                servers.source.conninfo(DATABASE)
-            );
-            execute(target, &create)?;
-            Ok(Running::Native)
-        }
-    }
-}
-
-/// Waits until the row after the backlog shows.
-fn await_mark(target: &mut Client, start: Instant, running: &mut Running) -> Result<(), String> {
-    let query = target.prepare("SELECT FROM bench_mark WHERE id = 1").map_err(|e| message(&e))?;
-    while target.query(&query, &[]).map_err(|e| message(&e))?.is_empty() {
+    let before = (running.cpu()?, running.walsender_cpu()?);
+    while !running.mark_shows()? {
         if start.elapsed() > RUN_LIMIT {
             return Err(format!("not done after {RUN_LIMIT:?}"));
         }
-        if let Running::Rsrepl(sidecar) = running
-            && !sidecar.is_running()
-        {
-            return Err(format!("the sidecar ended:\n{}", sidecar.log()));
-        }
         thread::sleep(POLL);
     }
-    Ok(())
+    let wall = start.elapsed().as_secs_f64();
+    let after = (running.cpu()?, running.walsender_cpu()?);
+    let cpu = after.0.into_iter().zip(before.0).map(|((name, a), (_, b))| (name, a - b)).collect();
+    Ok(Replayed { wall, cpu, walsender: after.1 - before.1, spilled: 0, peak_memory: None })
 }
 
-/// CPU seconds so far, by process.
-fn cpu(
-    servers: &Servers,
-    running: &Running,
-    (source, target): (&mut Client, &mut Client),
-) -> Result<CpuSeconds, String> {
-    let mut cpu = vec![("source", sessions_cpu(source, servers.source.process().pid())?)];
-    if let Running::Rsrepl(sidecar) = running {
-        cpu.push(("sidecar", cpu_of(sidecar.process().pid()).ok_or("the sidecar is gone")?));
-    }
-    cpu.push(("target", sessions_cpu(target, servers.target.process().pid())?));
-    Ok(cpu)
-}
-
-/// Ends one side; the sidecar's greatest memory, if it was that.
-fn stop(running: Running, target: &mut Client) -> Result<Option<u64>, String> {
-    match running {
-        Running::Rsrepl(mut sidecar) => {
-            let peak = sidecar.peak_memory();
-            let status = sidecar.terminate();
-            if !status.success() {
-                return Err(format!("the sidecar ended with {status}:\n{}", sidecar.log()));
-            }
-            Ok(Some(peak))
-        }
-        Running::Native => {
-            execute(target, &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} DISABLE"))?;
-            execute(target, &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} SET (slot_name = NONE)"))?;
-            execute(target, &format!("DROP SUBSCRIPTION {SUBSCRIPTION}"))?;
-            Ok(None)
-        }
-    }
+/// Bytes that the walsender of the run's slot has written to spill files.
+fn spilled(route: &mut Route) -> Result<u64, String> {
+    // The walsender has told the statistics at the commit, before it sent the row after the backlog.
+    let query = "SELECT spill_bytes FROM pg_stat_replication_slots WHERE slot_name = $1";
+    let row = route.source.query_one(query, &[&route.slot]).map_err(|e| message(&e))?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
 }

@@ -9,68 +9,96 @@ use rsrepl_tests::build;
 use serde_json::{Value, json};
 
 use crate::chart;
-use crate::measure::{Outcome, Reading, Summary, Track};
+use crate::measure::{Outcome, Quantity, Summary, Track, digits};
 use crate::workload::Workload;
 
 /// One quantity, ours against one peer's.
 pub struct Figure {
-    /// `case: quantity, against peer`.
-    pub name: String,
-    /// Of both sides.
-    pub unit: &'static str,
-    /// Whether more is better.
-    pub more_is_better: bool,
-    /// The peer.
+    /// What is measured.
+    pub quantity: Quantity,
+    /// Which of ours.
+    pub ours_name: String,
+    /// The peer; empty for a quantity that only ours has.
     pub peer_name: String,
     /// Ours.
     pub ours: Option<Summary>,
     /// The peer's; none when it could not be measured.
     pub peer: Option<Summary>,
-    /// Why not.
+    /// Why one of them could not be measured.
     pub absent: Option<String>,
 }
 
 impl Figure {
+    fn of(quantity: Quantity, ours: &Track, peer: &Track) -> Figure {
+        Figure {
+            quantity,
+            ours_name: ours.name.clone(),
+            peer_name: peer.name.clone(),
+            ours: ours.summary(quantity),
+            peer: peer.summary(quantity),
+            absent: ours.absent.clone().or_else(|| peer.absent.clone()),
+        }
+    }
+
+    /// Quantity and contenders.
+    pub fn name(&self) -> String {
+        let against = if self.peer_name.is_empty() { "" } else { " against " };
+        format!("{}, {}{against}{}", self.quantity.name, self.ours_name, self.peer_name)
+    }
+
     /// Ours over the peer's.
     pub fn ratio(&self) -> Option<f64> {
-        Some(self.ours?.median / self.peer?.median)
+        let peer = self.peer?.median;
+        (peer > 0.0).then_some(self.ours?.median / peer)
     }
 }
 
-/// The figures of a case: rate and CPU seconds, against each peer.
-pub fn figures(case: &str, workload: &Workload, outcome: &Outcome) -> Vec<Figure> {
-    let rows = workload.rows as f64;
-    let rate = move |reading: &Reading| rows / reading.wall;
-    let figure =
-        |peer: &Track, quantity: &str, unit, more_is_better, of: &dyn Fn(&Reading) -> f64| Figure {
-            name: format!("{case}: {quantity}, against {}", peer.name),
-            unit,
-            more_is_better,
-            peer_name: peer.name.clone(),
-            ours: outcome.ours.summary(of),
-            peer: peer.summary(of),
-            absent: peer.absent.clone(),
+/// The figures of a case: for each pair what both have, then what only ours has.
+pub fn figures(outcome: &Outcome) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for &(ours, peer) in &outcome.pairs {
+        let (ours, peer) = (&outcome.tracks[ours], &outcome.tracks[peer]);
+        let mut quantities = if ours.absent.is_some() || peer.absent.is_some() {
+            // One line says that it is absent.
+            let measured = if ours.absent.is_some() { peer } else { ours };
+            measured.quantities().into_iter().take(1).collect()
+        } else {
+            ours.quantities()
         };
-    let of_peer = |peer: &Track| {
-        [
-            figure(peer, "rate", "rows/s", true, &rate),
-            figure(peer, "CPU", "s", false, &Reading::total_cpu),
-        ]
-    };
-    outcome.peers.iter().flat_map(of_peer).collect()
+        quantities.retain(|&q| peer.absent.is_some() || peer.summary(q).is_some());
+        figures.extend(quantities.into_iter().map(|q| Figure::of(q, ours, peer)));
+    }
+    for track in outcome.tracks.iter().filter(|t| t.ours) {
+        let alone = |q: &Quantity| {
+            !outcome.tracks.iter().any(|other| !other.ours && other.summary(*q).is_some())
+        };
+        for quantity in track.quantities().into_iter().filter(alone) {
+            figures.push(Figure {
+                quantity,
+                ours_name: track.name.clone(),
+                peer_name: String::new(),
+                ours: track.summary(quantity),
+                peer: None,
+                absent: None,
+            });
+        }
+    }
+    figures
 }
 
 /// Prints the table of a case.
 pub fn print(figures: &[Figure], outcome: &Outcome) {
-    println!("  {:<52} {:>6} {:>12} {:>12} {:>7}  spread", "", "unit", "ours", "peer", "ratio");
+    println!("  {:<64} {:>6} {:>9} {:>9} {:>6}  spread", "", "unit", "ours", "peer", "ratio");
     for figure in figures {
         let number =
             |summary: Option<Summary>| summary.map_or("–".to_owned(), |s| digits(s.median));
-        let percent = |summary: Option<Summary>| summary.map_or(0.0, |s| s.spread * 100.0);
+        let percent = |summary: Option<Summary>| {
+            summary.map_or("–".to_owned(), |s| format!("{:.0} %", s.spread * 100.0))
+        };
         println!(
-            "  {:<52} {:>6} {:>12} {:>12} {:>7}  {:.0} %, {:.0} %",
-            figure.name,
-            figure.unit,
+            "  {:<64} {:>6} {:>9} {:>9} {:>6}  {}, {}",
+            figure.name(),
+            figure.quantity.unit,
             number(figure.ours),
             number(figure.peer),
             figure.ratio().map_or("–".to_owned(), |r| format!("{r:.2}")),
@@ -78,17 +106,9 @@ pub fn print(figures: &[Figure], outcome: &Outcome) {
             percent(figure.peer)
         );
     }
-    for track in [&outcome.ours].into_iter().chain(&outcome.peers) {
+    for track in &outcome.tracks {
         println!("  CPU s of {}: {:.2?}", track.name, track.cpu());
     }
-    if let Some(peak) = peak_memory(&outcome.ours) {
-        println!("  peak memory of the sidecar: {peak:.0} MiB");
-    }
-}
-
-/// Three significant digits, or whole numbers.
-pub fn digits(value: f64) -> String {
-    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// Writes a case's figures to `bench/out/results.json`, where those of other cases stay, and draws
@@ -106,30 +126,27 @@ pub fn save(
     let mut results = earlier(&path);
     results.retain(|result| result["case"] != case);
     let (machine, date) = (machine(), output("date", &["-u", "+%FT%TZ"]));
-    let cpu: BTreeMap<_, _> = [&outcome.ours]
-        .into_iter()
-        .chain(&outcome.peers)
-        .map(|t| (t.name.as_str(), t.cpu()))
-        .collect();
+    let cpu: BTreeMap<_, _> = outcome.tracks.iter().map(|t| (t.name.as_str(), t.cpu())).collect();
+    let runs = outcome.tracks.iter().map(|t| t.readings.len()).max();
     for figure in figures {
         let median = |summary: Option<Summary>| summary.map(|s| s.median);
         let spread = |summary: Option<Summary>| summary.map(|s| s.spread);
         results.push(json!({
             "case": case,
-            "name": figure.name,
-            "unit": figure.unit,
-            "more_is_better": figure.more_is_better,
+            "name": format!("{case}: {}", figure.name()),
+            "quantity": figure.quantity.name,
+            "unit": figure.quantity.unit,
+            "more_is_better": figure.quantity.more_is_better,
+            "ours_name": figure.ours_name,
+            "peer_name": figure.peer_name,
             "ours": median(figure.ours),
             "peer": median(figure.peer),
             "ratio": figure.ratio(),
             "spread": { "ours": spread(figure.ours), "peer": spread(figure.peer) },
-            "peer_name": figure.peer_name,
             "absent": figure.absent,
             "workload": workload.what,
-            "rows": workload.rows,
-            "runs": outcome.ours.readings.len(),
+            "runs": runs,
             "cpu_seconds": cpu,
-            "peak_memory_mib": peak_memory(&outcome.ours),
             "load_before": load,
             "date": date,
             "machine": machine,
@@ -150,12 +167,6 @@ fn earlier(path: &PathBuf) -> Vec<Value> {
         Ok(Value::Array(results)) => results,
         _ => Vec::new(),
     }
-}
-
-/// The greatest of all runs, in MiB.
-fn peak_memory(track: &Track) -> Option<f64> {
-    let peak = track.readings.iter().filter_map(|r| r.peak_memory).max()?;
-    Some((peak >> 20) as f64)
 }
 
 /// The load averages, for judging how quiet the machine was.

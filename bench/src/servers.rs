@@ -1,15 +1,19 @@
 //! Source and target servers, and what a case makes on them: databases, publication, slots.
 
+use std::cell::RefCell;
 use std::env;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
 use rsrepl_tests::postgres::Postgres;
+use rsrepl_tests::process::guarded;
 use rsrepl_tests::scratch::Scratch;
+use rsrepl_tests::{SECRET, build};
 
 use crate::measure::POLL;
-use crate::workload::{SCHEMA, TABLES, Workload};
+use crate::workload::{SCHEMA, Step, Workload};
 
 /// The source's database, made anew for each case.
 pub const DATABASE: &str = "bench";
@@ -23,8 +27,11 @@ const TEMPLATE: &str = "bench_template";
 /// The slot before the backlog, which each run's slot is a copy of.
 const TEMPLATE_SLOT: &str = "bench_template";
 
+/// The `application_name` of the bench's own connections, whose CPU is not counted.
+pub const APPLICATION: &str = "rsrepl-bench";
+
 /// How long a slot may take to become active or inactive.
-const SLOT_LIMIT: Duration = Duration::from_secs(60);
+pub const SLOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Settings of both servers beyond the harness's: durable as in production, and neither a checkpoint
 /// nor a vacuum falls into one run and not into another.
@@ -45,6 +52,8 @@ pub struct Servers {
     pub target: Postgres,
     /// Everything's folder.
     pub scratch: Scratch,
+    /// The backlog that is there, and of what.
+    prepared: RefCell<Option<(String, Backlog)>>,
 }
 
 impl Servers {
@@ -56,12 +65,24 @@ impl Servers {
         }
         let source = Postgres::start(&scratch, "source", SETTINGS);
         let target = Postgres::start(&scratch, "target", SETTINGS);
-        Servers { source, target, scratch }
+        Servers { source, target, scratch, prepared: RefCell::default() }
     }
 
     /// Makes the source's database with its seed, publication, template slot and backlog, and the
-    /// targets' template. What an earlier case left behind goes away.
+    /// targets' template. What an earlier case left behind goes away, unless it is the same backlog.
     pub fn prepare(&self, workload: &Workload) -> Result<Backlog, String> {
+        if let Some((what, backlog)) = &*self.prepared.borrow()
+            && *what == workload.what
+        {
+            return Ok(backlog.clone());
+        }
+        self.prepared.take();
+        let backlog = self.make(workload)?;
+        self.prepared.replace(Some((workload.what.clone(), backlog.clone())));
+        Ok(backlog)
+    }
+
+    fn make(&self, workload: &Workload) -> Result<Backlog, String> {
         for (server, database) in [(&self.source, DATABASE), (&self.target, TEMPLATE)] {
             let mut admin = server.client("postgres");
             drop_slots(&mut admin)?;
@@ -69,8 +90,8 @@ impl Servers {
             execute(&mut admin, &format!("CREATE DATABASE {database}"))?;
             let mut client = server.client(database);
             execute(&mut client, SCHEMA)?;
-            for statement in &workload.seed {
-                execute(&mut client, statement)?;
+            for step in &workload.seed {
+                perform(server, database, step)?;
             }
             execute(&mut client, "VACUUM ANALYZE")?;
         }
@@ -80,24 +101,22 @@ impl Servers {
         let slot =
             format!("SELECT pg_create_logical_replication_slot('{TEMPLATE_SLOT}', 'pgoutput')");
         execute(&mut source, &slot)?;
-        // Only the making of the backlog is spared the waits.
-        execute(&mut source, "SET synchronous_commit = off")?;
-        execute(&mut source, &workload.changes)?;
+        for step in &workload.changes {
+            perform(&self.source, DATABASE, step)?;
+        }
         execute(&mut source, "INSERT INTO bench_mark VALUES (1)")?;
         let end = text(&mut source, "SELECT pg_current_wal_lsn()::text")?;
         // Makes all of it durable, and writes a record past `end`, so that a walsender passes it.
         execute(&mut source, "CHECKPOINT")?;
-        Ok(Backlog { end, fingerprint: fingerprint(&mut source)? })
+        Ok(Backlog { end, fingerprint: fingerprint(&mut source, workload.tables)? })
     }
 
     /// Makes a target database for one run; the target begins with nothing left to write.
-    pub fn target_database(&self, run: u32) -> Result<(String, Client), String> {
-        let database = format!("bench_{run}");
+    pub fn target_database(&self, database: &str) -> Result<Client, String> {
         let mut admin = self.target.client("postgres");
         execute(&mut admin, &format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}"))?;
         execute(&mut admin, "CHECKPOINT")?;
-        let client = self.target.client(&database);
-        Ok((database, client))
+        connect(&self.target, database)
     }
 
     /// Drops the database of a run.
@@ -107,7 +126,41 @@ impl Servers {
     }
 }
 
+/// A connection whose CPU is not counted.
+pub fn connect(server: &Postgres, database: &str) -> Result<Client, String> {
+    let mut client = server.client(database);
+    execute(&mut client, &format!("SET application_name = '{APPLICATION}'"))?;
+    Ok(client)
+}
+
+/// Does a step. Only the making of a backlog is spared the waits for the disk.
+fn perform(server: &Postgres, database: &str, step: &Step) -> Result<(), String> {
+    match step {
+        Step::Sql(statements) => {
+            let mut client = server.client(database);
+            execute(&mut client, "SET synchronous_commit = off")?;
+            execute(&mut client, statements)
+        }
+        Step::Pgbench(arguments) => {
+            let mut command = pgbench(server, database);
+            command.args(arguments).env("PGOPTIONS", "-c synchronous_commit=off");
+            let output = command.output().map_err(|e| format!("pgbench: {e}"))?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            output.status.success().then_some(()).ok_or_else(|| format!("pgbench: {told}"))
+        }
+    }
+}
+
+/// `pgbench`, pointed at a database.
+pub fn pgbench(server: &Postgres, database: &str) -> Command {
+    let mut command = guarded(&build::postgres_bindir().join("pgbench"), "KILL", None);
+    command.env("PGPASSWORD", SECRET).env("PGHOST", "127.0.0.1").env("PGUSER", "postgres");
+    command.env("PGPORT", server.port().to_string()).env("PGDATABASE", database);
+    command
+}
+
 /// What [`Servers::prepare`] has made.
+#[derive(Clone)]
 pub struct Backlog {
     /// The LSN after its last record.
     pub end: String,
@@ -125,16 +178,21 @@ pub fn copy_slot(client: &mut Client, slot: &str, plugin: &str) -> Result<(), St
 
 /// Waits until a walsender streams from the slot, and returns its process id: the clock's start.
 pub fn await_active(client: &mut Client, slot: &str) -> Result<u32, String> {
-    let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
     let start = Instant::now();
     while start.elapsed() < SLOT_LIMIT {
-        let row = client.query_one(query, &[&slot]).map_err(|e| message(&e))?;
-        if let Some(pid) = row.get::<_, Option<i32>>(0) {
-            return Ok(pid.unsigned_abs());
+        if let Some(pid) = active_pid(client, slot)? {
+            return Ok(pid);
         }
         thread::sleep(POLL);
     }
     Err(format!("nobody reads from slot {slot} after {SLOT_LIMIT:?}"))
+}
+
+/// The process id of the walsender that streams from the slot.
+pub fn active_pid(client: &mut Client, slot: &str) -> Result<Option<u32>, String> {
+    let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+    let row = client.query_one(query, &[&slot]).map_err(|e| message(&e))?;
+    Ok(row.get::<_, Option<i32>>(0).map(i32::unsigned_abs))
 }
 
 /// Drops a run's slot as soon as its walsender has let go of it.
@@ -159,12 +217,13 @@ fn drop_slots(client: &mut Client) -> Result<(), String> {
 }
 
 /// Number of rows and sum of their hashes, of each table: equal rows have equal fingerprints.
-pub fn fingerprint(client: &mut Client) -> Result<String, String> {
-    let parts = TABLES.map(|table| {
+pub fn fingerprint(client: &mut Client, tables: &[&str]) -> Result<String, String> {
+    let of = |table: &&str| {
         format!(
             "(SELECT count(*) || ':' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {table} t)"
         )
-    });
+    };
+    let parts: Vec<String> = tables.iter().map(of).collect();
     text(client, &format!("SELECT {}", parts.join(" || ' ' || ")))
 }
 

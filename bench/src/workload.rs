@@ -1,14 +1,23 @@
-//! The backlogs that are replayed, as SQL.
+//! The backlogs that are replayed, as SQL or as pgbench's own script.
 //!
 //! Workload M is `narrow` and `wide` rows, two to one, inserted in 1,000-row transactions that
 //! alternate. Everything else is a part of it or works on its rows. Sizes are given for
 //! [`FULL_ROWS`] rows of M and scale with `ROWS`.
+
+use crate::measure::{Quantity, RATE, TRANSACTIONS};
 
 /// Rows of M at full size.
 const FULL_ROWS: u64 = 3_000_000;
 
 /// Rows of a bulk transaction.
 const TRANSACTION_ROWS: u64 = 1000;
+
+/// pgbench's scale: a million accounts, ten branches. With fewer branches than a few per client the
+/// backlog would be made of waits for one branch's row, and with one alone of updates of one row.
+const PGBENCH_SCALE: u64 = 10;
+
+/// Its clients.
+const PGBENCH_CLIENTS: u64 = 4;
 
 /// The tables, on the source and on PostgreSQL targets. `bench_mark` gets one row after the backlog.
 pub const SCHEMA: &str = "
@@ -17,7 +26,7 @@ pub const SCHEMA: &str = "
         score float8, active bool, uid uuid, created timestamptz, d date, meta jsonb, tags text[]);
     CREATE TABLE bench_mark (id int PRIMARY KEY)";
 
-/// The tables whose rows are compared after a run.
+/// Those with the rows of M.
 pub const TABLES: [&str; 2] = ["narrow", "wide"];
 
 const NARROW: &str = "INSERT INTO narrow SELECT g, (g % 1000)::int, (g * 7 % 100000)::int,
@@ -30,16 +39,42 @@ const WIDE: &str = "INSERT INTO wide SELECT g, (g % 5000)::int, 'name ' || g,
     jsonb_build_object('k', g, 'tag', 'v' || g % 10), ARRAY['a' || g % 7, 'b' || g % 11]
     FROM generate_series";
 
+/// How a database is filled.
+pub enum Step {
+    /// Statements.
+    Sql(String),
+    /// A run of `pgbench` with these arguments.
+    Pgbench(Vec<String>),
+}
+
 /// What is there before, and what is replayed.
 pub struct Workload {
     /// In words, with its size.
     pub what: String,
-    /// Statements that fill the tables of source and PostgreSQL targets alike, before the slot.
-    pub seed: Vec<String>,
-    /// The backlog, one block that commits by itself.
-    pub changes: String,
-    /// Row changes of the backlog.
-    pub rows: u64,
+    /// The tables whose rows are compared after a run.
+    pub tables: &'static [&'static str],
+    /// Fills source and PostgreSQL targets alike, before the slot.
+    pub seed: Vec<Step>,
+    /// The backlog; commits by itself.
+    pub changes: Vec<Step>,
+    /// What its rate counts: row changes or transactions.
+    pub rate: Quantity,
+    /// How many of them are in the backlog.
+    pub amount: u64,
+}
+
+impl Workload {
+    /// Changes of `narrow` and `wide`.
+    fn of_rows(what: String, seed: Option<String>, changes: String, rows: u64) -> Workload {
+        Workload {
+            what,
+            tables: &TABLES,
+            seed: seed.map(Step::Sql).into_iter().collect(),
+            changes: vec![Step::Sql(changes)],
+            rate: RATE,
+            amount: rows,
+        }
+    }
 }
 
 /// Workload M.
@@ -51,22 +86,53 @@ pub fn bulk(rows: u64) -> Workload {
          {WIDE}(i * 1000 + 1, i * 1000 + 1000) g; COMMIT;
          {NARROW}(i * 2000 + 1001, i * 2000 + 2000) g; COMMIT;"
     );
-    Workload {
-        what: format!("workload M, {rows} rows inserted in 1,000-row transactions"),
-        seed: Vec::new(),
-        changes: repeat(rounds, &body),
-        rows,
-    }
+    let what = format!("workload M, {rows} rows inserted in 1,000-row transactions");
+    Workload::of_rows(what, None, repeat(rounds, &body), rows)
 }
 
 /// 300,000 single-row transactions.
 pub fn tiny(rows: u64) -> Workload {
     let rows = scaled(300_000, rows);
+    let what = format!("{rows} single-row inserts, each a transaction");
+    let body = format!("{NARROW}(i + 1, i + 1) g; COMMIT;");
+    Workload::of_rows(what, None, repeat(rows, &body), rows)
+}
+
+/// One transaction of 5,000,000 rows.
+pub fn huge(rows: u64) -> Workload {
+    let rows = scaled(5_000_000, rows);
+    let what = format!("one transaction that inserts {rows} narrow rows");
+    Workload::of_rows(what, None, format!("{NARROW}(1, {rows}) g"), rows)
+}
+
+/// No backlog: what is measured is written during the run.
+pub fn live(_: u64) -> Workload {
+    let what = "single-row inserts, each a transaction, at a steady pace".to_owned();
+    Workload { changes: Vec::new(), ..Workload::of_rows(what, None, String::new(), 0) }
+}
+
+/// 100,000 transactions of pgbench's own script.
+pub fn tpcb(rows: u64) -> Workload {
+    let each = scaled(100_000, rows) / PGBENCH_CLIENTS;
+    let transactions = each * PGBENCH_CLIENTS;
+    let arguments = |list: &[String]| Step::Pgbench(list.to_vec());
+    let initialise = arguments(&["-i".into(), "-q".into(), format!("--scale={PGBENCH_SCALE}")]);
+    let run = arguments(&[
+        "--no-vacuum".into(),
+        "--protocol=prepared".into(),
+        "--random-seed=1".into(),
+        format!("--client={PGBENCH_CLIENTS}"),
+        format!("--transactions={each}"),
+    ]);
     Workload {
-        what: format!("{rows} single-row inserts, each a transaction"),
-        seed: Vec::new(),
-        changes: repeat(rows, &format!("{NARROW}(i + 1, i + 1) g; COMMIT;")),
-        rows,
+        what: format!(
+            "{transactions} transactions of pgbench's own script, {PGBENCH_CLIENTS} clients, scale {PGBENCH_SCALE}"
+        ),
+        tables: &["pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history"],
+        seed: vec![initialise],
+        changes: vec![run],
+        rate: TRANSACTIONS,
+        amount: transactions,
     }
 }
 
@@ -76,35 +142,27 @@ pub fn update(rows: u64) -> Workload {
     let body =
         "UPDATE wide SET k = k + 1, amount = amount + 1, name = name || '!', active = NOT active
         WHERE id > i * 1000 AND id <= (i + 1) * 1000; COMMIT;";
-    Workload {
-        what: format!("{rows} updates of wide rows in 1,000-row transactions"),
-        seed: vec![format!("{WIDE}(1, {rows}) g")],
-        changes: repeat(rows / TRANSACTION_ROWS, body),
-        rows,
-    }
+    let what = format!("{rows} updates of wide rows in 1,000-row transactions");
+    let seed = format!("{WIDE}(1, {rows}) g");
+    Workload::of_rows(what, Some(seed), repeat(rows / TRANSACTION_ROWS, body), rows)
 }
 
 /// 200,000 single-row updates of `narrow`.
 pub fn update_single(rows: u64) -> Workload {
     let rows = scaled(200_000, rows);
-    Workload {
-        what: format!("{rows} single-row updates, each a transaction"),
-        seed: vec![format!("{NARROW}(1, {rows}) g")],
-        changes: repeat(rows, "UPDATE narrow SET a = a + 1 WHERE id = i + 1; COMMIT;"),
-        rows,
-    }
+    let what = format!("{rows} single-row updates, each a transaction");
+    let seed = format!("{NARROW}(1, {rows}) g");
+    let changes = repeat(rows, "UPDATE narrow SET a = a + 1 WHERE id = i + 1; COMMIT;");
+    Workload::of_rows(what, Some(seed), changes, rows)
 }
 
 /// 500,000 deletes of `narrow` in bulk transactions.
 pub fn delete(rows: u64) -> Workload {
     let rows = scaled(500_000, rows);
     let body = "DELETE FROM narrow WHERE id > i * 1000 AND id <= (i + 1) * 1000; COMMIT;";
-    Workload {
-        what: format!("{rows} deletes in 1,000-row transactions"),
-        seed: vec![format!("{NARROW}(1, {rows}) g")],
-        changes: repeat(rows / TRANSACTION_ROWS, body),
-        rows,
-    }
+    let what = format!("{rows} deletes in 1,000-row transactions");
+    let seed = format!("{NARROW}(1, {rows}) g");
+    Workload::of_rows(what, Some(seed), repeat(rows / TRANSACTION_ROWS, body), rows)
 }
 
 /// A size at full scale, at this one: whole bulk transactions, at least one.
