@@ -61,6 +61,11 @@ pub enum Operation {
 }
 
 impl Batch {
+    /// No changes: the source has nothing for the target up to `lsn`.
+    pub fn progress(lsn: Lsn) -> Batch {
+        Batch { commit: Some(Position { lsn, ..Position::default() }), ..Batch::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.commit.is_none()
     }

@@ -13,6 +13,7 @@
 //! | [`cli`] | the command line and its commands |
 //! | [`config`] | the configuration, resolved and validated once |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
+//! | `guard` | a panic as an error of the session it happened in |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
 //! | [`logging`] | plain or JSON logs, secrets masked |
 //! | [`plan`] | what a batch comes to: the net effect per key; pure |
@@ -34,6 +35,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod error;
+mod guard;
 pub mod ledger;
 pub mod logging;
 pub mod pipeline;

@@ -1,5 +1,6 @@
-//! One target's task: reads the spool, assembles batches, has them applied, stores positions, and tries
-//! again when something fails. Each target has its own; none waits for another.
+//! One target's task: reads the spool, assembles batches, hands them to the target and goes on gathering
+//! while they are written, notes what has become durable, and tries again when something fails. Each
+//! target has its own; none waits for another.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,17 +10,19 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{LinkState, guarded, source_time};
+use super::under_way::UnderWay;
+use super::{LinkState, source_time};
 use crate::assemble::{Assembler, Checkpoint, Progress, Pushed};
-use crate::batch::{Batch, Position};
+use crate::batch::Batch;
 use crate::config::BatchLimits;
 use crate::error::{Decision, Error, Kind, Result};
+use crate::guard::guarded;
 use crate::ledger::Ledger;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::verify_position;
 use crate::spool::{Item, Reader};
 use crate::status::{Status, TargetState};
-use crate::target::Target;
+use crate::target::{Event, Target};
 use crate::telemetry::Metrics;
 
 /// Progress without changes is stored on a target at least this often (and so confirmed to the slot),
@@ -31,6 +34,10 @@ const PROGRESS_BYTES: u64 = 16 << 20;
 
 /// Bytes of frames in one batch, whatever the number of rows: bounds the memory of a target.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of frames that may be applied and not yet durable before the target is told to hurry: until
+/// then they stay in the spool, and a failure would have them sent again.
+const APPLIED_BYTES: usize = 16 << 20;
 
 /// What all target tasks share.
 #[derive(Clone)]
@@ -60,11 +67,20 @@ pub(super) struct Drive<T> {
 /// One session's place in the stream.
 struct Session {
     assembler: Assembler,
-    /// What the target has stored.
+    under_way: UnderWay,
+    /// The end of what the target was given.
+    given: Lsn,
+    given_at: Instant,
+    /// The end of what the target shows.
+    applied: Lsn,
+    /// The end of what is durable on the target.
     stored: Lsn,
-    stored_at: Instant,
+    /// Since when a whole transaction has waited.
+    waiting_since: Option<Instant>,
     /// The last look into the spool found nothing to do.
     was_idle: bool,
+    /// The spool is closed and has been read to its end.
+    ended: bool,
 }
 
 impl<T: Target> Drive<T> {
@@ -125,16 +141,27 @@ impl<T: Target> Drive<T> {
         let mut session = self.open(link).await?;
         info!(target_name = self.name, position = %session.stored, "target is open");
         loop {
-            let more = self.gather(&mut session).await?;
-            if session.assembler.rows() > 0 || session.assembler.has_whole() {
-                if more || session.assembler.has_whole() {
-                    self.apply(&mut session).await?;
-                }
-            } else if let Some(progress) = session.assembler.progress() {
-                self.store_progress(&mut session, progress).await?;
+            self.gather(&mut session).await?;
+            if self.hand_over(&mut session) {
+                continue;
             }
-            if !more && !session.assembler.has_whole() {
-                return Ok(());
+            if session.ended {
+                if session.under_way.is_empty() {
+                    return Ok(());
+                }
+                self.target.hurry();
+            }
+            self.note_idle(&mut session);
+            let wake = session.wake(self.linger);
+            let gathers = !session.ended && !session.is_full(self.limits);
+            tokio::select! {
+                biased;
+                event = self.target.next() => self.happened(&mut session, event?),
+                entry = self.reader.next(), if gathers => match entry {
+                    Some((sequence, item)) => self.push(&mut session, sequence, item).await?,
+                    None => session.ended = true,
+                },
+                () = sleep_until(wake) => {}
             }
         }
     }
@@ -157,8 +184,7 @@ impl<T: Target> Drive<T> {
         verify_position(slot, &self.name, stored, confirmed, wal_end)?;
         if stored == Lsn::INVALID {
             info!(target_name = self.name, from = %confirmed, "new target: it gets what is committed from here on, not the rows that are already there");
-            let position = Position { lsn: confirmed, ..Position::default() };
-            self.target.apply(Batch { commit: Some(position), ..Batch::default() }).await?;
+            self.store_first(confirmed).await?;
             stored = confirmed;
         }
         if stored < self.checkpoint.position {
@@ -175,101 +201,164 @@ impl<T: Target> Drive<T> {
         }
         self.shared.ledger.send_modify(|ledger| ledger.opened(self.index, stored));
         self.shared.status.update_target(self.index, |status| status.applied = stored);
-        let assembler = Assembler::resume(&self.checkpoint, stored);
-        Ok(Session { assembler, stored, stored_at: Instant::now(), was_idle: false })
+        Ok(Session {
+            assembler: Assembler::resume(&self.checkpoint, stored),
+            under_way: UnderWay::default(),
+            given: stored,
+            given_at: Instant::now(),
+            applied: stored,
+            stored,
+            waiting_since: None,
+            was_idle: false,
+            ended: false,
+        })
     }
 
-    /// Reads the spool until there is something to do: a full batch, whole transactions that have
-    /// waited long enough, or progress that is due. `false` when the spool has ended.
-    async fn gather(&mut self, session: &mut Session) -> Result<bool> {
-        let mut linger_until = None;
-        loop {
-            let assembler = &session.assembler;
-            let full = assembler.rows() >= self.limits.rows || assembler.bytes() >= BATCH_BYTES_MAX;
-            if full && (assembler.rows() > 0 || assembler.has_whole()) {
-                return Ok(true);
-            }
-            if let Some((sequence, item)) = self.reader.try_next() {
-                self.push(session, sequence, item).await?;
-                continue;
-            }
-            let idle = session.is_idle(self.reader.received());
-            if idle && !session.was_idle {
-                self.works();
-            }
-            session.was_idle = idle;
-            let assembler = &session.assembler;
-            let wake = if assembler.has_whole() {
-                *linger_until.get_or_insert_with(|| Instant::now() + self.linger)
-            } else {
-                match assembler.progress() {
-                    Some(progress) if session.is_due(progress) => return Ok(true),
-                    _ => session.stored_at + PROGRESS_INTERVAL,
-                }
-            };
-            if assembler.has_whole() && wake <= Instant::now() {
-                return Ok(true);
-            }
-            let wake = wake.max(Instant::now() + Duration::from_millis(1));
-            match tokio::time::timeout_at(wake.into(), self.reader.next()).await {
-                Ok(Some((sequence, item))) => self.push(session, sequence, item).await?,
-                Ok(None) => return Ok(false),
-                Err(_) if assembler.has_whole() => return Ok(true),
-                // nothing to store either: look again in a while
-                Err(_) if assembler.progress().is_none() => session.stored_at = Instant::now(),
-                Err(_) => {}
-            }
+    /// The position of a new target.
+    async fn store_first(&mut self, lsn: Lsn) -> Result<()> {
+        self.target.submit(Batch::progress(lsn));
+        self.target.hurry();
+        while self.target.next().await? != Event::Durable(lsn) {}
+        Ok(())
+    }
+
+    /// Takes what is in the spool, up to a full batch.
+    async fn gather(&mut self, session: &mut Session) -> Result<()> {
+        while !session.is_full(self.limits)
+            && let Some((sequence, item)) = self.reader.try_next()
+        {
+            self.push(session, sequence, item).await?;
         }
+        Ok(())
     }
 
     async fn push(&mut self, session: &mut Session, sequence: u64, item: Item) -> Result<()> {
         if session.assembler.push(sequence, item)? == Pushed::TakeBack {
             // the target holds a part of a transaction that will come again: opening rolls it back;
             // also while shutting down, as all of it may be here already
+            while session.under_way.is_writing() {
+                let event = self.target.next().await?;
+                self.happened(session, event);
+            }
             let link = self.shared.link.borrow().clone();
             let link = link.ok_or_else(|| Error::new(Kind::Internal, "a cut before a source"))?;
             let stored = self.target.open(&link.source.identity).await?;
-            if stored != session.stored {
+            if stored != session.applied {
                 let message = format!(
                     "target {} stands at {stored}, and should at {}",
-                    self.name, session.stored
+                    self.name, session.applied
                 );
                 return Err(Error::new(Kind::Server, message));
             }
+            self.happened(session, Event::Durable(stored));
+        }
+        if session.assembler.has_whole() && session.waiting_since.is_none() {
+            session.waiting_since = Some(Instant::now());
         }
         Ok(())
     }
 
-    async fn apply(&mut self, session: &mut Session) -> Result<()> {
-        let (batch, checkpoint) = session.assembler.take();
-        let (rows, transactions, commit) = (batch.changes.len(), batch.transactions, batch.commit);
-        let started = Instant::now();
-        self.target.apply(batch).await?;
-        self.shared.metrics.observe_batch(self.index, rows, started.elapsed());
+    /// Gives the target what is due, if it has room for it.
+    fn hand_over(&mut self, session: &mut Session) -> bool {
+        let assembler = &mut session.assembler;
+        if session.under_way.is_full() || !self.target.has_room(assembler.rows()) {
+            return false;
+        }
+        let full = session.is_full(self.limits);
+        let waited = session.waiting_since.is_some_and(|since| since.elapsed() >= self.linger);
+        if full || (session.assembler.has_whole() && (waited || session.ended)) {
+            let (batch, checkpoint) = session.assembler.take();
+            session.waiting_since = None;
+            self.give(session, batch, checkpoint);
+            return true;
+        }
+        // what is already given says nothing new, and waits for its place behind it
+        let next =
+            |progress: &Progress| progress.lsn > session.given || !session.under_way.is_writing();
+        let due =
+            |progress: &Progress| next(progress) && (session.ended || session.is_due(*progress));
+        match session.assembler.progress().filter(due) {
+            Some(progress) => {
+                self.store_progress(session, progress);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn give(&mut self, session: &mut Session, batch: Batch, checkpoint: Option<Checkpoint>) {
+        session.under_way.handed_over(&batch, checkpoint);
+        if let Some(commit) = batch.commit {
+            session.given = commit.lsn;
+            session.given_at = Instant::now();
+        }
+        self.target.submit(batch);
+    }
+
+    /// Nothing has gathered, and nothing of the source's is left up to here.
+    fn store_progress(&mut self, session: &mut Session, progress: Progress) {
+        let checkpoint = session.assembler.progress_stored(progress);
+        if progress.lsn > session.given {
+            self.give(session, Batch::progress(progress.lsn), Some(checkpoint));
+        } else if session.under_way.is_empty() {
+            self.stored(session, session.stored, checkpoint);
+        } else {
+            // behind what is under way; with it, it becomes durable
+            session.under_way.wait_for(session.given, 0, checkpoint);
+        }
+        if progress.urgent {
+            self.target.hurry();
+        }
+    }
+
+    fn happened(&mut self, session: &mut Session, event: Event) {
+        match event {
+            Event::Applied => self.applied(session),
+            Event::Durable(lsn) => {
+                if let Some(checkpoint) = session.under_way.durable(lsn) {
+                    self.stored(session, lsn, checkpoint);
+                }
+            }
+        }
+    }
+
+    /// The oldest batch under way shows on the target, or is written as a part of what will.
+    fn applied(&mut self, session: &mut Session) {
+        let Some(written) = session.under_way.written() else { return };
+        let batches = u64::from(!written.is_progress());
+        if !written.is_progress() {
+            self.shared.metrics.observe_batch(self.index, written.rows, written.since.elapsed());
+        }
         self.shared.status.update_target(self.index, |status| {
-            status.events += rows as u64;
-            status.transactions += transactions;
-            status.batches += 1;
-            if let Some(commit) = commit {
-                status.applied_commit_time = Some(source_time(commit.commit_time));
+            status.events += written.rows as u64;
+            status.transactions += written.transactions;
+            status.batches += batches;
+            if let Some(commit) = written.commit {
+                status.applied = commit.lsn;
+                if commit.xid != 0 {
+                    status.applied_commit_time = Some(source_time(commit.commit_time));
+                }
             }
         });
-        if let (Some(checkpoint), Some(commit)) = (checkpoint, commit) {
+        if let (Some(checkpoint), Some(commit)) = (written.checkpoint, written.commit) {
+            session.applied = commit.lsn;
+            self.reader.applied(checkpoint.sequence);
+            session.under_way.wait_for(commit.lsn, written.bytes, checkpoint);
+            if session.under_way.applied_bytes() > APPLIED_BYTES || session.under_way.is_full() {
+                self.target.hurry();
+            }
             self.works();
-            self.stored(session, commit.lsn, checkpoint);
         }
-        Ok(())
     }
 
-    async fn store_progress(&mut self, session: &mut Session, progress: Progress) -> Result<()> {
-        if progress.lsn > session.stored {
-            let position = Position { lsn: progress.lsn, ..Position::default() };
-            self.target.apply(Batch { commit: Some(position), ..Batch::default() }).await?;
+    /// Says so when nothing is left to do of all that was received. (After a rewind the spool may be
+    /// empty although what failed has yet to come again.)
+    fn note_idle(&mut self, session: &mut Session) {
+        let idle = session.is_idle(self.reader.received());
+        if idle && !session.was_idle {
             self.works();
         }
-        let checkpoint = session.assembler.progress_stored(progress);
-        self.stored(session, progress.lsn, checkpoint);
-        Ok(())
+        session.was_idle = idle;
     }
 
     /// The target has got through with something, or has nothing to do: what was wrong is history. To
@@ -283,30 +372,51 @@ impl<T: Target> Drive<T> {
         });
     }
 
-    /// The target has stored `position`: the spool may forget, the slot may move on.
+    /// Everything up to `position` is durable: the spool may forget, the slot may move on.
     fn stored(&mut self, session: &mut Session, position: Lsn, checkpoint: Checkpoint) {
         session.stored = session.stored.max(position);
-        session.stored_at = Instant::now();
         self.reader.checkpoint(checkpoint.sequence);
         self.checkpoint = checkpoint;
-        self.shared.status.update_target(self.index, |status| status.applied = session.stored);
         self.shared.ledger.send_modify(|ledger| ledger.applied(self.index, session.stored));
     }
 }
 
 impl Session {
-    /// Nothing is left to do of all that was `received`. (After a rewind the spool may be empty although
-    /// what failed has yet to come again.)
+    /// A batch is full: whole transactions, or a part of a large one.
+    fn is_full(&self, limits: BatchLimits) -> bool {
+        let (rows, bytes) = (self.assembler.rows(), self.assembler.bytes());
+        let full = rows >= limits.rows || bytes >= BATCH_BYTES_MAX;
+        full && (rows > 0 || self.assembler.has_whole())
+    }
+
     fn is_idle(&self, received: Lsn) -> bool {
         let nothing = self.assembler.rows() == 0 && !self.assembler.has_whole();
-        let reached = self.assembler.progress().map_or(self.stored, |p| p.lsn.max(self.stored));
-        nothing && reached >= received
+        let reached = self.assembler.progress().map_or(self.given, |p| p.lsn.max(self.given));
+        nothing && !self.under_way.is_writing() && reached >= received
     }
 
     fn is_due(&self, progress: Progress) -> bool {
         progress.urgent
-            || self.stored_at.elapsed() >= PROGRESS_INTERVAL
-            || progress.lsn.0.saturating_sub(self.stored.0) >= PROGRESS_BYTES
+            || self.given_at.elapsed() >= PROGRESS_INTERVAL
+            || progress.lsn.0.saturating_sub(self.given.0) >= PROGRESS_BYTES
+    }
+
+    /// When there will be something to hand over if nothing else happens.
+    fn wake(&self, linger: Duration) -> Option<Instant> {
+        match (self.waiting_since, self.assembler.progress()) {
+            (Some(since), _) => Some(since + linger),
+            (None, Some(_)) => Some(self.given_at + PROGRESS_INTERVAL),
+            (None, None) => None,
+        }
+        // what has waited long enough waits for room, and so for an event
+        .filter(|at| *at > Instant::now())
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

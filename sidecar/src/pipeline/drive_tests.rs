@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use rsrepl_wire::{Frame, Row};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::assemble::tests::transaction;
@@ -9,7 +10,7 @@ use crate::config::Retry;
 use crate::source::SourceInfo;
 use crate::spool::Spool;
 use crate::status::{TargetKind, TargetStatus};
-use crate::target::SourceIdentity;
+use crate::target::{OneByOne, SourceIdentity, Writer};
 
 /// More than any of these takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Where the slot and the target stand at first.
 const START: Lsn = Lsn(5);
 
-/// Keeps what it is given as the contract of [`Target`] says.
+/// Keeps what it is given as the contract of [`Writer`] says.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<Kept>>);
 
@@ -29,6 +30,8 @@ struct Kept {
     opened: usize,
     /// Calls of `apply` until the one that panics.
     panics_in: Option<usize>,
+    /// Each `apply` takes a permit.
+    gate: Option<Arc<Semaphore>>,
     /// Loses its last commits when it is opened for the second time.
     fails_over: bool,
 }
@@ -37,7 +40,7 @@ fn number(row: &Row) -> u32 {
     u32::from_le_bytes(row.0[1..5].try_into().unwrap())
 }
 
-impl Target for Recorder {
+impl Writer for Recorder {
     async fn open(&mut self, _: &SourceIdentity) -> Result<Lsn> {
         let mut kept = self.0.lock().unwrap();
         kept.partial.clear();
@@ -50,6 +53,10 @@ impl Target for Recorder {
     }
 
     async fn apply(&mut self, batch: Batch) -> Result<()> {
+        let gate = self.0.lock().unwrap().gate.clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let mut kept = self.0.lock().unwrap();
         kept.panics_in = match kept.panics_in {
             Some(0) => {
@@ -78,14 +85,18 @@ impl Target for Recorder {
 struct Rig {
     kept: Recorder,
     spool: Spool,
-    drive: Drive<Recorder>,
+    drive: Drive<OneByOne<Recorder>>,
     status: Status,
     shutdown: CancellationToken,
     _link: watch::Sender<Option<LinkState>>,
 }
 
 fn rig() -> Rig {
-    let (spool, mut readers) = Spool::new(1 << 20, 1);
+    rig_with_spool(1 << 20)
+}
+
+fn rig_with_spool(limit: usize) -> Rig {
+    let (spool, mut readers) = Spool::new(limit, 1);
     let kept = Recorder::default();
     kept.0.lock().unwrap().position = START;
     let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
@@ -102,7 +113,7 @@ fn rig() -> Rig {
     let drive = Drive {
         index: 0,
         name: "a".into(),
-        target: kept.clone(),
+        target: OneByOne::new(kept.clone()),
         reader: readers.remove(0),
         limits: BatchLimits { rows: 2, interval: Duration::ZERO },
         linger: Duration::ZERO,
@@ -134,7 +145,7 @@ async fn until(reached: impl Fn() -> bool) {
     tokio::time::timeout(LIMIT, waiting).await.expect("it comes to that");
 }
 
-async fn run(drive: Drive<Recorder>) {
+async fn run(drive: Drive<OneByOne<Recorder>>) {
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
 }
 
@@ -149,6 +160,26 @@ async fn a_panic_is_an_error_that_is_retried() {
     assert_eq!(rig.status.snapshot().targets[0].retries, 1, "it was told");
     let kept = rig.kept.0.lock().unwrap();
     assert_eq!((&kept.durable[..], kept.position), (&[1, 1, 1, 1, 1, 2, 2, 2][..], Lsn(20)));
+}
+
+#[tokio::test]
+async fn the_next_batch_gathers_while_one_is_written() {
+    // the spool takes one frame, and another only when that has been read
+    let mut rig = rig_with_spool(1);
+    let gate = Arc::new(Semaphore::new(0));
+    rig.kept.0.lock().unwrap().gate = Some(gate.clone());
+    let drive = tokio::spawn(run(rig.drive));
+    let appended = async {
+        for xid in 1..=3 {
+            append(&mut rig.spool, &transaction(xid, 1, 1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, appended).await.expect("the second is read");
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [0; 0], "none is written yet");
+    gate.add_permits(10);
+    rig.spool.close();
+    drive.await.unwrap();
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 3]);
 }
 
 #[tokio::test]

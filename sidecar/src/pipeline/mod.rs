@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            ┌── receive (1 task) ──┐   spool    ┌── drive (1 task per target) ──┐
-//! source ───►│ frames, keepalives   ├──────────►─┤ gather ─► apply ─► checkpoint │───► target
+//! source ───►│ frames, keepalives   ├──────────►─┤ gather ─► give ─► checkpoint  │───► target
 //!    ▲       │                      │            └───────────────┬───────────────┘
 //!    └───────┤ standby status       │◄── ledger (watch channel) ─┘
 //!            └──────────────────────┘
@@ -22,12 +22,9 @@ mod drive;
 mod patience;
 mod pulse;
 mod receive;
+mod under_way;
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use rsrepl_wire::Lsn;
@@ -44,9 +41,9 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool};
 use crate::status::Status;
-use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
 use crate::target::postgres::{PostgresOptions, PostgresTarget};
+use crate::target::{OneByOne, Target};
 use crate::telemetry::Metrics;
 
 /// How long targets may take at shutdown to apply what has been received; the rest comes again.
@@ -69,24 +66,6 @@ pub(crate) fn source_time(microseconds: i64) -> SystemTime {
     let time =
         if microseconds >= 0 { epoch.checked_add(distance) } else { epoch.checked_sub(distance) };
     time.unwrap_or(epoch)
-}
-
-/// Runs a session of the source or of a target. A panic in it is a fault of that session, told and
-/// retried as any other: a task that died of it would leave its target behind for good, with nobody
-/// told.
-async fn guarded<T>(session: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut session = pin!(session);
-    // polled no more after a panic, and what it borrowed is opened anew
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(context))) {
-        Ok(polled) => polled,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let message = format!("a panic: {}", text.unwrap_or_default());
-            Poll::Ready(Err(Error::new(Kind::Internal, message).hint("please report it")))
-        }
-    })
-    .await
 }
 
 /// Replicates until `shutdown`. Faults of source and targets are retried inside; this returns an error
@@ -175,13 +154,16 @@ fn spawn_target(
             let connection = options.connection.clone();
             let target =
                 PostgresTarget::new(PostgresOptions { name: config.name.clone(), connection });
-            drives.spawn(driver(index, config, Duration::ZERO, target, reader, shared).run());
+            drives.spawn(
+                driver(index, config, Duration::ZERO, OneByOne::new(target), reader, shared).run(),
+            );
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
             let target = ClickHouseTarget::new(options)?;
             let linger = config.batch.interval;
-            drives.spawn(driver(index, config, linger, target, reader, shared).run());
+            drives
+                .spawn(driver(index, config, linger, OneByOne::new(target), reader, shared).run());
         }
     }
     Ok(())

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::LinkState;
 use super::patience::Patience;
-use super::{LinkState, guarded};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
+use crate::guard::guarded;
 use crate::ledger::Ledger;
 use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};

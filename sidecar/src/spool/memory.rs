@@ -65,8 +65,17 @@ struct State {
 struct Cursor {
     next: u64,
     checkpoint: u64,
+    /// Everything before is on the target, durable or not; never below `checkpoint`.
+    applied: u64,
     /// Has asked for a rewind and takes nothing before it.
     waits_for_rewind: bool,
+}
+
+impl Cursor {
+    fn at(sequence: u64) -> Cursor {
+        let (next, checkpoint, applied) = (sequence, sequence, sequence);
+        Cursor { next, checkpoint, applied, waits_for_rewind: false }
+    }
 }
 
 impl State {
@@ -117,7 +126,7 @@ impl Shared {
 impl Spool {
     /// A spool of at most `limit` bytes (one larger frame is let in when it is empty) and its readers.
     pub fn new(limit: usize, readers: usize) -> (Spool, Vec<Reader>) {
-        let cursor = Cursor { next: 0, checkpoint: 0, waits_for_rewind: false };
+        let cursor = Cursor::at(0);
         let state = State {
             items: VecDeque::new(),
             base: 0,
@@ -236,7 +245,7 @@ impl Spool {
         state.push(Item::Cut);
         let restart = state.end_sequence();
         for cursor in state.cursors.iter_mut().filter(|cursor| cursor.waits_for_rewind) {
-            *cursor = Cursor { next: restart, checkpoint: restart, waits_for_rewind: false };
+            *cursor = Cursor::at(restart);
         }
         drop(state);
         self.shared.news.send_replace(());
@@ -308,11 +317,19 @@ impl Reader {
         self.shared.lock().received
     }
 
+    /// Everything before `sequence` shows on the target, and may have to be read again.
+    pub fn applied(&mut self, sequence: u64) {
+        if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {
+            cursor.applied = cursor.applied.max(sequence);
+        }
+    }
+
     /// Everything before `sequence` is durable on the target.
     pub fn checkpoint(&mut self, sequence: u64) {
         let mut state = self.shared.lock();
         if let Some(cursor) = state.cursors.get_mut(self.index) {
             cursor.checkpoint = cursor.checkpoint.max(sequence);
+            cursor.applied = cursor.applied.max(sequence);
         }
         let lowest = state.lowest(|cursor| cursor.checkpoint);
         state.drop_below(lowest, |_| false);
@@ -331,6 +348,7 @@ impl Reader {
                 && !cursor.waits_for_rewind
             {
                 cursor.next = cursor.checkpoint;
+                cursor.applied = cursor.checkpoint;
                 return Ok(());
             }
         }
@@ -365,10 +383,10 @@ impl View {
     pub fn first_pending(&self, index: usize) -> Pending {
         let state = self.shared.lock();
         let Some(cursor) = state.cursors.get(index) else { return Pending::Nothing };
-        if cursor.waits_for_rewind || cursor.checkpoint < state.base {
+        if cursor.waits_for_rewind || cursor.applied < state.base {
             return Pending::Evicted;
         }
-        let skip = usize::try_from(cursor.checkpoint - state.base).unwrap_or(usize::MAX);
+        let skip = usize::try_from(cursor.applied - state.base).unwrap_or(usize::MAX);
         let mut pending = state.items.iter().skip(skip);
         let first = pending.find_map(|item| match item {
             Item::Frame(frame) if frame.begins() => Some(frame.clone()),

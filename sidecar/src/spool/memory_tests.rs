@@ -146,7 +146,7 @@ async fn frames_out_of_order_are_refused() {
 }
 
 #[tokio::test]
-async fn pending_is_what_lies_behind_the_checkpoint() {
+async fn pending_is_what_is_not_applied() {
     let (mut spool, mut readers) = Spool::new(1 << 20, 1);
     let view = spool.view();
     spool.progress(Lsn(5), false);
@@ -154,6 +154,11 @@ async fn pending_is_what_lies_behind_the_checkpoint() {
     spool.append(&whole(1)).await.unwrap();
     while readers[0].try_next().is_some() {}
     assert!(matches!(view.first_pending(0), Pending::Frame(_)), "read is not applied");
+    readers[0].applied(2);
+    assert!(matches!(view.first_pending(0), Pending::Nothing));
+    readers[0].restart().unwrap();
+    assert!(matches!(view.first_pending(0), Pending::Frame(_)), "it was not durable");
+    while readers[0].try_next().is_some() {}
     readers[0].checkpoint(2);
     assert!(matches!(view.first_pending(0), Pending::Nothing));
 }

@@ -1,9 +1,12 @@
 //! The contract of a target, and its implementations.
 
 pub mod clickhouse;
+mod one_by_one;
 pub mod postgres;
 
 use rsrepl_wire::Lsn;
+
+pub use self::one_by_one::OneByOne;
 
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
@@ -52,25 +55,66 @@ impl SourceIdentity {
 
 /// A system that the stream is written to.
 ///
+/// Batches are handed over with [`submit`](Target::submit), and written while the next ones gather;
+/// [`next`](Target::next) tells what became of them, in the order in which they were handed over.
+///
 /// # Durability
 ///
-/// When [`apply`](Target::apply) has returned `Ok` for a batch with a `commit`, all of the batch and of
-/// the partial ones before it is durable, and so is the position: a later `open`, in this process or
-/// another, returns it (or a later one). When it has returned an error, or the process died, any part
-/// may or may not be there, and `open` tells from where to go on; replaying from there must lead to
-/// the same result as if nothing had happened.
+/// *Applied* means that whoever reads the target sees the batch. *Durable* means that a later `open`, in
+/// this process or another and after any crash, returns the position that was told, or a later one.
+/// What was applied and is not yet durable may be gone after a crash of the target, the last of it
+/// first and whole batches at a time. After an error, or when the process died, anything that is not
+/// durable may or may not be there, and `open` tells from where to go on; replaying from there must
+/// lead to the same result as if nothing had happened.
 ///
-/// One `Target` is driven by one task; calls never overlap. After an error the only valid call is
-/// `open`.
+/// One `Target` is driven by one task. After an error the only valid call is `open`.
 pub trait Target: Send {
     /// Connects (anew), creates what the target needs and may create, checks that its position
     /// belongs to `source`, drops what an unfinished transaction left, and returns the position:
-    /// `end_lsn` of the last applied transaction, or [`Lsn::INVALID`] when there is none.
+    /// `end_lsn` of the last applied transaction, or [`Lsn::INVALID`] when there is none. The position
+    /// is durable. What was under way is forgotten: no event of it will come.
     fn open(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<Lsn>> + Send;
 
-    /// Applies one batch; see the type's documentation for what `Ok` promises.
-    fn apply(&mut self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
+    /// Whether a batch of so many changes may be handed over now. Changes only with `submit` and with
+    /// what `next` tells; with nothing under way there is room for any batch.
+    fn has_room(&self, rows: usize) -> bool;
+
+    /// Takes a batch to be written behind those before it. Only when there is room for it.
+    fn submit(&mut self, batch: Batch);
+
+    /// Waits for the next event; for ever when nothing is under way. Cancel-safe: dropped before it is
+    /// ready, nothing is lost and the writing goes on.
+    ///
+    /// # Errors
+    /// What kept the oldest batch under way from being applied.
+    fn next(&mut self) -> impl Future<Output = Result<Event>> + Send;
+
+    /// Somebody waits for what is under way to become durable: no more delays.
+    fn hurry(&mut self);
 
     /// Ends sessions in good order. An open partial transaction is rolled back.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a [`Target`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The oldest batch under way: with a `commit` it is applied now; without, it is written, does not
+    /// show, and the next one goes on with it.
+    Applied,
+    /// Everything that was applied and ends at or below this position is durable.
+    Durable(Lsn),
+}
+
+/// A target that writes one batch at a time; [`OneByOne`] makes a [`Target`] of it.
+pub trait Writer: Send + 'static {
+    /// As [`Target::open`].
+    fn open(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<Lsn>> + Send;
+
+    /// Applies one batch. With `Ok` for a batch with a `commit`, all of it and of the partial ones
+    /// before it is durable, and so is the position.
+    fn apply(&mut self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
+
+    /// As [`Target::close`].
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }

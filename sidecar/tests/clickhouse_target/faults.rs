@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::error::Decision;
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
 use rsrepl_tests::clickhouse::USER;
 use rsrepl_tests::{SECRET, wait};

@@ -1,6 +1,6 @@
 //! A table without a key under REPLICA IDENTITY FULL.
 
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Lsn, ReplicaIdentity};
 
 use crate::feed::*;

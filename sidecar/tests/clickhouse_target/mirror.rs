@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rsrepl_sidecar::batch::Change;
 use rsrepl_sidecar::config::Compression;
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_sidecar::target::clickhouse::ClickHouseOptions;
 use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
 

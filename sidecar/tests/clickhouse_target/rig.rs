@@ -7,7 +7,7 @@ use rsrepl_sidecar::config::{Compression, Mode};
 use rsrepl_sidecar::error::{Error, Result};
 use rsrepl_sidecar::redact::Secret;
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, Policies};
-use rsrepl_sidecar::target::{SourceIdentity, Target};
+use rsrepl_sidecar::target::{SourceIdentity, Writer};
 use rsrepl_tests::SECRET;
 use rsrepl_tests::clickhouse::{ClickHouse, USER};
 use rsrepl_tests::scratch::Scratch;

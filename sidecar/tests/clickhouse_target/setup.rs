@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::redact::Secret;
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, check};
-use rsrepl_sidecar::target::{SourceIdentity, Target};
+use rsrepl_sidecar::target::{SourceIdentity, Writer};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;

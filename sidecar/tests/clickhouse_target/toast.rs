@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Kind};
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;

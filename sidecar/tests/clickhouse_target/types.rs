@@ -347,7 +347,7 @@ async fn a_null_array_follows_its_policy() {
         let mut options = rig.options();
         options.policies.columns.insert(format!("public.t{i}.tags"), policy);
         let mut target = rig.target_with(options).await;
-        rsrepl_sidecar::target::Target::apply(&mut target, row(i)).await.unwrap();
+        rsrepl_sidecar::target::Writer::apply(&mut target, row(i)).await.unwrap();
         assert_eq!(rig.rows("id, tags", &format!("t{i}")), [shown]);
     }
 }

@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 use postgres_protocol::IsNull;
 use postgres_protocol::types::{ArrayDimension, array_to_sql};
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Column, Encoding, ReplicaIdentity, TypeKind};
 
 use crate::Standby;

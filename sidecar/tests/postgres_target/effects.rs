@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::Standby;

@@ -1,6 +1,6 @@
 use rsrepl_sidecar::batch::Position;
 use rsrepl_sidecar::error::{Decision, Kind};
-use rsrepl_sidecar::target::{SourceIdentity, Target};
+use rsrepl_sidecar::target::{SourceIdentity, Writer};
 use rsrepl_wire::{Lsn, ReplicaIdentity};
 
 use crate::Standby;

@@ -1,6 +1,6 @@
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::preflight::Severity;
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_sidecar::target::postgres::check;
 use rsrepl_wire::{Column, Encoding, ReplicaIdentity};
 

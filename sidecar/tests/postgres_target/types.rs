@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rsrepl_sidecar::batch::{Batch, Change, Operation, Position};
-use rsrepl_sidecar::target::Target;
+use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::text::oid;
 use rsrepl_wire::{Column, Encoding, Frame, Message, Relation, ReplicaIdentity, TypeKind};
 

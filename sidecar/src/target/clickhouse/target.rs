@@ -28,12 +28,12 @@ use super::{ddl, position, setup};
 use crate::batch::{Batch, Change, Operation};
 use crate::config::Mode;
 use crate::error::{Error, Kind, Result};
-use crate::target::{SourceIdentity, Target};
+use crate::target::{SourceIdentity, Writer};
 
 /// Tables that are written at the same time.
 const CONCURRENT_TABLES: usize = 4;
 
-/// See [`Target`] and the module's documentation.
+/// See [`Writer`] and the module's documentation.
 pub struct ClickHouseTarget {
     options: ClickHouseOptions,
     session: Option<Session>,
@@ -85,7 +85,7 @@ impl ClickHouseTarget {
     }
 }
 
-impl Target for ClickHouseTarget {
+impl Writer for ClickHouseTarget {
     async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
         self.session = None;
         let options = &self.options;

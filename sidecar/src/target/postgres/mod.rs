@@ -47,7 +47,7 @@ pub use self::check::check;
 use self::catalog::Unfit;
 use self::positions::Positions;
 use self::table::Table;
-use super::{SourceIdentity, Target};
+use super::{SourceIdentity, Writer};
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TableChanges, Truncation};
@@ -64,7 +64,7 @@ pub struct PostgresOptions {
     pub connection: PgConnect,
 }
 
-/// The target; see [`Target`] for what its methods promise.
+/// The target; see [`Writer`] for what its methods promise.
 pub struct PostgresTarget {
     options: PostgresOptions,
     session: Option<Session>,
@@ -86,13 +86,13 @@ struct Session {
 }
 
 impl PostgresTarget {
-    /// No connection is made before [`open`](Target::open).
+    /// No connection is made before [`open`](Writer::open).
     pub fn new(options: PostgresOptions) -> Self {
         PostgresTarget { options, session: None }
     }
 }
 
-impl Target for PostgresTarget {
+impl Writer for PostgresTarget {
     async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
         // ends an old session first: its open transaction would hold the lock on the position
         self.session = None;
