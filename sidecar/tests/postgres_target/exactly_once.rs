@@ -81,7 +81,8 @@ async fn rows_carry_the_origin() {
     target.close().await;
     let remote = standby.rows(
         "SELECT remote_lsn - '0/0'::pg_lsn FROM pg_replication_origin_status \
-         WHERE external_id = 'rsrepl_slot_origin'",
+         WHERE external_id = 'rsrepl_slot_origin_' \
+            || (SELECT oid FROM pg_database WHERE datname = current_database())",
     );
     assert_eq!(remote, format!("({})", stream.lsn().0));
 }
@@ -106,6 +107,22 @@ async fn a_second_sidecar_applies_nothing() {
     assert_eq!(error.decision(), Decision::Retry, "{error}");
     assert!(error.to_string().contains("another sidecar"), "{error}");
     assert_eq!(standby.rows("SELECT * FROM t"), "");
+}
+
+#[tokio::test]
+async fn two_targets_may_be_databases_of_one_server() {
+    let (first, second) =
+        (Standby::new("one_of_two", SCHEMA), Standby::new("other_of_two", SCHEMA));
+    let source = first.source();
+    let (mut one, mut other) = (first.target(), second.target());
+    one.open(&source).await.unwrap();
+    other.open(&source).await.unwrap();
+    for (standby, target) in [(&first, &mut one), (&second, &mut other)] {
+        let mut stream = Stream::after(1000);
+        stream.insert(&table(), &[int(1)]);
+        target.apply(stream.commit()).await.unwrap();
+        assert_eq!(standby.rows("SELECT id FROM t"), "(1)");
+    }
 }
 
 #[tokio::test]

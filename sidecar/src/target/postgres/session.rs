@@ -102,15 +102,20 @@ fn replica_role(target: &str, user: &str, error: tokio_postgres::Error) -> Error
     }
 }
 
-/// Name of the replication origin: what a database that replicates further can tell our rows by.
-pub fn origin_name(slot: &str) -> String {
-    format!("rsrepl_{slot}")
+/// Name of the replication origin, as SQL: what a database that replicates further can tell our rows
+/// by. Origins belong to the whole server, and one session at a time may use one: two targets may be
+/// databases of one server, so the database's oid is in it.
+fn origin_name(slot: &str) -> String {
+    let name = literal(&format!("rsrepl_{slot}_"));
+    format!(
+        "{name} || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    )
 }
 
 /// Sets up the replication origin for the session. `false`: not permitted, or not possible there; rows
 /// then count as the target's own.
 pub async fn set_up_origin(target: &str, client: &Client, slot: &str) -> Result<bool> {
-    let name = literal(&origin_name(slot));
+    let name = origin_name(slot);
     let create = format!(
         "SELECT pg_catalog.pg_replication_origin_create({name}) \
           WHERE pg_catalog.pg_replication_origin_oid({name}) IS NULL"
