@@ -14,7 +14,7 @@ mod tests {
             (&[("Messages", "on")], "unknown option \"Messages\" of output plugin rsrepl"),
             (&[("messages", "perhaps")], "option \"messages\" cannot be \"perhaps\""),
             (&[("messages", "")], "option \"messages\" needs a value"),
-            (&[("format_version", "2")], "option \"format_version\" cannot be \"2\""),
+            (&[("format_version", "1")], "option \"format_version\" cannot be \"1\""),
             (&[("format_version", "one")], "option \"format_version\" cannot be \"one\""),
             (&[("origin", "local")], "option \"origin\" cannot be \"local\""),
             (&[("publications", "")], "option \"publications\" needs a value"),
@@ -36,7 +36,7 @@ mod tests {
         source.run("CREATE PUBLICATION \"Odd, name\" FOR TABLE t; CREATE PUBLICATION plain");
         source.run("INSERT INTO t VALUES (1)");
         let options: Options = &[
-            ("format_version", "1"),
+            ("format_version", "2"),
             ("messages", "off"),
             ("origin", "none"),
             ("publications", " PLAIN , \"Odd, name\""),

@@ -1,9 +1,9 @@
 //! Bounds of the format. A decoder refuses what passes them before it allocates.
 
 /// The format version that this crate writes, and the newest it reads.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 
-/// Bytes at which the plugin sends a frame that has not reached its commit yet.
+/// Bytes at which the plugin sends a frame, wherever it is.
 pub const FRAME_TARGET: usize = 64 * 1024;
 
 /// Bytes of the largest frame: PostgreSQL's `MaxAllocSize` bounds what a walsender can send.

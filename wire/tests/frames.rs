@@ -101,7 +101,7 @@ fn an_unknown_message_is_an_error_at_its_tag() {
 #[test]
 fn unknown_flags_and_reserved_bytes_are_errors() {
     let kind = |at, byte| parse(patched(frame(|_| {}), at, byte)).unwrap_err().kind;
-    assert_eq!(kind(1, 0x04), DecodeErrorKind::Unknown { field: "frame flag", value: 4 });
+    assert_eq!(kind(1, 0x10), DecodeErrorKind::Unknown { field: "frame flag", value: 0x10 });
     assert_eq!(kind(3, 0x01), DecodeErrorKind::Unknown { field: "reserved bytes", value: 0x100 });
     // a row flag, which is read with the row
     let insert = Row(Bytes::from_static(&[0x04, 0, 0, 0, 0, 0]));
@@ -174,13 +174,63 @@ fn the_header_and_the_messages_must_agree() {
     });
     assert_eq!(field(late.clone()), "number of messages before the begin");
     assert!(parse(late).unwrap().begin().is_err());
-    let more = frame(|writer| {
-        writer.commit(&commit());
-        writer.truncate(Lsn(500), false, false, &[]);
-    });
-    let error = messages(more.clone()).unwrap_err();
+    let change = frame(|writer| writer.truncate(Lsn(500), false, false, &[]));
+    let behind = joined(&whole, &change, 3);
+    let error = messages(behind.clone()).unwrap_err();
     assert!(matches!(error.kind, DecodeErrorKind::Trailing { field: "the commit", .. }));
-    assert!(parse(more).unwrap().commit().is_err());
+    assert!(parse(behind).unwrap().commit().is_err());
+    let begun = frame(|writer| writer.begin(&begin()));
+    let open = joined(&whole, &begun, 3);
+    assert_eq!(field(open), "number of commits at the end");
+    assert_eq!(field(joined(&begun, &begun, 2)), "number of messages before the begin");
+}
+
+/// The messages of both, with the header of the first.
+fn joined(one: &[u8], two: &[u8], count: u8) -> Vec<u8> {
+    patched([one, &two[24..]].concat(), 20, count)
+}
+
+#[test]
+fn a_frame_ends_with_its_last_transaction_and_the_next_goes_on() {
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn(500), 7);
+    writer.begin(&begin());
+    writer.commit(&commit());
+    let second = Begin { xid: 8, ..begin() };
+    writer.begin(&second);
+    writer.truncate(Lsn(600), false, false, &[1]);
+    writer.set_more(true);
+    let first = parse(writer.finish().to_vec()).unwrap();
+    assert!(first.begins() && first.commits() && first.more());
+    let read: Vec<_> = first.messages().map(Result::unwrap).collect();
+    assert_eq!(read, [Message::Begin(begin()), Message::Commit(commit())]);
+    assert!(writer.go_on());
+    writer.truncate(Lsn(601), false, false, &[2]);
+    let next = parse(writer.finish().to_vec()).unwrap();
+    assert!(next.begins() && !next.commits() && !next.more());
+    assert_eq!((next.base(), next.xid()), (Lsn(500), 8));
+    let read: Vec<_> = next.messages().map(Result::unwrap).collect();
+    assert_eq!(read[0], Message::Begin(second));
+    let lsns = read[1..].iter().map(|message| match message {
+        Message::Truncate(truncate) => truncate.lsn,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(lsns.collect::<Vec<_>>(), [Lsn(600), Lsn(601)]);
+    assert!(!writer.go_on(), "all of it was in the frame");
+    writer.start(Lsn(700), 9);
+    writer.begin(&begin());
+    writer.commit(&commit());
+    writer.finish();
+    assert!(!writer.go_on(), "nothing came behind the commit");
+}
+
+#[test]
+fn a_frame_without_messages_says_that_there_is_nothing_more() {
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn(500), 0);
+    let frame = parse(writer.finish().to_vec()).unwrap();
+    assert!(!frame.has_messages() && !frame.more() && !frame.begins() && !frame.commits());
+    assert_eq!(frame.messages().next(), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use rsrepl_wire::limits::FORMAT_VERSION;
 use rsrepl_wire::{DecodeError, Frame, FrameWriter};
 use support::{harness, plan};
 
@@ -74,9 +75,9 @@ proptest! {
         header in any::<[u8; 23]>(),
         body in prop::collection::vec(any::<u8>(), 0..400),
     ) {
-        let mut bytes = vec![1]; // the version; everything else is the checksum's to refuse
+        let mut bytes = vec![FORMAT_VERSION]; // the version; everything else is the checksum's to refuse
         bytes.extend_from_slice(&header);
-        bytes[1] &= if bytes[1] & 0x08 == 0 { 0x03 } else { 0x08 };
+        bytes[1] &= if bytes[1] & 0x08 == 0 { 0x07 } else { 0x0c };
         bytes[2..4].fill(0);
         bytes.extend_from_slice(&body);
         harness::frame(&bytes);

@@ -159,7 +159,7 @@ fn dump(frame: &Frame) -> String {
     let mut dump = Dump { bytes: frame.bytes().to_vec(), at: 0, lines: String::new() };
     let base = frame.base();
     dump.field(&[limits::FORMAT_VERSION], "format version");
-    dump.field(&[3], "flags: begin and commit are here");
+    dump.field(&[3], "flags: starts with a begin, ends with a commit");
     dump.field(&[0, 0], "zero");
     let checksum = frame.bytes().slice(4..8);
     dump.field(&checksum, "CRC32C of everything else");

@@ -1,20 +1,30 @@
-//! The unit of one `OutputPluginWrite`: a checksummed header and messages of one transaction.
+//! The unit of one `OutputPluginWrite`: a checksummed header and a run of messages.
 //!
 //! ```text
 //!  0  u8   format version
-//!  1  u8   flags: 0x01 a transaction begins here, 0x02 its commit is here, 0x08 a part of a
-//!           transaction that has not ended (alone)
+//!  1  u8   flags: 0x01 starts between transactions, with a BEGIN; 0x02 ends between transactions,
+//!           with a COMMIT; 0x04 MORE; 0x08 a part of a transaction that has not ended (with no
+//!           other flag but MORE)
 //!  2  u16  zero
 //!  4  u32  CRC32C of bytes 0..4 and 8..end
 //!  8  u64  base LSN
-//! 16  u32  xid of the transaction; 0 for a logical message outside of one
+//! 16  u32  xid of its first transaction; 0 for a logical message outside of one, and without messages
 //! 20  u32  number of messages
 //! 24       messages
 //! ```
 //!
-//! A transaction is one or more frames without another's between them: the first has flag 0x01, the
-//! last 0x02. A non-transactional logical message is a frame of its own, with neither flag and xid 0.
-//! Frames with flag 0x08 are another way for large transactions: see [`crate::streamed`].
+//! A transaction is in one frame, with others before and behind it, or in several without another
+//! frame between them. A frame in which a transaction ends, ends with a transaction: so one that goes
+//! on in the next frame has no other beside it. A non-transactional logical message is a frame of its
+//! own, with neither of the first two flags and xid 0. Frames with flag 0x08 are another way for large
+//! transactions: see [`crate::streamed`].
+//!
+//! # MORE
+//!
+//! Where a backlog is sent, the plugin may hold back whole transactions for a while, to send several in
+//! one frame. The walsender does not know: its keepalives speak of positions behind transactions that
+//! were not sent. So the plugin holds back only after a frame with flag 0x04, and keepalives mean nothing
+//! until there comes one without it. If there is nothing left to send, that is a frame without messages.
 
 mod cut;
 mod read;
@@ -33,6 +43,8 @@ pub const HEADER_LEN: usize = 24;
 
 const FLAG_BEGIN: u8 = 0x01;
 const FLAG_COMMIT: u8 = 0x02;
+/// Transactions may be held back after this frame.
+const FLAG_MORE: u8 = 0x04;
 /// A part of a transaction in progress, or how it ended.
 const FLAG_STREAM: u8 = 0x08;
 
@@ -95,7 +107,7 @@ impl Header {
         }
         let stream = flags & FLAG_STREAM != 0;
         let known = if stream { FLAG_STREAM } else { FLAG_BEGIN | FLAG_COMMIT };
-        let unknown = flags & !known;
+        let unknown = flags & !(known | FLAG_MORE);
         if unknown != 0 {
             let value = unknown.into();
             return wrong(DecodeErrorKind::Unknown { field: "frame flag", value }, 1);

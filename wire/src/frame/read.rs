@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{FLAG_BEGIN, FLAG_COMMIT, FLAG_STREAM, HEADER_LEN, Header};
+use super::{FLAG_BEGIN, FLAG_COMMIT, FLAG_MORE, FLAG_STREAM, HEADER_LEN, Header};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::FRAME_MAX;
 use crate::lsn::Lsn;
@@ -31,17 +31,28 @@ impl Frame {
         Ok(Frame { header: Header::read(&bytes)?, bytes })
     }
 
-    /// A transaction begins in this frame.
+    /// It starts between transactions: its first message is a BEGIN.
     pub fn begins(&self) -> bool {
         self.header.flags & FLAG_BEGIN != 0
     }
 
-    /// The commit of its transaction is the last message of this frame.
+    /// It ends between transactions: its last message is a COMMIT.
     pub fn commits(&self) -> bool {
         self.header.flags & FLAG_COMMIT != 0
     }
 
-    /// The first message, when a transaction begins in this frame. Reads no other message.
+    /// Transactions may have been held back after this frame: keepalives mean nothing until there
+    /// comes one without it.
+    pub fn more(&self) -> bool {
+        self.header.flags & FLAG_MORE != 0
+    }
+
+    /// There are messages: without any it only says that there is nothing [`more`](Self::more).
+    pub fn has_messages(&self) -> bool {
+        self.header.messages != 0
+    }
+
+    /// The first message, when that is a BEGIN. Reads no other message.
     pub fn begin(&self) -> Result<Option<Begin>, DecodeError> {
         if !self.begins() {
             return Ok(None);
@@ -52,8 +63,7 @@ impl Frame {
         }
     }
 
-    /// The last message, when the commit is in this frame. Reads no other message: a commit has a
-    /// fixed length.
+    /// The last message, when that is a COMMIT. Reads no other message: a commit has a fixed length.
     pub fn commit(&self) -> Result<Option<Commit>, DecodeError> {
         if !self.commits() {
             return Ok(None);
@@ -93,7 +103,7 @@ impl Frame {
         DecodeError { kind, what: "frame", offset }
     }
 
-    /// xid of the transaction; 0 for a logical message outside of one.
+    /// xid of its first transaction; 0 for a logical message outside of one, and without messages.
     pub fn xid(&self) -> u32 {
         self.header.xid
     }
@@ -121,8 +131,8 @@ impl Frame {
     /// Reads the messages in order; the iterator ends after the first error. Their number, and
     /// where BEGIN and COMMIT are, is checked against the header.
     pub fn messages(&self) -> Messages {
-        let flags = self.header.flags & FLAG_STREAM;
-        Messages { frame: self.clone(), at: HEADER_LEN, seen: 0, flags, done: false }
+        let flags = self.header.flags & (FLAG_STREAM | FLAG_MORE);
+        Messages { frame: self.clone(), at: HEADER_LEN, seen: 0, flags, ended: false, done: false }
     }
 
     /// The message at this offset, and the offset of what follows it.
@@ -146,6 +156,8 @@ pub struct Messages {
     seen: u32,
     /// Those that the messages so far call for.
     flags: u8,
+    /// The last one was a COMMIT.
+    ended: bool,
     done: bool,
 }
 
@@ -155,19 +167,23 @@ impl Messages {
         if left == 0 {
             return self.end().map(|()| None);
         }
-        if self.flags & FLAG_COMMIT != 0 {
-            let kind = DecodeErrorKind::Trailing { field: "the commit", count: left };
-            return Err(self.error(kind));
-        }
         let (message, next) = self.frame.read_at(self.at)?;
         self.check_place(&message)?;
         match &message {
+            Message::Begin(_) if self.ended => self.ended = false,
             Message::Begin(begin) => {
                 self.expect("number of messages before the begin", self.seen, 0)?;
                 self.expect("xid of the begin", begin.xid, self.frame.xid())?;
                 self.flags |= FLAG_BEGIN;
             }
-            Message::Commit(_) => self.flags |= FLAG_COMMIT,
+            _ if self.ended => {
+                let kind = DecodeErrorKind::Trailing { field: "the commit", count: left };
+                return Err(self.error(kind));
+            }
+            Message::Commit(_) => {
+                self.flags |= FLAG_COMMIT;
+                self.ended = true;
+            }
             _ => {}
         }
         self.at = next;
@@ -201,7 +217,10 @@ impl Messages {
     fn end(&self) -> Result<(), DecodeError> {
         let header = &self.frame.header;
         self.expect("number of messages", self.seen, header.messages)?;
-        self.expect("flags of the messages", self.flags.into(), header.flags.into())
+        self.expect("flags of the messages", self.flags.into(), header.flags.into())?;
+        // a transaction that goes on in the next frame has no other beside it
+        let commits = self.flags & FLAG_COMMIT != 0;
+        self.expect("number of commits at the end", self.ended.into(), commits.into())
     }
 
     fn expect(&self, field: &'static str, found: u32, expected: u32) -> Result<(), DecodeError> {

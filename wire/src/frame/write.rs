@@ -2,7 +2,9 @@
 
 use std::collections::TryReserveError;
 
-use super::{FLAG_BEGIN, FLAG_COMMIT, FLAG_STREAM, HEADER_LEN, Header, checksum};
+use super::{
+    CHECKSUM, FLAG_BEGIN, FLAG_COMMIT, FLAG_MORE, FLAG_STREAM, HEADER_LEN, Header, checksum,
+};
 use crate::limits::FRAME_TARGET;
 use crate::lsn::Lsn;
 use crate::message::{
@@ -15,8 +17,8 @@ use crate::streamed::{StreamAbort, StreamCommit};
 
 /// Builds frames in one buffer that is kept from frame to frame.
 ///
-/// Usage: [`start`](Self::start), messages, [`finish`](Self::finish), send the bytes, `start` again.
-/// A row that is not of its shape is a panic. Whatever unwinds out of a message, nothing of that
+/// Usage: [`start`](Self::start), messages, [`finish`](Self::finish), send the bytes,
+/// [`go_on`](Self::go_on) or `start` again. A row that is not of its shape is a panic. Whatever unwinds out of a message, nothing of that
 /// message is in the frame, and the writer goes on behind the one before.
 #[derive(Debug, Default)]
 pub struct FrameWriter {
@@ -24,6 +26,18 @@ pub struct FrameWriter {
     /// Bytes of `buf` that are header and whole messages.
     whole: usize,
     header: Header,
+    /// Where the last COMMIT of the frame ends.
+    committed: Option<Committed>,
+    /// xid of the last BEGIN.
+    xid: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    /// Bytes up to it, the header among them.
+    len: usize,
+    /// Messages up to it.
+    messages: u32,
 }
 
 impl FrameWriter {
@@ -43,6 +57,7 @@ impl FrameWriter {
         self.header = Header { base, xid, ..Header::default() };
         self.buf.extend_from_slice(&self.header.to_bytes());
         self.whole = HEADER_LEN;
+        self.committed = None;
     }
 
     /// Starts a frame of a streamed transaction.
@@ -90,14 +105,27 @@ impl FrameWriter {
         self.whole = self.buf.len();
     }
 
+    /// First in its frame, or after a commit.
     pub fn begin(&mut self, begin: &Begin) {
-        self.header.flags |= FLAG_BEGIN;
         self.message(tag::BEGIN, |buf, _| begin.put(buf));
+        self.xid = begin.xid;
+        if self.committed.is_none() {
+            self.header.flags |= FLAG_BEGIN;
+        }
     }
 
     pub fn commit(&mut self, commit: &Commit) {
-        self.header.flags |= FLAG_COMMIT;
         self.message(tag::COMMIT, |buf, _| commit.put(buf));
+        self.header.flags |= FLAG_COMMIT;
+        self.committed = Some(Committed { len: self.whole, messages: self.header.messages });
+    }
+
+    /// Whether transactions may be held back after this frame; see the module's documentation.
+    pub fn set_more(&mut self, more: bool) {
+        self.header.flags &= !FLAG_MORE;
+        if more {
+            self.header.flags |= FLAG_MORE;
+        }
     }
 
     /// Alone in a frame begun with [`start_stream`](Self::start_stream).
@@ -197,20 +225,42 @@ impl FrameWriter {
         });
     }
 
-    /// Fills in the header and gives the whole frame; valid until the next `start`.
+    /// Fills in the header and gives the frame; valid until the next `start`. A frame in which a
+    /// transaction ends is given up to the end of the last one; of what comes behind it
+    /// [`go_on`](Self::go_on) makes the next frame.
     pub fn finish(&mut self) -> &[u8] {
         self.buf.truncate(self.whole);
-        self.put_header();
-        self.header.checksum = checksum(&self.buf);
-        self.put_header();
-        &self.buf
+        let mut header = self.header;
+        let mut len = self.whole;
+        if let Some(committed) = self.committed {
+            header.messages = committed.messages;
+            len = committed.len;
+        }
+        let frame = self.buf.get_mut(..len).unwrap_or_default();
+        // there is no header before the first `start`
+        if let Some(place) = frame.first_chunk_mut::<HEADER_LEN>() {
+            *place = header.to_bytes();
+        }
+        let sum = checksum(frame).to_le_bytes();
+        if let Some(place) = frame.get_mut(CHECKSUM) {
+            place.copy_from_slice(&sum);
+        }
+        frame
     }
 
-    fn put_header(&mut self) {
-        // there is none before the first `start`
-        if let Some(header) = self.buf.first_chunk_mut::<HEADER_LEN>() {
-            *header = self.header.to_bytes();
-        }
+    /// After [`finish`](Self::finish): starts the next frame with what did not go into that one, the
+    /// beginning of a transaction. False, and nothing is started, when there is nothing.
+    pub fn go_on(&mut self) -> bool {
+        let Some(committed) = self.committed.take().filter(|at| at.len < self.whole) else {
+            return false;
+        };
+        self.buf.copy_within(committed.len..self.whole, HEADER_LEN);
+        self.whole -= committed.len - HEADER_LEN;
+        self.buf.truncate(self.whole);
+        let messages = self.header.messages - committed.messages;
+        let base = self.header.base;
+        self.header = Header { flags: FLAG_BEGIN, base, xid: self.xid, messages, ..self.header };
+        true
     }
 }
 

@@ -43,6 +43,9 @@ pub struct PlannedFrame {
     pub begin: Option<Begin>,
     pub messages: Vec<Planned>,
     pub commit: Option<Commit>,
+    /// Whole transactions behind the commit, if there is one.
+    pub others: Vec<(Begin, Vec<Planned>, Commit)>,
+    pub more: bool,
 }
 
 impl PlannedRow {
@@ -147,7 +150,13 @@ impl PlannedFrame {
         self.messages.iter().for_each(|message| message.write(writer));
         if let Some(commit) = &self.commit {
             writer.commit(commit);
+            for (begin, messages, commit) in &self.others {
+                writer.begin(begin);
+                messages.iter().for_each(|message| message.write(writer));
+                writer.commit(commit);
+            }
         }
+        writer.set_more(self.more);
         writer.finish().to_vec()
     }
 
@@ -158,7 +167,9 @@ impl PlannedFrame {
         assert_eq!(frame.begins(), self.begin.is_some());
         assert_eq!(frame.commits(), self.commit.is_some());
         assert_eq!(frame.begin(), Ok(self.begin.clone()));
-        assert_eq!(frame.commit(), Ok(self.commit));
+        assert_eq!(frame.more(), self.more);
+        let last = self.others.last().map(|(_, _, commit)| *commit);
+        assert_eq!(frame.commit(), Ok(self.commit.and(last).or(self.commit)));
         let mut messages = frame.messages().map(Result::unwrap);
         if let Some(begin) = &self.begin {
             assert_eq!(messages.next(), Some(Message::Begin(begin.clone())));
@@ -166,7 +177,16 @@ impl PlannedFrame {
         for expected in &self.messages {
             expected.check(&messages.next().expect("as many messages as were written"));
         }
-        assert_eq!(messages.next(), self.commit.map(Message::Commit));
+        if let Some(commit) = self.commit {
+            assert_eq!(messages.next(), Some(Message::Commit(commit)));
+            for (begin, expected, commit) in &self.others {
+                assert_eq!(messages.next(), Some(Message::Begin(begin.clone())));
+                for expected in expected {
+                    expected.check(&messages.next().expect("as many as were written"));
+                }
+                assert_eq!(messages.next(), Some(Message::Commit(*commit)));
+            }
+        }
         assert_eq!(messages.next(), None);
     }
 }
@@ -311,16 +331,23 @@ pub fn frame() -> impl Strategy<Value = PlannedFrame> {
     let one = |planned: BoxedStrategy<Planned>| planned.prop_map(|message| vec![message]);
     let message =
         prop_oneof![6 => change(), 1 => one(truncate().boxed()), 1 => one(logical().boxed())];
-    (lsn(), any::<u32>())
-        .prop_flat_map(move |(base, xid)| {
+    (lsn(), any::<u32>(), any::<u32>(), any::<bool>())
+        .prop_flat_map(move |(base, xid, other, more)| {
             let messages = vec(message.clone(), 0..5);
-            (Just(base), Just(xid), option::of(begin(xid)), messages, option::of(commit()))
+            let others = vec((begin(other), vec(message.clone(), 0..2), commit()), 0..3);
+            let first = (option::of(begin(xid)), messages, option::of(commit()));
+            (Just((base, xid, more)), first, others)
         })
-        .prop_map(|(base, xid, begin, messages, commit)| PlannedFrame {
+        .prop_map(|((base, xid, more), (begin, messages, commit), others)| PlannedFrame {
             base,
             xid,
             begin,
             messages: messages.concat(),
             commit,
+            others: others
+                .into_iter()
+                .map(|(begin, messages, commit)| (begin, messages.concat(), commit))
+                .collect(),
+            more,
         })
 }
