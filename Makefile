@@ -12,7 +12,7 @@ EXTENSION := --package rsrepl --no-default-features --features pg15,pg_test
 
 # cargo is parallel by itself, and the targets share its folder.
 .NOTPARALLEL:
-.PHONY: help setup build install demo bench test test-unit test-extension test-e2e lint clean
+.PHONY: help setup build install demo bench bench-report test test-unit test-extension test-e2e lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +30,11 @@ install: setup ## Build the plugin and install it into the PostgreSQL of PG_CONF
 demo: build ## Replicate a live shop into PostgreSQL and ClickHouse, and compare (KEEP=1 leaves it running)
 	cargo run --locked --quiet --package rsrepl-tests --bin rsrepl-demo
 
-bench: build ## Measure against pgoutput, native subscriptions and ClickHouse (CASE=decode, ROWS=3000000, RUNS=3)
+bench: build ## Measure against pgoutput, native subscriptions and ClickHouse (CASE="decode pg-bulk", ROWS=3000000, RUNS=3)
 	cargo run --locked --quiet --package rsrepl-bench
+
+bench-report: ## Put the figures of the last `make bench` into README.md and docs/
+	cargo run --locked --quiet --package rsrepl-bench -- report
 
 test: test-unit test-extension test-e2e ## All tests
 	@echo "make test: all passed"

@@ -41,7 +41,8 @@ pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcom
     let clickhouse = &ClickHouse::start(&servers.scratch);
     let ours: Measure = Box::new(move |run| replay(servers, workload, clickhouse, run));
     let file: Measure = Box::new(move |run| insert_files(servers, workload, clickhouse, run));
-    let contenders = vec![Contender::ours("rsrepl", ours), Contender::peer("file over HTTP", file)];
+    let contenders =
+        vec![Contender::ours("rsrepl", ours), Contender::limit("file over HTTP", file)];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
 

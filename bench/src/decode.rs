@@ -64,10 +64,10 @@ pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcom
             let cpu = vec![("walsender", cpu)];
             Ok(Reading::replayed(workload.rate, workload.amount, wall, cpu))
         });
-        if plugin == "rsrepl" {
-            Contender::ours(name, measure)
-        } else {
-            Contender::peer(name, measure)
+        match plugin {
+            "rsrepl" => Contender::ours(name, measure),
+            FLOOR => Contender::limit(name, measure),
+            _ => Contender::peer(name, measure),
         }
     });
     Ok(Outcome::against_peers(interleave(plan.runs, contenders.collect())?))

@@ -12,7 +12,9 @@
 //! | [`latency`] | from the commit until it is visible on the target |
 //! | [`clickhouse`] | into ClickHouse |
 //! | [`report`] | figures, the table and `bench/out/results.json` |
-//! | [`chart`] | `bench/out/chart.svg` |
+//! | [`goals`] | what the figures are to be |
+//! | [`publish`] | figures into README and docs: `make bench-report` |
+//! | [`chart`] | the picture |
 //!
 //! Every case makes a backlog once, behind a slot that was created before it. Every run then replays
 //! that backlog through a copy of the slot, the contenders taking turns (A B A B …). The clock starts
@@ -28,9 +30,11 @@ mod clickhouse;
 mod copy;
 mod decode;
 mod engine;
+mod goals;
 mod latency;
 mod measure;
 mod postgres;
+mod publish;
 mod report;
 mod servers;
 mod workload;
@@ -88,6 +92,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
+    match env::args().nth(1).as_deref() {
+        None => {}
+        Some("report") => return publish::publish(),
+        Some(other) => return Err(format!("unknown argument {other:?}; there is `report`")),
+    }
     let plan = Plan { rows: number("ROWS", DEFAULT_ROWS)?, runs: number("RUNS", DEFAULT_RUNS)? };
     let wanted = env::var("CASE").unwrap_or_default();
     let wanted: Vec<&str> = wanted.split_whitespace().collect();

@@ -99,12 +99,23 @@ pub fn mib(bytes: u64) -> f64 {
 /// Runs the workload once; the argument is the run's number, never used twice.
 pub type Measure<'a> = Box<dyn FnMut(u32) -> Result<Reading, String> + 'a>;
 
+/// What part a contender takes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Role {
+    /// rsrepl, in some configuration.
+    Ours,
+    /// Somebody who does the same work.
+    Peer,
+    /// Somebody who does less: what the machine could do at best.
+    Limit,
+}
+
 /// Who takes part.
 pub struct Contender<'a> {
     /// Its name.
     pub name: String,
-    /// Whether it is rsrepl.
-    pub ours: bool,
+    /// Its part.
+    pub role: Role,
     /// Its run.
     pub measure: Measure<'a>,
 }
@@ -112,12 +123,17 @@ pub struct Contender<'a> {
 impl<'a> Contender<'a> {
     /// rsrepl, in some configuration.
     pub fn ours(name: &str, measure: Measure<'a>) -> Contender<'a> {
-        Contender { name: name.to_owned(), ours: true, measure }
+        Contender { name: name.to_owned(), role: Role::Ours, measure }
     }
 
-    /// Somebody else.
+    /// Somebody who does the same work.
     pub fn peer(name: &str, measure: Measure<'a>) -> Contender<'a> {
-        Contender { name: name.to_owned(), ours: false, measure }
+        Contender { name: name.to_owned(), role: Role::Peer, measure }
+    }
+
+    /// Somebody who does less.
+    pub fn limit(name: &str, measure: Measure<'a>) -> Contender<'a> {
+        Contender { name: name.to_owned(), role: Role::Limit, measure }
     }
 }
 
@@ -125,8 +141,8 @@ impl<'a> Contender<'a> {
 pub struct Track {
     /// Its name.
     pub name: String,
-    /// Whether it is rsrepl.
-    pub ours: bool,
+    /// Its part.
+    pub role: Role,
     /// Its counted runs.
     pub readings: Vec<Reading>,
     /// Why it could not be measured.
@@ -142,13 +158,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Each of ours against each peer.
+    /// Each of ours against each of the others.
     pub fn against_peers(tracks: Vec<Track>) -> Outcome {
-        let places = |ours: bool| {
-            (0..tracks.len()).filter(|&place| tracks[place].ours == ours).collect::<Vec<_>>()
-        };
-        let (ours, peers) = (places(true), places(false));
-        let pairs = ours.iter().flat_map(|&o| peers.iter().map(move |&p| (o, p))).collect();
+        let (ours, others): (Vec<usize>, Vec<usize>) =
+            (0..tracks.len()).partition(|&place| tracks[place].role == Role::Ours);
+        let pairs = ours.iter().flat_map(|&o| others.iter().map(move |&p| (o, p))).collect();
         Outcome { tracks, pairs }
     }
 
@@ -163,7 +177,7 @@ impl Outcome {
 pub fn interleave(runs: u64, mut contenders: Vec<Contender>) -> Result<Vec<Track>, String> {
     let track = |c: &Contender| Track {
         name: c.name.clone(),
-        ours: c.ours,
+        role: c.role,
         readings: Vec::new(),
         absent: None,
     };

@@ -51,7 +51,7 @@ pub fn bulk(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outco
         Contender::ours("rsrepl", replay(RSREPL)),
         Contender::peer("native subscription", replay(NATIVE)),
         Contender::ours("rsrepl parallel", replay(PARALLEL)),
-        Contender::peer("COPY from files, two sessions", copy),
+        Contender::limit("COPY from files, two sessions", copy),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }

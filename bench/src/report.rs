@@ -9,7 +9,8 @@ use rsrepl_tests::build;
 use serde_json::{Value, json};
 
 use crate::chart;
-use crate::measure::{Outcome, Quantity, Summary, Track, digits};
+use crate::measure::{Outcome, Quantity, Role, Summary, Track, digits};
+use crate::publish::headlines;
 use crate::workload::Workload;
 
 /// One quantity, ours against one peer's.
@@ -20,6 +21,8 @@ pub struct Figure {
     pub ours_name: String,
     /// The peer; empty for a quantity that only ours has.
     pub peer_name: String,
+    /// What the peer is.
+    pub role: Role,
     /// Ours.
     pub ours: Option<Summary>,
     /// The peer's; none when it could not be measured.
@@ -34,6 +37,7 @@ impl Figure {
             quantity,
             ours_name: ours.name.clone(),
             peer_name: peer.name.clone(),
+            role: peer.role,
             ours: ours.summary(quantity),
             peer: peer.summary(quantity),
             absent: ours.absent.clone().or_else(|| peer.absent.clone()),
@@ -68,15 +72,17 @@ pub fn figures(outcome: &Outcome) -> Vec<Figure> {
         quantities.retain(|&q| peer.absent.is_some() || peer.summary(q).is_some());
         figures.extend(quantities.into_iter().map(|q| Figure::of(q, ours, peer)));
     }
-    for track in outcome.tracks.iter().filter(|t| t.ours) {
+    for track in outcome.tracks.iter().filter(|t| t.role == Role::Ours) {
         let alone = |q: &Quantity| {
-            !outcome.tracks.iter().any(|other| !other.ours && other.summary(*q).is_some())
+            let has = |other: &Track| other.role != Role::Ours && other.summary(*q).is_some();
+            !outcome.tracks.iter().any(has)
         };
         for quantity in track.quantities().into_iter().filter(alone) {
             figures.push(Figure {
                 quantity,
                 ours_name: track.name.clone(),
                 peer_name: String::new(),
+                role: Role::Ours,
                 ours: track.summary(quantity),
                 peer: None,
                 absent: None,
@@ -120,11 +126,14 @@ pub fn save(
     outcome: &Outcome,
     load: &str,
 ) -> Result<(), String> {
-    let dir = build::workspace().join("bench/out");
+    let dir = folder();
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let path = dir.join("results.json");
-    let mut results = earlier(&path);
+    let mut results = earlier();
     results.retain(|result| result["case"] != case);
+    let commit = output(
+        "git",
+        &["-C", &build::workspace().to_string_lossy(), "rev-parse", "--short", "HEAD"],
+    );
     let (machine, date) = (machine(), output("date", &["-u", "+%FT%TZ"]));
     let cpu: BTreeMap<_, _> = outcome.tracks.iter().map(|t| (t.name.as_str(), t.cpu())).collect();
     let runs = outcome.tracks.iter().map(|t| t.readings.len()).max();
@@ -139,6 +148,7 @@ pub fn save(
             "more_is_better": figure.quantity.more_is_better,
             "ours_name": figure.ours_name,
             "peer_name": figure.peer_name,
+            "peer_role": format!("{:?}", figure.role).to_lowercase(),
             "ours": median(figure.ours),
             "peer": median(figure.peer),
             "ratio": figure.ratio(),
@@ -146,23 +156,29 @@ pub fn save(
             "absent": figure.absent,
             "workload": workload.what,
             "runs": runs,
+            "commit": commit,
             "cpu_seconds": cpu,
             "load_before": load,
             "date": date,
             "machine": machine,
         }));
     }
-    let svg = chart::draw(&results);
+    let svg = chart::draw(&headlines(&results));
     let text = serde_json::to_string_pretty(&Value::Array(results)).map_err(|e| e.to_string())?;
     for (name, content) in [("results.json", text), ("chart.svg", svg)] {
         fs::write(dir.join(name), content).map_err(|e| format!("{name}: {e}"))?;
     }
-    println!("  written to {}", path.display());
+    println!("  written to {}", dir.join("results.json").display());
     Ok(())
 }
 
-fn earlier(path: &PathBuf) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+fn folder() -> PathBuf {
+    build::workspace().join("bench/out")
+}
+
+/// What `bench/out/results.json` has.
+pub fn earlier() -> Vec<Value> {
+    let text = fs::read_to_string(folder().join("results.json")).unwrap_or_default();
     match serde_json::from_str(&text) {
         Ok(Value::Array(results)) => results,
         _ => Vec::new(),
