@@ -6,9 +6,12 @@ use pgrx::prelude::*;
 mod tests {
     use super::*;
     use rsrepl_wire::{
-        Begin, Column, Commit, Encoding, FrameWriter, Lsn, OldRowKind, Relation, ReplicaIdentity,
-        RowShape, TypeKind,
+        Begin, Column, Commit, Element, ElementEncoding, Encoding, FrameWriter, Lsn, OldRowKind,
+        Relation, ReplicaIdentity, RowShape, TypeKind,
     };
+
+    const INTS: Encoding =
+        Encoding::Array(Element { encoding: ElementEncoding::Fixed(4), align: 4 });
 
     fn one(query: &str) -> String {
         let value = Spi::get_one::<String>(query);
@@ -276,6 +279,8 @@ mod tests {
             ("text", Encoding::Varlena, &[0xFF, 0xFE]),
             ("int4[]", Encoding::Send, &[0xFF; 12]),
             ("jsonb", Encoding::Send, &[9, b'1']),
+            ("int4[]", INTS, &[0xFF; 12]),
+            ("jsonb", Encoding::Jsonb, &[1, 0, 0, 0x40]),
         ] {
             let error = shown(column("v", type_name, encoding), value);
             assert!(
@@ -307,6 +312,8 @@ mod tests {
             ("tsquery[]", Encoding::Send),
             ("pg_snapshot", Encoding::Send),
             ("int4[]", Encoding::Send),
+            ("int4[]", INTS),
+            ("jsonb", Encoding::Jsonb),
             ("inet", Encoding::Send),
             ("xml", Encoding::Text),
         ];

@@ -3,8 +3,8 @@
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
-    use rsrepl_wire::Encoding::{self, Fixed, Numeric, Send, Text, Varlena};
-    use rsrepl_wire::{Message, TypeKind, Value, text};
+    use rsrepl_wire::Encoding::{self, Fixed, Jsonb, Numeric, Send, Text, Varlena};
+    use rsrepl_wire::{Element, ElementEncoding, Message, TypeKind, Value, text};
 
     use crate::decoding_tests::harness::{Reader, Source};
 
@@ -53,7 +53,7 @@ mod tests {
         ("json", Varlena, &["{\"a\" :  1}"]),
         ("citext", Varlena, &["MiXed"]),
         ("xml", Text, &["<a>b</a>"]),
-        ("jsonb", Send, &["{\"b\": [1, null], \"a\": \"x\"}", "null"]),
+        ("jsonb", Jsonb, &["{\"b\": [1, null], \"a\": \"x\"}", "null"]),
         ("inet", Send, &["192.168.0.1/24", "::1", "10.0.0.1"]),
         ("cidr", Send, &["10.0.0.0/8", "2001:db8::/32"]),
         ("bit(5)", Send, &["10101"]),
@@ -72,13 +72,38 @@ mod tests {
         ("mood_range", Send, &["[sad,\"very happy\"]"]),
     ];
 
+    const fn array(encoding: ElementEncoding, align: u8) -> Encoding {
+        Encoding::Array(Element { encoding, align })
+    }
+
+    const TEXTS: Encoding = array(ElementEncoding::Varlena, 4);
+
     const ARRAYS: &[(&str, Encoding, &[&str])] = &[
-        ("int4[]", Send, &["{}", "{1,NULL,3}", "{{1,2},{3,4}}", "[0:1]={1,2}"]),
-        ("text[]", Send, &["{a,NULL,\"NULL\",\"\",\"with, comma\"}"]),
-        ("numeric[]", Send, &["{1.50,NaN,NULL}"]),
-        ("timestamptz[]", Send, &["{\"2026-07-31 00:00:00+00\",infinity}"]),
-        ("bool[]", Send, &["{t,f,NULL}"]),
-        ("uuid[]", Send, &["{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}"]),
+        (
+            "int4[]",
+            array(ElementEncoding::Fixed(4), 4),
+            &["{}", "{1,NULL,3}", "{{1,2},{3,4}}", "[0:1]={1,2}"],
+        ),
+        ("text[]", TEXTS, &["{a,NULL,\"NULL\",\"\",\"with, comma\"}"]),
+        ("citext[]", TEXTS, &["{Ab,NULL}"]),
+        ("bytea[]", TEXTS, &["{\"\\\\x00ff\",NULL}"]),
+        ("numeric[]", array(ElementEncoding::Numeric, 4), &["{1.50,NaN,NULL}"]),
+        (
+            "timestamptz[]",
+            array(ElementEncoding::Fixed(8), 8),
+            &["{\"2026-07-31 00:00:00+00\",infinity}"],
+        ),
+        ("bool[]", array(ElementEncoding::Fixed(1), 1), &["{t,f,NULL}"]),
+        (
+            "uuid[]",
+            array(ElementEncoding::Fixed(16), 1),
+            &["{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}"],
+        ),
+        ("jsonb[]", array(ElementEncoding::Jsonb, 4), &["{\"{\\\"a\\\": [1, 2.50]}\",NULL}"]),
+        ("name[]", Send, &["{a,NULL}"]),
+        ("inet[]", Send, &["{10.0.0.1,NULL}"]),
+        ("int4range[]", Send, &["{\"[1,2)\",NULL}"]),
+        ("xml[]", Send, &["{<a/>}"]),
         ("mood[]", Send, &["{sad,NULL}"]),
     ];
 
@@ -183,7 +208,7 @@ mod tests {
         assert_eq!((v.base_oid, v.typmod, v.encoding), (1700, (8 << 16) + 2 + 4, Numeric));
         assert_eq!(
             (w.base_oid, w.kind, w.encoding),
-            (price_array(&mut source), TypeKind::Array, Send)
+            (price_array(&mut source), TypeKind::Array, array(ElementEncoding::Numeric, 4))
         );
         assert_eq!((w.element_oid, w.element_kind), (1700, TypeKind::Base));
         assert_eq!(Reader::default().lines(&frames)[2], "INSERT public.t v=1.50 w={2.50,NULL}");

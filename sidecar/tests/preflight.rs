@@ -10,7 +10,7 @@ use rsrepl_sidecar::preflight::{self, PartReport, Report, Severity};
 use rsrepl_tests::SECRET;
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::{Scratch, free_port};
-use rsrepl_wire::{Encoding, Relation, ReplicaIdentity, TypeKind};
+use rsrepl_wire::{Element, ElementEncoding, Encoding, Relation, ReplicaIdentity, TypeKind};
 
 fn configuration(source: &str, source_options: &str, target: &str) -> String {
     format!(
@@ -149,6 +149,7 @@ fn tables_are_described_as_the_stream_will() {
         .iter()
         .map(|c| (c.name.as_str(), c.type_name.as_str(), c.kind, c.encoding))
         .collect();
+    let texts = Encoding::Array(Element { encoding: ElementEncoding::Varlena, align: 4 });
     assert_eq!(
         columns,
         [
@@ -156,7 +157,7 @@ fn tables_are_described_as_the_stream_will() {
             ("b", "price", TypeKind::Base, Encoding::Numeric),
             ("c", "_mood", TypeKind::Array, Encoding::Send),
             ("d", "pair", TypeKind::Composite, Encoding::Text),
-            ("e", "_varchar", TypeKind::Array, Encoding::Send),
+            ("e", "_varchar", TypeKind::Array, texts),
             ("f", "bytea", TypeKind::Base, Encoding::Varlena),
             ("g", "int4", TypeKind::Base, Encoding::Fixed(4)),
             ("h", "regclass", TypeKind::Base, Encoding::Text),

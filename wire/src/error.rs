@@ -15,9 +15,10 @@ pub struct DecodeError {
 /// The kinds of [`DecodeError`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeErrorKind {
-    /// The sender is newer than this reader.
+    /// Sender and reader are of different releases.
     #[error(
-        "frame has format version {found}, this reader knows up to {known}: upgrade the sidecar"
+        "frame has format version {found}, this reader knows {known}: upgrade the older of plugin \
+         and sidecar"
     )]
     Version { found: u8, known: u8 },
     /// The bytes changed on their way.

@@ -35,6 +35,8 @@ pub use lsn::Lsn;
 pub use message::{
     Begin, Commit, Delete, Insert, LogicalMessage, Message, OldRow, OldRowKind, Truncate, Update,
 };
-pub use relation::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
+pub use relation::{
+    Column, Element, ElementEncoding, Encoding, Relation, ReplicaIdentity, TypeKind,
+};
 pub use row::{Row, RowWriter, Value, Values};
 pub use streamed::{STREAM_FRAME_OVERHEAD, StreamAbort, StreamCommit, StreamEnd, StreamPlace};

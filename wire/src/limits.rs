@@ -1,6 +1,6 @@
 //! Bounds of the format. A decoder refuses what passes them before it allocates.
 
-/// The format version that this crate writes, and the newest it reads.
+/// The format version that this crate writes and reads; version 1 was never released.
 pub const FORMAT_VERSION: u8 = 2;
 
 /// Bytes at which the plugin sends a frame, wherever it is.
@@ -22,3 +22,7 @@ pub const TRUNCATE_RELATIONS_MAX: usize = 64 * 1024;
 /// Bytes of the text form of a value: PostgreSQL's own limit, which a few bytes of nested numerics
 /// could pass.
 pub const TEXT_MAX: usize = FRAME_MAX;
+
+/// Containers of a `jsonb` value inside of each other. PostgreSQL's own limit is its stack, which ends
+/// at some thousands.
+pub const JSONB_DEPTH_MAX: usize = 64 * 1024;

@@ -59,6 +59,11 @@ impl<'a> Reader<'a> {
         Ok(shared.slice_ref(self.take(len, field)?))
     }
 
+    /// The next byte, which stays where it is.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
     #[inline]
     pub(crate) fn array<const N: usize>(
         &mut self,

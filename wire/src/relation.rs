@@ -62,12 +62,60 @@ pub enum Encoding {
     /// The payload of a `numeric` varlena, as on disk (`NumericChoice` of `numeric.c`,
     /// little-endian).
     Numeric,
+    /// The payload of a `jsonb` varlena, as on disk (`JsonbContainer` of `utils/jsonb.h`), its
+    /// strings in UTF-8.
+    Jsonb,
+    /// The payload of an array's varlena, as on disk (`ArrayType` of `utils/array.h`), with elements
+    /// of this kind.
+    Array(Element),
     /// The result of the type's send function.
     Send,
     /// The result of the type's output function, UTF-8, without a final NUL: types without a send
     /// function, and those whose binary form holds oids of the source (composites, arrays of them,
     /// `regclass` and its like). Also xml, whose output function drops a declared encoding.
     Text,
+}
+
+/// How the elements of an [`Encoding::Array`] lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Element {
+    pub encoding: ElementEncoding,
+    /// Where an element may start, in bytes: 1, 2, 4 or 8 (`typalign`).
+    pub align: u8,
+}
+
+/// The encodings that elements of an [`Encoding::Array`] have: without a header when they are of
+/// fixed width, else the payload of a varlena with its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ElementEncoding {
+    Fixed(u8),
+    Varlena,
+    Numeric,
+    Jsonb,
+}
+
+impl From<ElementEncoding> for Encoding {
+    fn from(element: ElementEncoding) -> Self {
+        match element {
+            ElementEncoding::Fixed(width) => Encoding::Fixed(width),
+            ElementEncoding::Varlena => Encoding::Varlena,
+            ElementEncoding::Numeric => Encoding::Numeric,
+            ElementEncoding::Jsonb => Encoding::Jsonb,
+        }
+    }
+}
+
+impl ElementEncoding {
+    /// `None` for what the elements of an array cannot be encoded as.
+    pub const fn from_encoding(encoding: Encoding) -> Option<Self> {
+        Some(match encoding {
+            Encoding::Fixed(width) => ElementEncoding::Fixed(width),
+            Encoding::Varlena => ElementEncoding::Varlena,
+            Encoding::Numeric => ElementEncoding::Numeric,
+            Encoding::Jsonb => ElementEncoding::Jsonb,
+            Encoding::Array(_) | Encoding::Send | Encoding::Text => return None,
+        })
+    }
 }
 
 /// `pg_type.typtype` of a base type, with true arrays told apart.
@@ -152,6 +200,8 @@ const ENCODING_VARLENA: u8 = 2;
 const ENCODING_NUMERIC: u8 = 3;
 const ENCODING_SEND: u8 = 4;
 const ENCODING_TEXT: u8 = 5;
+const ENCODING_JSONB: u8 = 6;
+const ENCODING_ARRAY: u8 = 7;
 
 impl Encoding {
     fn put(self, buf: &mut Vec<u8>) {
@@ -161,29 +211,62 @@ impl Encoding {
             Encoding::Numeric => (ENCODING_NUMERIC, 0),
             Encoding::Send => (ENCODING_SEND, 0),
             Encoding::Text => (ENCODING_TEXT, 0),
+            Encoding::Jsonb => (ENCODING_JSONB, 0),
+            Encoding::Array(_) => (ENCODING_ARRAY, 0),
         };
         buf.extend_from_slice(&[tag, width]);
+        if let Encoding::Array(element) = self {
+            element.put(buf);
+        }
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let tag = reader.u8("encoding")?;
         let width = reader.u8("encoding width")?;
-        let encoding = match tag {
+        if (width == 0) == (tag == ENCODING_FIXED) {
+            let value = u64::from(width);
+            return Err(reader.error(DecodeErrorKind::Unknown { field: "encoding width", value }));
+        }
+        Ok(match tag {
             ENCODING_FIXED => Encoding::Fixed(width),
             ENCODING_VARLENA => Encoding::Varlena,
             ENCODING_NUMERIC => Encoding::Numeric,
             ENCODING_SEND => Encoding::Send,
             ENCODING_TEXT => Encoding::Text,
+            ENCODING_JSONB => Encoding::Jsonb,
+            ENCODING_ARRAY => Encoding::Array(Element::read(reader)?),
             _ => {
                 let value = u64::from(tag);
                 return Err(reader.error(DecodeErrorKind::Unknown { field: "encoding", value }));
             }
+        })
+    }
+}
+
+impl Element {
+    fn put(self, buf: &mut Vec<u8>) {
+        Encoding::from(self.encoding).put(buf);
+        buf.push(self.align);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        // looked at before it is read: what is an array again would be read to any depth
+        let tag = reader.peek().unwrap_or(0);
+        let encoding = match tag {
+            ENCODING_ARRAY => None,
+            _ => ElementEncoding::from_encoding(Encoding::read(reader)?),
         };
-        if (width == 0) == (tag == ENCODING_FIXED) {
-            let value = u64::from(width);
-            return Err(reader.error(DecodeErrorKind::Unknown { field: "encoding width", value }));
+        let Some(encoding) = encoding else {
+            let value = u64::from(tag);
+            return Err(reader.error(DecodeErrorKind::Unknown { field: "element encoding", value }));
+        };
+        let align = reader.u8("element alignment")?;
+        if !matches!(align, 1 | 2 | 4 | 8) {
+            let value = u64::from(align);
+            let field = "element alignment";
+            return Err(reader.error(DecodeErrorKind::Unknown { field, value }));
         }
-        Ok(encoding)
+        Ok(Element { encoding, align })
     }
 }
 

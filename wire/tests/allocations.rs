@@ -68,6 +68,7 @@ fn table() -> Relation {
         of(Encoding::Fixed(8), oid::TIMESTAMPTZ),
         of(Encoding::Fixed(16), oid::INTERVAL),
         of(Encoding::Varlena, oid::TEXT),
+        of(Encoding::Jsonb, oid::JSONB),
     ];
     Relation {
         oid: 1,
@@ -90,6 +91,8 @@ fn write_rows(writer: &mut FrameWriter, table: &Relation) {
             values.fixed(&(row as i64 * 1_000_003).to_le_bytes());
             values.fixed(&[1; 16]);
             values.null();
+            // [[]]
+            values.variable(&[1, 0, 0, 0x40, 4, 0, 0, 0x50, 0, 0, 0, 0x40]);
         });
     }
     writer.finish();
@@ -119,7 +122,7 @@ fn a_row_costs_no_allocation_on_either_side() {
         }
         values
     });
-    assert_eq!(values, ROWS * 6);
+    assert_eq!(values, ROWS * 7);
     // the first clone of a `Bytes` makes its count of owners
     assert!(read <= 1, "{read} to read {ROWS} rows and write their values as text");
 }

@@ -3,11 +3,12 @@
 
 mod support;
 
+use rsrepl_wire::limits::JSONB_DEPTH_MAX;
 use rsrepl_wire::text::array::Array;
 use rsrepl_wire::text::numeric::Numeric;
 use rsrepl_wire::text::{self, Type, ValueError, oid};
-use rsrepl_wire::{Column, Encoding, TypeKind};
-use support::forms::{cases, native_encoding};
+use rsrepl_wire::{Column, Element, ElementEncoding, Encoding, TypeKind};
+use support::forms::cases;
 use support::harness;
 
 fn column(encoding: Encoding, base_oid: u32, kind: TypeKind) -> Column {
@@ -41,9 +42,8 @@ fn every_form_reads_as_the_server_wrote_it() {
             }
         };
         check(&case.column, &case.send);
-        if let Some(native) = &case.native {
-            let encoding = native_encoding(case.column.base_oid, native);
-            check(&Column { encoding, ..case.column.clone() }, native);
+        if let Some((encoding, native)) = &case.native {
+            check(&Column { encoding: *encoding, ..case.column.clone() }, native);
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
@@ -53,7 +53,7 @@ fn every_form_reads_as_the_server_wrote_it() {
 fn a_numeric_on_disk_is_sent_as_the_server_sends_it() {
     let mut seen = 0;
     for case in cases().iter().filter(|case| case.column.base_oid == oid::NUMERIC) {
-        let native = case.native.as_ref().unwrap();
+        let (_, native) = case.native.as_ref().unwrap();
         let (mut from_disk, mut from_send) = (Vec::new(), Vec::new());
         Numeric::from_disk(native).unwrap().write_send(&mut from_disk);
         Numeric::from_send(&case.send).unwrap().write_send(&mut from_send);
@@ -82,6 +82,103 @@ fn a_cut_value_is_no_value() {
     }
 }
 
+/// Those that have parts are read to the last byte.
+#[test]
+fn a_cut_container_is_no_value() {
+    let mut seen = 0;
+    for case in cases() {
+        let Some((encoding @ (Encoding::Jsonb | Encoding::Array(_)), native)) = &case.native else {
+            continue;
+        };
+        if native.len() > 1000 {
+            continue;
+        }
+        seen += 1;
+        let column = Column { encoding: *encoding, ..case.column.clone() };
+        // padding behind the last element says nothing
+        let padding = matches!(encoding, Encoding::Array(_));
+        for len in 0..native.len() {
+            let found = written(&column, &native[..len]);
+            let whole = padding && found.as_ref() == Ok(&case.text);
+            assert!(found.is_err() || whole, "line {}, {len} bytes: {found:?}", case.line);
+        }
+        let longer: Vec<u8> = native.iter().copied().chain([0; 8]).collect();
+        let found = written(&column, &longer);
+        assert!(found.is_err(), "line {}, longer: {found:?}", case.line);
+    }
+    assert!(seen > 200, "{seen}");
+}
+
+#[test]
+fn jsonb_may_be_deep_but_not_without_end() {
+    // [[[…]]]: a header and an entry for each, the innermost empty
+    let nested = |depth: usize| {
+        let mut bytes = Vec::new();
+        for inside in (1..depth).rev() {
+            bytes.extend_from_slice(&(0x4000_0001_u32).to_le_bytes());
+            bytes.extend_from_slice(&(0x5000_0000 | (inside * 8 - 4) as u32).to_le_bytes());
+        }
+        bytes.extend_from_slice(&0x4000_0000_u32.to_le_bytes());
+        bytes
+    };
+    let column = column(Encoding::Jsonb, oid::JSONB, TypeKind::Base);
+    for depth in [1, 2, 5, 6, 7, 20_000, JSONB_DEPTH_MAX] {
+        let expected = "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(written(&column, &nested(depth)), Ok(expected), "{depth}");
+    }
+    assert!(written(&column, &nested(JSONB_DEPTH_MAX + 2)).is_err());
+}
+
+/// What no server writes, however near it comes.
+#[test]
+fn hostile_containers_are_refused() {
+    let words = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    let jsonb = column(Encoding::Jsonb, oid::JSONB, TypeKind::Base);
+    for bad in [
+        &[][..],
+        &[0x1000_0001, 0x4000_0000], // a scalar that is no array
+        &[0x5000_0002, 0x4000_0000, 0x4000_0000], // two scalars
+        &[0x5000_0000],              // none
+        &[0x6000_0001, 0x4000_0000], // object and array
+        &[0x4FFF_FFFF],              // more entries than bytes
+        &[0x2000_0001, 0x4000_0000, 0x4000_0000], // a key that is null
+        &[0x4000_0001, 0x6000_0000], // an unknown type
+        &[0x4000_0001, 0x4000_0004, 0], // a null with bytes
+        &[0x4000_0002, 0x8000_0004, 0x8000_0002, 0], // an end before its beginning
+        &[0x4000_0001, 0x5000_0008, 0x5000_0001, 0x4000_0000], // a scalar inside
+        &[0x4000_0001, 0x1000_0004, 0x01], // a numeric that is out of line
+    ] {
+        let found = written(&jsonb, &words(bad));
+        assert!(matches!(found, Err(ValueError::Malformed { .. })), "{bad:x?}: {found:?}");
+    }
+    let element = Element { encoding: ElementEncoding::Varlena, align: 4 };
+    let ty = Type {
+        oid: 1009,
+        kind: TypeKind::Array,
+        element_oid: oid::TEXT,
+        element_kind: TypeKind::Base,
+    };
+    let texts = harness::column(Encoding::Array(element), &ty);
+    assert_eq!(written(&texts, &words(&[1, 0, 25, 1, 1, 5 << 2, 0x61])), Ok("{a}".into()));
+    for bad in [
+        &[7, 0, 25, 1, 1, 1, 1, 1, 1, 1][..],  // dimensions
+        &[1, 0, 25, u32::MAX, 1, 0],           // a negative one
+        &[1, 0, 25, 1, i32::MAX as u32, 0, 0], // a bound out of range
+        &[1, 0, 25, 100, 1, 0],                // more elements than bytes
+        &[1, 8, 25, 1, 1, 20, 0],              // elements inside of the head
+        &[1, 36, 25, 1, 1, 0, 0, 0, 20, 0],    // not aligned
+        &[1, u32::MAX, 25, 1, 1, 20, 0],       // before the value
+        &[1, 0x7FFF_FFF8, 25, 1, 1, 0xFF, 20], // behind it
+        &[1, 0, 25, 1, 1, 5 << 2 | 2, 0x61],   // compressed
+        &[1, 0, 25, 1, 1, 0x1201, 0, 0, 0, 0], // out of line
+        &[1, 0, 25, 1, 1, 3 << 2, 0],          // shorter than its header
+        &[1, 0, 25, 1, 1, 4 << 2, 0, 0],       // bytes left over
+    ] {
+        let found = written(&texts, &words(bad));
+        assert!(matches!(found, Err(ValueError::Malformed { .. })), "{bad:x?}: {found:?}");
+    }
+}
+
 fn native_is_text(column: &Column) -> bool {
     matches!(
         column.base_oid,
@@ -96,6 +193,14 @@ fn flipped_bits_never_panic_and_never_leave_utf8() {
             let mut bad = case.send.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let _ = written(&case.column, &bad);
+        }
+        if let Some((encoding, native)) = &case.native {
+            let column = Column { encoding: *encoding, ..case.column.clone() };
+            for bit in 0..native.len().min(200) * 8 {
+                let mut bad = native.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let _ = written(&column, &bad);
+            }
         }
     }
 }
@@ -136,7 +241,7 @@ fn an_array_with_more_elements_than_bytes_is_refused_before_any_work() {
         head.extend_from_slice(&i32::MAX.to_be_bytes());
         head.extend_from_slice(&0i32.to_be_bytes());
     }
-    assert!(matches!(Array::parse(&head), Err(ValueError::Malformed { .. })));
+    assert!(matches!(Array::from_send(&head), Err(ValueError::Malformed { .. })));
 }
 
 #[test]

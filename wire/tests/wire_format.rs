@@ -101,14 +101,12 @@ impl Dump {
         );
         self.string(&column.type_schema, "type schema");
         self.string(&column.type_name, "type name");
-        let (tag, width) = match column.encoding {
-            Encoding::Fixed(width) => (1, width),
-            Encoding::Varlena => (2, 0),
-            Encoding::Numeric => (3, 0),
-            Encoding::Send => (4, 0),
-            Encoding::Text => (5, 0),
-        };
-        self.field(&[tag, width], format!("encoding {:?}", column.encoding));
+        self.field(&head(column.encoding), format!("encoding {}", name(column.encoding)));
+        if let Encoding::Array(element) = column.encoding {
+            let encoding = element.encoding.into();
+            self.field(&head(encoding), format!("of elements in encoding {}", name(encoding)));
+            self.field(&[element.align], format!("each at a multiple of {}", element.align));
+        }
     }
 
     fn row(&mut self, relation: &Relation, row: &Row) {
@@ -140,6 +138,26 @@ impl Dump {
             text::write(&mut text, column, value).unwrap();
             self.field(&bytes, format!("{} = {}", column.name, String::from_utf8(text).unwrap()));
         }
+    }
+}
+
+/// The two bytes that every encoding has.
+fn head(encoding: Encoding) -> [u8; 2] {
+    match encoding {
+        Encoding::Fixed(width) => [1, width],
+        Encoding::Varlena => [2, 0],
+        Encoding::Numeric => [3, 0],
+        Encoding::Send => [4, 0],
+        Encoding::Text => [5, 0],
+        Encoding::Jsonb => [6, 0],
+        Encoding::Array(_) => [7, 0],
+    }
+}
+
+fn name(encoding: Encoding) -> String {
+    match encoding {
+        Encoding::Array(_) => "Array".into(),
+        encoding => format!("{encoding:?}"),
     }
 }
 
@@ -272,6 +290,7 @@ fn the_document_names_the_limits_as_they_are() {
         ("NAME_MAX", limits::NAME_MAX as u64),
         ("TRUNCATE_RELATIONS_MAX", limits::TRUNCATE_RELATIONS_MAX as u64),
         ("TEXT_MAX", limits::TEXT_MAX as u64),
+        ("JSONB_DEPTH_MAX", limits::JSONB_DEPTH_MAX as u64),
     ] {
         let row = format!("| `{limit}` | {value} |");
         assert!(document.contains(&row), "{row}");

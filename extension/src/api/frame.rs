@@ -250,6 +250,24 @@ fn relation_name(oid: u32, relations: &Relations) -> String {
     relations.known.get(&oid).map_or_else(|| oid.to_string(), |relation| relation.to_string())
 }
 
+fn encoding_name(encoding: Encoding) -> String {
+    match encoding {
+        Encoding::Fixed(width) => format!("fixed {width}"),
+        Encoding::Varlena => "varlena".into(),
+        Encoding::Numeric => "numeric".into(),
+        Encoding::Jsonb => "jsonb".into(),
+        Encoding::Array(element) => {
+            format!(
+                "array of {}, aligned to {}",
+                encoding_name(element.encoding.into()),
+                element.align
+            )
+        }
+        Encoding::Send => "send".into(),
+        Encoding::Text => "text".into(),
+    }
+}
+
 fn relation_json(relation: &Relation) -> Value {
     let column = |column: &rsrepl_wire::Column| {
         json!({
@@ -262,13 +280,7 @@ fn relation_json(relation: &Relation) -> Value {
             "key": column.key,
             "not_null": column.not_null,
             "generated": column.generated,
-            "encoding": match column.encoding {
-                Encoding::Fixed(width) => format!("fixed {width}"),
-                Encoding::Varlena => "varlena".into(),
-                Encoding::Numeric => "numeric".into(),
-                Encoding::Send => "send".into(),
-                Encoding::Text => "text".into(),
-            },
+            "encoding": encoding_name(column.encoding),
         })
     };
     json!({
@@ -291,7 +303,7 @@ fn time(micros: i64) -> Result<String, String> {
         element_kind: TypeKind::Base,
     };
     let mut out = Vec::new();
-    text::write_send(&mut out, &timestamptz, &micros.to_be_bytes())
+    text::write_as(&mut out, Encoding::Send, &timestamptz, &micros.to_be_bytes())
         .map_err(|error| format!("commit time: {error}"))?;
     String::from_utf8(out).map_err(|error| error.to_string())
 }

@@ -8,7 +8,7 @@ use super::publications::Operations;
 use super::report;
 use super::text::ServerText;
 use super::tuple::{Attribute, Writing};
-use super::types::{ColumnType, schema_name};
+use super::types::{ColumnType, alignment, schema_name};
 use crate::compat;
 
 /// `pg_attribute.attgenerated` of a column that is not stored (from PostgreSQL 18 on).
@@ -59,7 +59,7 @@ impl Table {
                 column_type.as_ref().map_or(Writing::Skip, |t| functions.writing(t, attribute));
             attributes.push(Attribute {
                 len: attribute.attlen,
-                align: alignment(attribute.attalign as u8),
+                align: usize::from(alignment(attribute.attalign as u8)),
                 by_value: attribute.attbyval,
                 writing,
             });
@@ -140,16 +140,6 @@ fn column(
     }
 }
 
-/// `pg_type.typalign` in bytes.
-fn alignment(align: u8) -> usize {
-    match align {
-        b'd' => align_of::<f64>(),
-        b'i' => align_of::<i32>(),
-        b's' => align_of::<i16>(),
-        _ => 1,
-    }
-}
-
 /// Makes the table's memory context when the first function needs it.
 struct Functions {
     parent: pg_sys::MemoryContext,
@@ -167,7 +157,9 @@ impl Functions {
             }
             Encoding::Varlena if of.base_oid == pg_sys::NAMEOID => Writing::Name,
             Encoding::Varlena => Writing::Payload { text: of.is_text },
-            Encoding::Numeric => Writing::Payload { text: false },
+            Encoding::Numeric | Encoding::Jsonb | Encoding::Array(_) => {
+                Writing::Payload { text: false }
+            }
             Encoding::Send => Writing::Send(self.function(of.function)),
             Encoding::Text => Writing::Text(self.function(of.function)),
         }

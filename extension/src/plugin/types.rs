@@ -1,13 +1,14 @@
 //! How the values of a type are written: the decision of each column's encoding.
 //!
-//! Values whose form on disk is simple go out as they are on disk; the others in the form of their
-//! send function, unless that holds oids, which mean something else in another database.
+//! Values whose form on disk is simple, or known to the reader (numeric, jsonb, arrays of such), go out
+//! as they are on disk; the others in the form of their send function, unless that holds oids, which
+//! mean something else in another database.
 
 use std::ffi::c_int;
 
 use pg_sys::SysCacheIdentifier::TYPEOID;
 use pgrx::pg_sys;
-use rsrepl_wire::{Encoding, TypeKind};
+use rsrepl_wire::{Element, ElementEncoding, Encoding, TypeKind};
 
 use super::report;
 use super::text::ServerText;
@@ -154,21 +155,48 @@ impl Type {
         }
     }
 
-    fn encoding(&self) -> Encoding {
+    /// How the elements of a true array may lie in it as they are on disk.
+    fn element_layout(&self, text: ServerText) -> Option<Element> {
+        // oidvector and its like have the form of an array, but are written in other ways
+        if self.form.typsend.to_u32() != pg_sys::F_ARRAY_SEND {
+            return None;
+        }
+        let element = self.element()?;
+        // elements do not nest; text in them cannot be converted in its place
+        let plain = !matches!(element.kind(), TypeKind::Array)
+            && (text.is_utf8() || !element.sends_with(TEXT_SEND))
+            && element.oid != pg_sys::NAMEOID;
+        let encoding = ElementEncoding::from_encoding(element.encoding(text))?;
+        let align = alignment(element.form.typalign as u8);
+        plain.then_some(Element { encoding, align })
+    }
+
+    fn encoding(&self, text: ServerText) -> Encoding {
         if let Some((_, width)) = FIXED.iter().find(|(oid, _)| *oid == self.oid) {
             return Encoding::Fixed(*width);
         }
         let varlena = self.form.typlen == -1;
         match self.oid {
             pg_sys::NUMERICOID => Encoding::Numeric,
+            pg_sys::JSONBOID if text.is_utf8() => Encoding::Jsonb,
             pg_sys::NAMEOID => Encoding::Varlena,
             // what is stored may declare another encoding than it has; the output function drops that
             pg_sys::XMLOID => Encoding::Text,
             _ if varlena && self.sends_with(TEXT_SEND) => Encoding::Varlena,
             _ if varlena && self.sends_with(BYTES_SEND) => Encoding::Varlena,
-            _ if self.sends_portably(false) => Encoding::Send,
-            _ => Encoding::Text,
+            _ if !self.sends_portably(false) => Encoding::Text,
+            _ => self.element_layout(text).map_or(Encoding::Send, Encoding::Array),
         }
+    }
+}
+
+/// `pg_type.typalign` in bytes.
+pub(super) const fn alignment(align: u8) -> u8 {
+    match align {
+        b'd' => 8,
+        b'i' => 4,
+        b's' => 2,
+        _ => 1,
     }
 }
 
@@ -201,7 +229,7 @@ impl ColumnType {
         let declared = Type::read(oid);
         let (base, typmod) = declared.base(typmod);
         let element = base.element();
-        let encoding = base.encoding();
+        let encoding = base.encoding(text);
         ColumnType {
             base_oid: base.oid,
             typmod,

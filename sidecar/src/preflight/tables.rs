@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
+use rsrepl_wire::{
+    Column, Element, ElementEncoding, Encoding, Relation, ReplicaIdentity, TypeKind,
+};
 use tokio_postgres::Client;
 
 use super::Finding;
@@ -154,6 +156,8 @@ struct Type {
     element: u32,
     varlena: bool,
     width: i16,
+    /// What a value is aligned to, in bytes.
+    align: u8,
     /// Name of the send function, if there is one.
     send: Option<String>,
 }
@@ -175,7 +179,8 @@ impl Types {
                      -- a true array: get_element_type()
                      CASE WHEN t.typlen = -1 AND EXISTS (SELECT FROM pg_catalog.pg_type AS e
                        WHERE e.oid = t.typelem AND e.typarray = t.oid) THEN t.typelem ELSE 0 END,
-                     t.typlen, f.proname::text
+                     t.typlen, f.proname::text,
+                     CASE t.typalign WHEN 'd' THEN 8 WHEN 'i' THEN 4 WHEN 's' THEN 2 ELSE 1 END::int2
                    FROM used JOIN pg_catalog.pg_type AS t ON t.oid = used.oid
                    JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
                    LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.typsend";
@@ -183,7 +188,7 @@ impl Types {
         let read = |row: &tokio_postgres::Row| {
             let (typtype, below, element): (String, u32, u32) =
                 (row.get(3), row.get(4), row.get(6));
-            let width: i16 = row.get(7);
+            let (width, align): (i16, i16) = (row.get(7), row.get(9));
             let kind = match typtype.bytes().next().and_then(TypeKind::from_byte) {
                 _ if element != 0 => TypeKind::Array,
                 kind => kind.unwrap_or(TypeKind::Base),
@@ -196,6 +201,7 @@ impl Types {
                 element,
                 varlena: width == -1,
                 width,
+                align: u8::try_from(align).unwrap_or(1),
                 send: row.get(8),
             };
             (row.get(0), found)
@@ -223,7 +229,12 @@ impl Types {
             return Column { type_oid: oid, base_oid, typmod, ..column };
         };
         let element = (base.element != 0).then(|| self.base(base.element, -1).0);
-        let element_kind = element.and_then(|oid| self.0.get(&oid)).map(|found| found.kind);
+        let found = element.and_then(|oid| self.0.get(&oid).map(|found| (oid, found)));
+        let element_kind = found.map(|(_, found)| found.kind);
+        let encoding = match found {
+            Some((oid, element)) => array_encoding(base, oid, element),
+            None => encoding(base_oid, base),
+        };
         Column {
             type_oid: oid,
             base_oid,
@@ -233,35 +244,50 @@ impl Types {
             element_kind: element_kind.unwrap_or(TypeKind::Base),
             type_schema: declared.schema.clone(),
             type_name: declared.name.clone(),
-            encoding: self.encoding(base_oid, base, element_kind),
+            encoding,
             ..column
         }
     }
+}
 
-    /// How the plugin will write values; close enough to tell what will fit.
-    fn encoding(&self, oid: u32, base: &Type, element: Option<TypeKind>) -> Encoding {
-        /// Of the types in `FIXED` of the plugin.
-        const FIXED: [u32; 22] = [
-            16, 18, 21, 23, 20, 700, 701, 790, 1082, 1083, 1266, 1114, 1184, 1186, 2950, 829, 774,
-            3220, 26, 28, 29, 5069,
-        ];
-        const NUMERIC: u32 = 1700;
-        const NAME: u32 = 19;
-        const XML: u32 = 142;
-        let send = base.send.as_deref().unwrap_or_default();
-        let payload = ["textsend", "varcharsend", "bpcharsend", "json_send", "byteasend"];
-        match (oid, base.kind) {
-            (NUMERIC, _) => Encoding::Numeric,
-            (NAME, _) => Encoding::Varlena,
-            (XML, _) => Encoding::Text,
-            _ if FIXED.contains(&oid) => {
-                Encoding::Fixed(u8::try_from(base.width).unwrap_or(u8::MAX))
-            }
-            _ if base.varlena && payload.contains(&send) => Encoding::Varlena,
-            _ if send.is_empty() || send.starts_with("reg") => Encoding::Text,
-            (_, TypeKind::Composite | TypeKind::Pseudo) => Encoding::Text,
-            (_, TypeKind::Array) if element == Some(TypeKind::Composite) => Encoding::Text,
-            _ => Encoding::Send,
-        }
+/// How the plugin will write values that are no arrays; close enough to tell what will fit.
+fn encoding(oid: u32, base: &Type) -> Encoding {
+    /// Of the types in `FIXED` of the plugin.
+    const FIXED: [u32; 22] = [
+        16, 18, 21, 23, 20, 700, 701, 790, 1082, 1083, 1266, 1114, 1184, 1186, 2950, 829, 774,
+        3220, 26, 28, 29, 5069,
+    ];
+    const NUMERIC: u32 = 1700;
+    const JSONB: u32 = 3802;
+    const NAME: u32 = 19;
+    const XML: u32 = 142;
+    let send = base.send.as_deref().unwrap_or_default();
+    let payload = ["textsend", "varcharsend", "bpcharsend", "json_send", "byteasend"];
+    match (oid, base.kind) {
+        (NUMERIC, _) => Encoding::Numeric,
+        (JSONB, _) => Encoding::Jsonb,
+        (NAME, _) => Encoding::Varlena,
+        (XML, _) => Encoding::Text,
+        _ if FIXED.contains(&oid) => Encoding::Fixed(u8::try_from(base.width).unwrap_or(u8::MAX)),
+        _ if base.varlena && payload.contains(&send) => Encoding::Varlena,
+        _ if send.is_empty() || send.starts_with("reg") => Encoding::Text,
+        (_, TypeKind::Composite | TypeKind::Pseudo) => Encoding::Text,
+        _ => Encoding::Send,
     }
+}
+
+/// The same for an array with elements of the type `oid`.
+fn array_encoding(array: &Type, oid: u32, element: &Type) -> Encoding {
+    let send = array.send.as_deref().unwrap_or_default();
+    if send.is_empty() || element.kind == TypeKind::Composite {
+        return Encoding::Text;
+    }
+    let align = element.align;
+    let of_element = match element.kind {
+        TypeKind::Array => None,
+        // a name is of fixed width in an array
+        _ if send != "array_send" || !element.varlena && element.width > 16 => None,
+        _ => ElementEncoding::from_encoding(encoding(oid, element)),
+    };
+    of_element.map_or(Encoding::Send, |encoding| Encoding::Array(Element { encoding, align }))
 }

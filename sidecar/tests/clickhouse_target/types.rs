@@ -13,10 +13,14 @@ use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 use crate::feed::*;
 use crate::rig::{DATABASE, Rig, apply, refused};
 
+#[path = "../../../wire/tests/support/element.rs"]
+mod element;
+use element::element_of;
+
 /// One value, as `text-forms.sql` describes it.
 struct Case {
     column: Column,
-    native: Option<Vec<u8>>,
+    native: Option<(Encoding, Vec<u8>)>,
     send: Vec<u8>,
     text: String,
 }
@@ -54,19 +58,26 @@ fn cases() -> BTreeMap<String, Vec<Case>> {
     let mut cases = BTreeMap::<String, Vec<Case>>::new();
     for line in include_str!("../../../wire/tests/data/text-forms.tsv").lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [type_name, base, base_kind, element, element_kind, native, send, text] = fields[..]
+        let [type_name, base, base_kind, element, element_kind, native, send, text, layout] =
+            fields[..]
         else {
             panic!("{line}");
         };
+        let (base, element): (u32, u32) = (base.parse().unwrap(), element.parse().unwrap());
+        let native = (native != "-").then(|| {
+            let native = unhex(native);
+            let stored = element_of(layout, element).map(Encoding::Array);
+            (stored.unwrap_or_else(|| native_encoding(base, &native)), native)
+        });
         let kind = |field: &str| TypeKind::from_byte(field.as_bytes()[0]).unwrap();
         cases.entry(type_name.to_owned()).or_default().push(Case {
             column: Column {
                 kind: kind(base_kind),
-                element_oid: element.parse().unwrap(),
+                element_oid: element,
                 element_kind: kind(element_kind),
-                ..column("send", base.parse().unwrap(), Encoding::Send)
+                ..column("send", base, Encoding::Send)
             },
-            native: (native != "-").then(|| unhex(native)),
+            native,
             send: unhex(send),
             text: unescape(text),
         });
@@ -74,13 +85,14 @@ fn cases() -> BTreeMap<String, Vec<Case>> {
     cases
 }
 
-/// How the plugin sends a type whose native bytes are there.
+/// How the plugin sends a type that is no array and whose native bytes are there.
 fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
     match base_oid {
         oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::JSON | oid::XML | oid::NAME | oid::BYTEA => {
             Encoding::Varlena
         }
         oid::NUMERIC => Encoding::Numeric,
+        oid::JSONB => Encoding::Jsonb,
         _ => Encoding::Fixed(value.len() as u8),
     }
 }
@@ -88,9 +100,9 @@ fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
 /// A table of the cases of one type: `id`, `send`, and `native` when there is such a form.
 fn table_of(index: usize, cases: &[Case], typmod: i32) -> Arc<Relation> {
     let first = Column { typmod, ..cases[0].column.clone() };
-    let native = cases[0].native.as_ref().map(|native| Column {
+    let native = cases[0].native.as_ref().map(|(encoding, _)| Column {
         name: "native".into(),
-        encoding: native_encoding(first.base_oid, native),
+        encoding: *encoding,
         ..first.clone()
     });
     let columns = [key(int_column("id")), first].into_iter().chain(native).collect();
@@ -100,7 +112,7 @@ fn table_of(index: usize, cases: &[Case], typmod: i32) -> Arc<Relation> {
 fn rows_of(relation: &Arc<Relation>, cases: &[Case]) -> Vec<rsrepl_sidecar::batch::Change> {
     let row = |(id, case): (usize, &Case)| {
         let mut cells = vec![int(id as i32), Cell::Value(case.send.clone())];
-        cells.extend(case.native.clone().map(Cell::Value));
+        cells.extend(case.native.clone().map(|(_, native)| Cell::Value(native)));
         insert(relation, 10 + id as u64, &cells)
     };
     cases.iter().enumerate().map(row).collect()
@@ -218,7 +230,7 @@ fn representable(case: &Case, ty: &str, type_oid: u32, send: &[u8], text: &str) 
             fits.then(shown)
         }
         "Array" => {
-            let array = Array::parse(send).unwrap();
+            let array = Array::from_send(send).unwrap();
             let plain = match array.dimensions() {
                 [] => true,
                 [only] => only.lower_bound == 1,
@@ -234,7 +246,7 @@ fn representable(case: &Case, ty: &str, type_oid: u32, send: &[u8], text: &str) 
             let show = |value: Option<&[u8]>| {
                 let Some(value) = value else { return "NULL".to_owned() };
                 let mut text = Vec::new();
-                text::write_send(&mut text, &element, value).unwrap();
+                text::write_as(&mut text, Encoding::Send, &element, value).unwrap();
                 let text = String::from_utf8(text).unwrap();
                 representable(case, &element_ty, element.oid, value, &text)
                     .unwrap_or("NULL".to_owned())

@@ -11,6 +11,10 @@ use rsrepl_wire::{Column, Encoding, Frame, Message, Relation, ReplicaIdentity, T
 use crate::stream::{Stream, V, column, int, int_column, key, relation};
 use crate::{Standby, blocking};
 
+#[path = "../../../wire/tests/support/element.rs"]
+mod element;
+use element::element_of;
+
 const FORMS: &str = include_str!("../../../wire/tests/data/text-forms.tsv");
 const FRAMES: &str = include_str!("../../../wire/tests/data/real-frames.hex");
 const FRAMES_SQL: &str = include_str!("../../../wire/tests/data/real-frames.sql");
@@ -56,7 +60,7 @@ fn forms() -> Vec<Forms> {
     let mut types = BTreeMap::<(u32, bool), Forms>::new();
     for line in FORMS.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, base, kind, element, _, native, send, text] = fields[..] else {
+        let [name, base, kind, element, _, native, send, text, layout] = fields[..] else {
             panic!("{line}")
         };
         let (base, element): (u32, u32) = (base.parse().unwrap(), element.parse().unwrap());
@@ -66,7 +70,10 @@ fn forms() -> Vec<Forms> {
         let text = unescape(text);
         let kind = TypeKind::from_byte(kind.as_bytes()[0]).unwrap();
         let sent = (Encoding::Send, V::Var(unhex(send)));
-        let stored = (native != "-").then(|| native_form(base, unhex(native)));
+        let stored = (native != "-").then(|| match element_of(layout, element) {
+            Some(layout) => (Encoding::Array(layout), V::Var(unhex(native))),
+            None => native_form(base, unhex(native)),
+        });
         for (encoding, value) in [Some(sent), stored].into_iter().flatten() {
             let forms = types.entry((base, encoding == Encoding::Send)).or_insert_with(|| Forms {
                 column: Column { kind, element_oid: element, ..column("v", base, name, encoding) },
@@ -84,6 +91,7 @@ fn native_form(base: u32, bytes: Vec<u8>) -> (Encoding, V) {
             (Encoding::Varlena, V::Var(bytes))
         }
         oid::NUMERIC => (Encoding::Numeric, V::Var(bytes)),
+        oid::JSONB => (Encoding::Jsonb, V::Var(bytes)),
         _ => (Encoding::Fixed(u8::try_from(bytes.len()).unwrap()), V::Fixed(bytes)),
     }
 }

@@ -81,12 +81,12 @@ impl Header {
         bytes
     }
 
-    /// Checks version, checksum and fields, in this order: what a newer version means by its flags
+    /// Checks version, checksum and fields, in this order: what another version means by its flags
     /// is not for this reader to say, nor what damaged bytes mean.
     fn read(frame: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, "frame");
         let version = reader.u8("format version")?;
-        if version == 0 || version > FORMAT_VERSION {
+        if version != FORMAT_VERSION {
             let kind = DecodeErrorKind::Version { found: version, known: FORMAT_VERSION };
             return Err(DecodeError { kind, what: "frame", offset: 0 });
         }

@@ -1,14 +1,21 @@
-//! Arrays in the form that `array_send` writes, and their text form.
+//! Arrays, in the form that `array_send` writes and as they are on disk, and their text form.
 //!
 //! ```text
-//! i32 dimensions | i32 has nulls | u32 element type | dimensions × (i32 length, i32 lower bound)
-//! elements × (i32 length or -1, bytes)
+//! sent:   i32 dimensions | i32 has nulls | u32 element type | dimensions × (i32 length, i32 lower bound)
+//!         elements × (i32 length or -1, bytes)
+//! stored: i32 dimensions | i32 where the elements begin, 0: no nulls | u32 element type
+//!         dimensions × i32 length | dimensions × i32 lower bound
+//!         a bit for each element, 0: it is NULL, when there are nulls | elements, each aligned
 //! ```
+//!
+//! What is stored counts from the varlena's header (`utils/array.h`), which is not a part of the payload.
 
 use super::cursor::Cursor;
+use super::elements::{Elements, HEADER, MAX_ALIGN, malformed};
 use super::simple::push_i64;
-use super::{Form, Type, ValueError, oid, send};
+use super::{Form, Type, ValueError, form, oid};
 use crate::limits::TEXT_MAX;
+use crate::relation::{Element, Encoding};
 
 /// Dimensions that PostgreSQL allows (`MAXDIM`).
 pub const DIMENSIONS_MAX: usize = 6;
@@ -30,25 +37,62 @@ impl Dimension {
 }
 
 /// A checked head of an array; its elements are read by [`elements`](Self::elements).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Array<'a> {
     dimensions: [Dimension; DIMENSIONS_MAX],
     ndim: usize,
     has_nulls: bool,
     element_oid: u32,
     len: usize,
-    elements: &'a [u8],
+    elements: Elements<'a>,
 }
 
 impl<'a> Array<'a> {
+    /// Reads a value of `column`, which is one of arrays: [`Encoding::Send`] or [`Encoding::Array`].
+    pub fn parse(encoding: Encoding, bytes: &'a [u8]) -> Result<Self, ValueError> {
+        match encoding {
+            Encoding::Array(element) => Array::from_disk(bytes, element),
+            _ => Array::from_send(bytes),
+        }
+    }
+
+    /// Reads [`Encoding::Array`]. The number of elements is checked against the bytes that are there,
+    /// the elements are not.
+    pub fn from_disk(bytes: &'a [u8], element: Element) -> Result<Self, ValueError> {
+        let mut cursor = Cursor::new(bytes, Form::Native, "array");
+        let ndim = dimension_count(&mut cursor)?;
+        let first = usize::try_from(cursor.i32()?)
+            .map_err(|_| cursor.malformed("elements before the value"))?;
+        let element_oid = cursor.u32()?;
+        let mut dimensions = [Dimension::default(); DIMENSIONS_MAX];
+        for dimension in dimensions.iter_mut().take(ndim) {
+            dimension.len = length(&mut cursor)?;
+        }
+        for dimension in dimensions.iter_mut().take(ndim) {
+            dimension.lower_bound = cursor.i32()?;
+        }
+        let len = total(dimensions.get(..ndim).unwrap_or_default())
+            .ok_or_else(|| cursor.malformed("bound out of range"))?;
+        let has_nulls = first != 0;
+        let nulls = if has_nulls { Some(cursor.take(len.div_ceil(8))?) } else { None };
+        // an element has at least a byte, and a null at least a bit
+        if !has_nulls && len > cursor.remaining() {
+            return Err(cursor.malformed("fewer elements than its dimensions say"));
+        }
+        let here = (HEADER + bytes.len() - cursor.remaining()).next_multiple_of(MAX_ALIGN);
+        let first = if has_nulls { first } else { here };
+        if first < here || !first.is_multiple_of(MAX_ALIGN) {
+            return Err(cursor.malformed("elements at a wrong place"));
+        }
+        let elements = Elements::stored(bytes, first - HEADER, element, nulls, len);
+        Ok(Array { dimensions, ndim, has_nulls, element_oid, len, elements })
+    }
+
     /// Reads what `array_send` writes. The number of elements is checked against the bytes that are
     /// there, the elements are not.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, ValueError> {
+    pub fn from_send(bytes: &'a [u8]) -> Result<Self, ValueError> {
         let mut cursor = Cursor::new(bytes, Form::Send, "array");
-        let ndim = usize::try_from(cursor.i32()?)
-            .ok()
-            .filter(|ndim| *ndim <= DIMENSIONS_MAX)
-            .ok_or_else(|| cursor.malformed("number of dimensions out of range"))?;
+        let ndim = dimension_count(&mut cursor)?;
         let has_nulls = match cursor.i32()? {
             0 => false,
             1 => true,
@@ -56,21 +100,18 @@ impl<'a> Array<'a> {
         };
         let element_oid = cursor.u32()?;
         let mut dimensions = [Dimension::default(); DIMENSIONS_MAX];
-        let mut len = usize::from(ndim > 0);
         for dimension in dimensions.iter_mut().take(ndim) {
-            dimension.len =
-                u32::try_from(cursor.i32()?).map_err(|_| cursor.malformed("negative dimension"))?;
+            dimension.len = length(&mut cursor)?;
             dimension.lower_bound = cursor.i32()?;
-            if dimension.upper_bound() > i64::from(i32::MAX) {
-                return Err(cursor.malformed("bound out of range"));
-            }
-            len = len.saturating_mul(dimension.len as usize);
         }
+        let len = total(dimensions.get(..ndim).unwrap_or_default())
+            .ok_or_else(|| cursor.malformed("bound out of range"))?;
         // each element has at least its length
         if len > cursor.remaining() / size_of::<i32>() {
             return Err(cursor.malformed("fewer elements than its dimensions say"));
         }
-        Ok(Array { dimensions, ndim, has_nulls, element_oid, len, elements: cursor.rest() })
+        let elements = Elements::sent(cursor, len);
+        Ok(Array { dimensions, ndim, has_nulls, element_oid, len, elements })
     }
 
     /// The dimensions, outermost first. An empty array has none.
@@ -97,42 +138,50 @@ impl<'a> Array<'a> {
         self.len == 0
     }
 
-    /// The elements in row-major order, each the result of the element type's send function or
-    /// `None` for NULL. The iterator ends after the first error, and bytes left over are one.
+    /// The elements in row-major order, each the result of the element type's send function, or the
+    /// value in its [`ElementEncoding`], or `None` for NULL. The iterator ends after the first error,
+    /// and bytes left over are one.
     pub fn elements(&self) -> Elements<'a> {
-        Elements { cursor: Cursor::new(self.elements, Form::Send, "array"), left: self.len }
+        self.elements.clone()
     }
 }
 
-/// Iterator over [`Array::elements`].
-pub struct Elements<'a> {
-    cursor: Cursor<'a>,
-    left: usize,
+fn dimension_count(cursor: &mut Cursor<'_>) -> Result<usize, ValueError> {
+    usize::try_from(cursor.i32()?)
+        .ok()
+        .filter(|ndim| *ndim <= DIMENSIONS_MAX)
+        .ok_or_else(|| cursor.malformed("number of dimensions out of range"))
 }
 
-impl<'a> Iterator for Elements<'a> {
-    type Item = Result<Option<&'a [u8]>, ValueError>;
+fn length(cursor: &mut Cursor<'_>) -> Result<u32, ValueError> {
+    u32::try_from(cursor.i32()?).map_err(|_| cursor.malformed("negative dimension"))
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            let ended = self.cursor.finish();
-            self.cursor.rest();
-            return ended.err().map(Err);
+/// Elements in all dimensions; `None` when a subscript would be out of range.
+fn total(dimensions: &[Dimension]) -> Option<usize> {
+    let mut len = usize::from(!dimensions.is_empty());
+    for dimension in dimensions {
+        if dimension.upper_bound() > i64::from(i32::MAX) {
+            return None;
         }
-        let element = self.cursor.measured();
-        self.left -= 1;
-        if element.is_err() {
-            self.left = 0;
-            self.cursor.rest();
-        }
-        Some(element)
+        len = len.saturating_mul(dimension.len as usize);
     }
+    Some(len)
 }
 
 /// `array_out`.
-pub(crate) fn write(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), ValueError> {
+pub(crate) fn write(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    ty: &Type,
+    value: &[u8],
+) -> Result<(), ValueError> {
     let start = out.len();
-    let array = Array::parse(value)?;
+    let array = Array::parse(encoding, value)?;
+    let encoding = match encoding {
+        Encoding::Array(element) => element.encoding.into(),
+        _ => Encoding::Send,
+    };
     let element = element_type(ty, &array);
     let mut elements = array.elements();
     if array.is_empty() {
@@ -148,10 +197,10 @@ pub(crate) fn write(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), Va
     out.extend(std::iter::repeat_n(b'{', array.ndim));
     for index in 0..array.len() {
         if let Some(bytes) = elements.next().transpose()? {
-            push_element(out, &element, bytes, delimiter)?;
+            push_element(out, encoding, &element, bytes, delimiter)?;
         }
         if out.len() - start > TEXT_MAX {
-            return Err(ValueError::Malformed { type_name: "array", problem: "text over 1 GiB" });
+            return Err(malformed("text over 1 GiB"));
         }
         if index + 1 < array.len() {
             let closed = advance(&mut subscripts, array.dimensions());
@@ -197,6 +246,7 @@ fn advance(subscripts: &mut [u32; DIMENSIONS_MAX], dimensions: &[Dimension]) -> 
 
 fn push_element(
     out: &mut Vec<u8>,
+    encoding: Encoding,
     ty: &Type,
     element: Option<&[u8]>,
     delimiter: u8,
@@ -206,7 +256,7 @@ fn push_element(
         return Ok(());
     };
     let start = out.len();
-    send(out, ty, bytes)?;
+    form(out, encoding, ty, bytes)?;
     let text = out.get(start..).unwrap_or_default();
     let special = |byte: &u8| {
         matches!(byte, b'"' | b'\\' | b'{' | b'}' | b' ' | b'\t'..=b'\r') || *byte == delimiter

@@ -3,6 +3,7 @@
 use super::{Form, ValueError};
 
 /// Reads fields of a value in the byte order of its form.
+#[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
     form: Form,

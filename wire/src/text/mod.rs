@@ -3,7 +3,8 @@
 //! | module | types |
 //! |---|---|
 //! | [`numeric`] | numeric, on disk and in send form |
-//! | [`array`] | arrays of any dimensions, the quoting of their elements |
+//! | [`array`] | arrays of any dimensions, on disk and in send form; the quoting of their elements |
+//! | [`jsonb`] | jsonb on disk |
 //! | [`datetime`] | date, time, timestamp, with and without zone; the calendar |
 //! | `interval`, `float`, `network`, `geometric`, `range`, `tsvector` | what they are called |
 //! | `simple` | everything that is a line or two |
@@ -19,9 +20,11 @@
 pub mod array;
 mod cursor;
 pub mod datetime;
+mod elements;
 mod float;
 mod geometric;
 mod interval;
+pub mod jsonb;
 mod network;
 pub mod numeric;
 pub mod oid;
@@ -29,7 +32,7 @@ mod range;
 mod simple;
 mod tsvector;
 
-use crate::relation::{Column, Encoding, TypeKind};
+use crate::relation::{Column, ElementEncoding, Encoding, TypeKind};
 use cursor::Cursor;
 use numeric::Numeric;
 
@@ -86,9 +89,25 @@ type WriteFn = fn(&mut Vec<u8>, &mut Cursor<'_>) -> Result<(), ValueError>;
 /// Appends the text form of `value`, a value of `column` in the column's encoding. After an error
 /// `out` is as it was.
 pub fn write(out: &mut Vec<u8>, column: &Column, value: &[u8]) -> Result<(), ValueError> {
-    undo_on_error(out, |out| match column.encoding {
+    write_as(out, column.encoding, &Type::from(column), value)
+}
+
+/// Appends the text form of `value`, a value of `ty` in this encoding. After an error `out` is as it
+/// was.
+pub fn write_as(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    ty: &Type,
+    value: &[u8],
+) -> Result<(), ValueError> {
+    let start = out.len();
+    form(out, encoding, ty, value).inspect_err(|_| out.truncate(start))
+}
+
+fn form(out: &mut Vec<u8>, encoding: Encoding, ty: &Type, value: &[u8]) -> Result<(), ValueError> {
+    match encoding {
         Encoding::Text => simple::utf8(out, "text", value),
-        Encoding::Varlena if column.base_oid == oid::BYTEA => {
+        Encoding::Varlena if ty.oid == oid::BYTEA => {
             simple::bytea(out, value);
             Ok(())
         }
@@ -97,30 +116,30 @@ pub fn write(out: &mut Vec<u8>, column: &Column, value: &[u8]) -> Result<(), Val
             Numeric::from_disk(value)?.write(out);
             Ok(())
         }
+        Encoding::Jsonb => jsonb::write(out, value),
+        Encoding::Array(_) => array::write(out, encoding, ty, value),
         Encoding::Fixed(width) => {
-            let (type_name, write) = scalar(column.base_oid)
-                .ok_or(ValueError::Unsupported { type_oid: column.base_oid })?;
+            let (type_name, write) =
+                scalar(ty.oid).ok_or(ValueError::Unsupported { type_oid: ty.oid })?;
             if value.len() != usize::from(width) {
                 return Err(ValueError::Malformed { type_name, problem: "wrong length" });
             }
             whole(out, type_name, write, Form::Native, value)
         }
-        Encoding::Send => send(out, &Type::from(column), value),
-    })
-}
-
-/// Appends the text form of `value`, which the send function of `ty` wrote. After an error `out` is
-/// as it was.
-pub fn write_send(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), ValueError> {
-    undo_on_error(out, |out| send(out, ty, value))
+        Encoding::Send => send(out, ty, value),
+    }
 }
 
 /// Whether [`write`] knows the column's type in its encoding. An array may still hold elements of a
 /// type that its column does not name.
 pub fn is_supported(column: &Column) -> bool {
     match column.encoding {
-        Encoding::Text | Encoding::Varlena | Encoding::Numeric => true,
+        Encoding::Text | Encoding::Varlena | Encoding::Numeric | Encoding::Jsonb => true,
         Encoding::Fixed(_) => scalar(column.base_oid).is_some(),
+        Encoding::Array(element) => match element.encoding {
+            ElementEncoding::Fixed(_) => scalar(column.element_oid).is_some(),
+            _ => true,
+        },
         Encoding::Send => is_send_supported(&Type::from(column)),
     }
 }
@@ -135,14 +154,6 @@ fn is_send_supported(ty: &Type) -> bool {
         TypeKind::Base => scalar(ty.oid).or_else(|| send_only(ty.oid)).is_some(),
         TypeKind::Composite | TypeKind::Pseudo => false,
     }
-}
-
-fn undo_on_error(
-    out: &mut Vec<u8>,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), ValueError>,
-) -> Result<(), ValueError> {
-    let start = out.len();
-    write(out).inspect_err(|_| out.truncate(start))
 }
 
 fn whole(
@@ -162,7 +173,7 @@ fn whole(
 fn send(out: &mut Vec<u8>, ty: &Type, value: &[u8]) -> Result<(), ValueError> {
     match ty.kind {
         TypeKind::Enum => simple::utf8(out, "enum", value),
-        TypeKind::Array => array::write(out, ty, value),
+        TypeKind::Array => array::write(out, Encoding::Send, ty, value),
         TypeKind::Range => range::write(out, ty.oid, value),
         TypeKind::Multirange => range::write_multirange(out, ty.oid, value),
         TypeKind::Base => {

@@ -1,5 +1,7 @@
 //! `numeric`: base-10000 digits with a weight, a scale to show, and a sign (`numeric.c`).
 
+use bytes::BufMut;
+
 use super::cursor::Cursor;
 use super::simple::push_padded;
 use super::{Form, ValueError};
@@ -133,18 +135,18 @@ impl<'a> Numeric<'a> {
     }
 
     /// Appends what `numeric_out` writes.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut impl BufMut) {
         match self.sign {
-            Sign::NaN => return out.extend_from_slice(b"NaN"),
-            Sign::Infinity => return out.extend_from_slice(b"Infinity"),
-            Sign::NegInfinity => return out.extend_from_slice(b"-Infinity"),
-            Sign::Negative => out.push(b'-'),
+            Sign::NaN => return out.put_slice(b"NaN"),
+            Sign::Infinity => return out.put_slice(b"Infinity"),
+            Sign::NegInfinity => return out.put_slice(b"-Infinity"),
+            Sign::Negative => out.put_u8(b'-'),
             Sign::Positive => {}
         }
         let mut digits = self.digits();
         let mut weight = i32::from(self.weight);
         if weight < 0 {
-            out.push(b'0');
+            out.put_u8(b'0');
         } else {
             push_padded(out, digits.next().unwrap_or(0).into(), 1);
             for _ in 0..weight {
@@ -152,18 +154,19 @@ impl<'a> Numeric<'a> {
             }
             weight = -1;
         }
-        if self.scale == 0 {
-            return;
+        let mut left = usize::from(self.scale);
+        if left > 0 {
+            out.put_u8(b'.');
         }
-        out.push(b'.');
-        let end = out.len() + usize::from(self.scale);
-        while out.len() < end {
+        while left > 0 {
             // the digits start with this group once its own weight is reached
             let digit = if weight == -1 { digits.next().unwrap_or(0) } else { 0 };
             weight = (weight + 1).min(-1);
-            push_padded(out, digit.into(), BASE_DIGITS);
+            let shown = left.min(BASE_DIGITS);
+            let cut = 10u16.pow((BASE_DIGITS - shown) as u32);
+            push_padded(out, (digit / cut).into(), shown);
+            left -= shown;
         }
-        out.truncate(end);
     }
 
     /// Appends what `numeric_send` writes.

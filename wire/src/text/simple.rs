@@ -1,5 +1,7 @@
 //! The types whose text form is a line or two, and the digits that all others are made of.
 
+use bytes::BufMut;
+
 use super::ValueError;
 use super::cursor::Cursor;
 
@@ -9,7 +11,7 @@ type Result = std::result::Result<(), ValueError>;
 const U64_DIGITS: usize = 20;
 
 /// Decimal digits of `value`, at least `width` of them.
-pub(crate) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
+pub(crate) fn push_padded(out: &mut impl BufMut, mut value: u64, width: usize) {
     let mut digits = [b'0'; U64_DIGITS];
     let mut used = 0;
     for digit in digits.iter_mut().rev() {
@@ -20,7 +22,7 @@ pub(crate) fn push_padded(out: &mut Vec<u8>, mut value: u64, width: usize) {
         value /= 10;
         used += 1;
     }
-    out.extend_from_slice(&digits[U64_DIGITS - used..]);
+    out.put_slice(&digits[U64_DIGITS - used..]);
 }
 
 pub(crate) fn push_u64(out: &mut Vec<u8>, value: u64) {

@@ -5,9 +5,11 @@
 -- as a superuser, in an empty UTF-8 database of PostgreSQL 15 with the contrib extensions. One line
 -- for each value, fields separated by tabs:
 --
---   type name, base type oid, kind, element oid, element kind, native hex or -, send hex, text
+--   type name, base type oid, kind, element oid, element kind, native hex or -, send hex, text,
+--   length and alignment of an element as they are in pg_type, or -
 --
--- `native` holds the bytes of the heap page without a varlena header. Text is escaped as in COPY.
+-- `native` holds the bytes of the heap page without a varlena header; arrays have it (and the last
+-- field) when the plugin sends them so. Text is escaped as in COPY.
 
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pageinspect;
@@ -26,6 +28,19 @@ CREATE DOMAIN positive AS int4 CHECK (VALUE > 0);
 CREATE DOMAIN pair AS int4[];
 CREATE TEMP TABLE form (line bigserial, cols text[]);
 
+-- Of the elements of an array, when they may lie in it as they are.
+CREATE FUNCTION pg_temp.layout(element_type oid) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE t pg_type;
+BEGIN
+  SELECT * INTO t FROM pg_type WHERE oid = element_type;
+  WHILE t.typtype = 'd' LOOP SELECT * INTO t FROM pg_type WHERE oid = t.typbasetype; END LOOP;
+  IF t.typtype = 'b' AND t.typlen > 0 AND t.typname <> 'name'
+      OR t.typname IN ('text', 'varchar', 'bpchar', 'json', 'bytea', 'numeric', 'jsonb') THEN
+    RETURN t.typlen || t.typalign::text;
+  END IF;
+  RETURN '-';
+END $$;
+
 -- A page holds the value as it is: no compression, no TOAST.
 CREATE FUNCTION pg_temp.native(tuple_type regtype, attr bytea) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE t pg_type;
@@ -35,7 +50,8 @@ BEGIN
     RETURN encode(substring(attr FOR position('\x00'::bytea IN attr) - 1), 'hex');
   ELSIF t.typlen > 0 AND t.typtype = 'b' THEN
     RETURN encode(attr, 'hex');
-  ELSIF t.typname IN ('text', 'varchar', 'bpchar', 'json', 'xml', 'bytea', 'numeric') THEN
+  ELSIF t.typname IN ('text', 'varchar', 'bpchar', 'json', 'xml', 'bytea', 'numeric', 'jsonb')
+      OR pg_temp.layout(t.typelem) <> '-' AND t.typsend = 'array_send'::regproc THEN
     RETURN encode(substring(attr FROM CASE WHEN get_byte(attr, 0) & 1 = 1 THEN 2 ELSE 5 END), 'hex');
   END IF;
   RETURN '-';
@@ -64,13 +80,13 @@ BEGIN
   EXECUTE format($q$
     INSERT INTO form (cols)
     SELECT ARRAY[%L, %s::text, %L, %s::text, %L,
-                 pg_temp.native(%L::regtype, i.t_attrs[1]), encode(%s(v), 'hex'), format('%%s', v)]
+                 pg_temp.native(%L::regtype, i.t_attrs[1]), encode(%s(v), 'hex'), format('%%s', v), pg_temp.layout(%s)]
     FROM generate_series(0, pg_relation_size('scratch') / 8192 - 1) AS page,
          heap_page_item_attrs(get_raw_page('scratch', page::int), 'scratch', false) AS i
     JOIN scratch ON scratch.ctid = i.t_ctid
     ORDER BY scratch.ctid$q$,
     type_name, base.oid, pg_temp.kind(base), coalesce(element.oid, 0),
-    coalesce(pg_temp.kind(element), 'b'), base.oid, base.typsend);
+    coalesce(pg_temp.kind(element), 'b'), base.oid, base.typsend, coalesce(element.oid, 0));
 END $$;
 
 DO $$
@@ -124,6 +140,20 @@ BEGIN
   PERFORM pg_temp.forms('name', ARRAY['', 'abc', 'größe', repeat('n', 63)]);
   PERFORM pg_temp.forms('json', ARRAY['{"b": [1, 2.50],  "a":null}', '"x"', 'null']);
   PERFORM pg_temp.forms('jsonb', ARRAY['{"b": [1, 2.50],  "a":null}', '"\u00e9\n"', 'null', '[]', '{}', '1e3']);
+  PERFORM pg_temp.forms('jsonb', ARRAY['"x"', '""', '17', '-0.00', 'true', 'false', '[null]', '[[]]', '[{}]', '{"": {}}', '[1]', '{"a": 1}', '{"a": "b"}',
+    '1e-7', '12345678901234567890.12345678901234567890', '1e300', '[1e1000, 0.0001, 10000, -99999999.99990]', '"\u0001\u001f\b\f\n\r\t\u007f\/\\\""',
+    '{"a\"b": "c\\d", "é世界🎉": "ü", "\u0002": null}', '[[1, [2, [3, [4, [5, [6, [7, [8]]]]]]]], {"a": {"b": {"c": {"d": {"e": {"f": [true, {}]}}}}}}]',
+    '[1, "a", 2, "bc", 3, "def", 4, [5, "g"], 6, {"h": 7, "ij": 8}, "k", 9, true, 10, null, 11, false, 12]',
+    '{"a": 1, "bb": 2, "ccc": 3, "dddd": [4], "eeeee": {"f": 5}, "z": "y", "aa": true, "ab": null}', repeat('[', 200) || repeat(']', 200)]);
+  -- every 32nd entry has its end and not its length
+  PERFORM pg_temp.forms('jsonb', (SELECT array_agg(v) FROM generate_series(30, 35) AS n,
+    LATERAL (SELECT jsonb_agg(i)::text AS v FROM generate_series(1, n) AS i UNION ALL
+             SELECT jsonb_object_agg('k' || i, CASE i % 3 WHEN 0 THEN to_jsonb(i) WHEN 1 THEN to_jsonb(repeat('x', i)) ELSE to_jsonb(ARRAY[i, i]) END)::text
+             FROM generate_series(1, n) AS i) AS made));
+  PERFORM pg_temp.forms('jsonb', (SELECT array_agg(jsonb_build_object('id', i, 'name', repeat(chr(96 + i % 26), i % 7), 'score', round((random() * 10::numeric ^ (i % 9))::numeric, i % 5),
+    'tags', (SELECT jsonb_agg(md5((i * j)::text)) FROM generate_series(1, i % 4) AS j), 'deep', jsonb_build_object('a', jsonb_build_array(i, NULL, i % 2 = 0)))::text)
+    FROM generate_series(1, 60) AS i));
+  PERFORM pg_temp.forms('jsonb', (SELECT array_agg((SELECT jsonb_object_agg(md5(j::text), j * i)::text FROM generate_series(1, i * 25) AS j)) FROM generate_series(1, 4) AS i));
   PERFORM pg_temp.forms('jsonpath', ARRAY['$.a[*] ? (@ > 1)', 'strict $']);
   PERFORM pg_temp.forms('xml', ARRAY['<a>b</a>', 'text']);
   PERFORM pg_temp.forms('bytea', ARRAY['', '\x00', '\xdeadbeef', '\x5c22', 'abc']);
@@ -179,6 +209,12 @@ BEGIN
   PERFORM pg_temp.forms('float4[]', ARRAY['{1.5,1e7}']);
   PERFORM pg_temp.forms('numeric[]', ARRAY['{1.50,NaN,Infinity,-Infinity,0,1e-10,12345678901234567890}', '{{1,2},{3,NULL}}']);
   PERFORM pg_temp.forms('text[]', ARRAY['{""}', '{NULL,"NULL","null","Null","nULLs"}', '{a,"b c","d,e","f\"g","h\\i","{","}","x;y"}', E'{"tab\t","nl\n","cr\r","vt\v","ff\f"}', '{"\"\"\"\\\\"}', '{"Grüße",世界}', '{{a,"b c"},{"",NULL}}', E'{"\u00a0","\u2003"}']);
+  PERFORM pg_temp.forms('text[]', (SELECT array_agg((SELECT array_agg(CASE WHEN j % 5 = i % 5 THEN NULL ELSE repeat(chr(96 + j % 26), (i * j) % 11) END)::text FROM generate_series(1, i) AS j))
+    FROM generate_series(1, 40) AS i));
+  PERFORM pg_temp.forms('text[]', ARRAY[ARRAY[repeat('long ', 300), NULL, '']::text, '[5:6][-1:0]={{a,NULL},{"b c",d}}']);
+  PERFORM pg_temp.forms('int8[]', (SELECT array_agg((SELECT array_agg(CASE WHEN j % 7 = 3 THEN NULL ELSE j * i END)::text FROM generate_series(1, i) AS j)) FROM generate_series(1, 20) AS i));
+  PERFORM pg_temp.forms('bool[]', (SELECT array_agg((SELECT array_agg(CASE WHEN j % 6 = 3 THEN NULL ELSE j % 2 = 0 END)::text FROM generate_series(1, i) AS j)) FROM generate_series(1, 20) AS i));
+  PERFORM pg_temp.forms('numeric[]', (SELECT array_agg((SELECT array_agg(round((random() * 10::numeric ^ (j % 12))::numeric, j % 5))::text FROM generate_series(1, i) AS j)) FROM generate_series(1, 20) AS i));
   PERFORM pg_temp.forms('varchar[]', ARRAY['{a,b}']);
   PERFORM pg_temp.forms('bpchar[]', ARRAY['{a,"b "}']);
   PERFORM pg_temp.forms('name[]', ARRAY['{a,"b c"}']);
@@ -192,6 +228,8 @@ BEGIN
   PERFORM pg_temp.forms('interval[]', ARRAY['{"1 day",00:00:01}']);
   PERFORM pg_temp.forms('uuid[]', ARRAY['{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}']);
   PERFORM pg_temp.forms('json[]', ARRAY['{"{\"a\": 1}","[]"}']);
+  PERFORM pg_temp.forms('macaddr8[]', ARRAY['{08:00:2b:01:02:03:04:05,NULL}']);
+  PERFORM pg_temp.forms('jsonb[]', ARRAY['{"[1, \"a\", 2]",NULL,"{\"k\": 1.50, \"l\": [true]}","\"s\""}', '{}', '{NULL}']);
   PERFORM pg_temp.forms('jsonb[]', ARRAY['{"{\"a\": [1, \"x\\\\y\"]}",null,1}']);
   PERFORM pg_temp.forms('inet[]', ARRAY['{10.0.0.1,::1/64}']);
   PERFORM pg_temp.forms('cidr[]', ARRAY['{10.0.0.0/8}']);
@@ -210,4 +248,4 @@ BEGIN
   PERFORM pg_temp.forms('tsvector[]', ARRAY['{"''a'':1 ''b''"}']);
 END $$;
 
-COPY (SELECT cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8] FROM form ORDER BY line) TO STDOUT;
+COPY (SELECT cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8], cols[9] FROM form ORDER BY line) TO STDOUT;

@@ -3,6 +3,7 @@
 use rsrepl_wire::text::{Type, oid};
 use rsrepl_wire::{Column, Encoding, TypeKind};
 
+use super::element::element_of;
 use super::harness::column;
 
 /// One line of the file.
@@ -10,8 +11,8 @@ pub struct Case {
     pub line: usize,
     pub type_name: String,
     pub column: Column,
-    /// As on the heap page, for the types that are sent so.
-    pub native: Option<Vec<u8>>,
+    /// As on the heap page, with the encoding that says so, for the types that are sent so.
+    pub native: Option<(Encoding, Vec<u8>)>,
     pub send: Vec<u8>,
     pub text: String,
 }
@@ -49,7 +50,8 @@ pub fn cases() -> Vec<Case> {
     let file = include_str!("../data/text-forms.tsv");
     let parse = |(index, line): (usize, &str)| {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [type_name, base, base_kind, element, element_kind, native, send, text] = fields[..]
+        let [type_name, base, base_kind, element, element_kind, native, send, text, layout] =
+            fields[..]
         else {
             panic!("line {}: {} fields", index + 1, fields.len())
         };
@@ -60,11 +62,19 @@ pub fn cases() -> Vec<Case> {
             element_kind: kind(element_kind),
         };
         let column = column(Encoding::Send, &ty);
+        let native = (native != "-").then(|| {
+            let native = unhex(native);
+            let encoding = match element_of(layout, ty.element_oid) {
+                Some(element) => Encoding::Array(element),
+                None => native_encoding(ty.oid, &native),
+            };
+            (encoding, native)
+        });
         Case {
             line: index + 1,
             type_name: type_name.into(),
             column,
-            native: (native != "-").then(|| unhex(native)),
+            native,
             send: unhex(send),
             text: unescape(text),
         }
@@ -72,13 +82,14 @@ pub fn cases() -> Vec<Case> {
     file.lines().enumerate().map(parse).collect()
 }
 
-/// How the plugin sends a type whose native bytes the file has.
-pub fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
+/// How the plugin sends a type that is no array and whose native bytes the file has.
+fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
     match base_oid {
         oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::JSON | oid::XML | oid::NAME | oid::BYTEA => {
             Encoding::Varlena
         }
         oid::NUMERIC => Encoding::Numeric,
+        oid::JSONB => Encoding::Jsonb,
         _ => Encoding::Fixed(u8::try_from(value.len()).unwrap()),
     }
 }

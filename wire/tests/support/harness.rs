@@ -10,8 +10,8 @@ use rsrepl_wire::text::datetime::Civil;
 use rsrepl_wire::text::numeric::Numeric;
 use rsrepl_wire::text::{self, Type};
 use rsrepl_wire::{
-    Column, Encoding, Frame, FrameWriter, Message, Relation, Row, RowShape, RowWriter, StreamEnd,
-    TypeKind, Value,
+    Column, Element, ElementEncoding, Encoding, Frame, FrameWriter, Message, Relation, Row,
+    RowShape, RowWriter, StreamEnd, TypeKind, Value,
 };
 
 /// Puts the right checksum in, so that the messages are reached.
@@ -136,9 +136,11 @@ pub fn read_value(column: &Column, value: &[u8]) {
         Numeric::from_send(&sent).expect("what is sent can be read").write(&mut text_of_sent);
         assert_eq!(text, text_of_sent);
     }
-    if let Ok(array) = Array::parse(value) {
+    if let Ok(array) = Array::parse(column.encoding, value) {
         let elements = array.elements().take_while(Result::is_ok).count();
         assert!(elements <= array.len());
+        let all: Vec<_> = array.elements().collect();
+        assert!(all.iter().rev().skip(1).all(Result::is_ok), "nothing after the first error");
     }
     if let Some(days) = value.first_chunk::<4>() {
         let civil = Civil::from_days(i32::from_le_bytes(*days));
@@ -243,16 +245,38 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// What [`value`] takes apart.
-pub fn value_seed(column: &Column, value: &[u8]) -> Vec<u8> {
-    let encoding = match column.encoding {
+/// The letter of an encoding in a seed.
+fn letter(encoding: Encoding) -> u8 {
+    match encoding {
         Encoding::Fixed(_) => b'F',
         Encoding::Varlena => b'V',
         Encoding::Numeric => b'N',
+        Encoding::Jsonb => b'J',
+        Encoding::Array(_) => b'A',
         Encoding::Send => b'S',
         Encoding::Text => b'T',
+    }
+}
+
+/// What [`value`] takes apart.
+pub fn value_seed(column: &Column, value: &[u8]) -> Vec<u8> {
+    let element = match column.encoding {
+        Encoding::Array(element) => {
+            let width = match element.encoding {
+                ElementEncoding::Fixed(width) => width,
+                _ => 0,
+            };
+            [letter(element.encoding.into()), (element.align.ilog2() as u8) << 6 | width & 0x3F]
+        }
+        _ => [0, 0],
     };
-    let mut seed = vec![encoding, column.kind.to_byte(), column.element_kind.to_byte()];
+    let mut seed = vec![
+        letter(column.encoding),
+        element[0],
+        element[1],
+        column.kind.to_byte(),
+        column.element_kind.to_byte(),
+    ];
     for oid in [column.base_oid, column.element_oid] {
         seed.extend_from_slice(&(oid as u16).to_le_bytes()); // of built-in types
     }
@@ -262,15 +286,23 @@ pub fn value_seed(column: &Column, value: &[u8]) -> Vec<u8> {
 
 /// A column and a value from bytes: how it is written and what type it has, then the value.
 pub fn value(bytes: &[u8]) {
-    let Some(([encoding, kind, element_kind, a, b, c, d], value)) = bytes.split_first_chunk::<7>()
-    else {
-        return;
-    };
+    let Some((head, value)) = bytes.split_first_chunk::<9>() else { return };
+    let [encoding, element, layout, kind, element_kind, a, b, c, d] = head;
     let kind_of = |byte: &u8| TypeKind::from_byte(*byte).unwrap_or(TypeKind::Base);
     let encoding = match encoding {
         b'F' => Encoding::Fixed(value.len().clamp(1, 255) as u8),
         b'V' => Encoding::Varlena,
         b'N' => Encoding::Numeric,
+        b'J' => Encoding::Jsonb,
+        b'A' => Encoding::Array(Element {
+            encoding: match element {
+                b'F' => ElementEncoding::Fixed((layout & 0x3F).max(1)),
+                b'N' => ElementEncoding::Numeric,
+                b'J' => ElementEncoding::Jsonb,
+                _ => ElementEncoding::Varlena,
+            },
+            align: 1 << (layout >> 6),
+        }),
         b'T' => Encoding::Text,
         _ => Encoding::Send,
     };

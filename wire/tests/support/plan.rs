@@ -5,8 +5,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use rsrepl_wire::{
-    Begin, Column, Commit, Encoding, Frame, FrameWriter, Lsn, Message, OldRowKind, Relation,
-    ReplicaIdentity, Row, RowShape, RowWriter, Truncate, TypeKind, Value,
+    Begin, Column, Commit, Element, ElementEncoding, Encoding, Frame, FrameWriter, Lsn, Message,
+    OldRowKind, Relation, ReplicaIdentity, Row, RowShape, RowWriter, Truncate, TypeKind, Value,
 };
 
 /// One value of a row.
@@ -200,14 +200,24 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z_]{1,12}", ".{0,30}", Just("n".repeat(130))]
 }
 
-fn encoding() -> impl Strategy<Value = Encoding> {
+fn element_encoding() -> impl Strategy<Value = ElementEncoding> {
     prop_oneof![
         prop_oneof![Just(1), Just(2), Just(4), Just(8), Just(16), 1..=255u8]
-            .prop_map(Encoding::Fixed),
-        Just(Encoding::Varlena),
-        Just(Encoding::Numeric),
-        Just(Encoding::Send),
-        Just(Encoding::Text),
+            .prop_map(ElementEncoding::Fixed),
+        Just(ElementEncoding::Varlena),
+        Just(ElementEncoding::Numeric),
+        Just(ElementEncoding::Jsonb),
+    ]
+}
+
+fn encoding() -> impl Strategy<Value = Encoding> {
+    prop_oneof![
+        4 => element_encoding().prop_map(Encoding::from),
+        1 => (element_encoding(), 0..4u32).prop_map(|(encoding, power)| {
+            Encoding::Array(Element { encoding, align: 1 << power })
+        }),
+        1 => Just(Encoding::Send),
+        1 => Just(Encoding::Text),
     ]
 }
 

@@ -55,23 +55,24 @@ pub(super) enum Codec {
 pub(super) enum Source<'a> {
     /// A row, in the column's encoding.
     Column(&'a Column),
-    /// An array, in the send form of its element type.
-    Element(&'a text::Type),
+    /// An array, in this encoding of its element type.
+    Element(Encoding, &'a text::Type),
 }
 
 impl Source<'_> {
     fn form(self) -> Form {
-        match self {
-            Source::Column(column) if column.encoding != Encoding::Send => Form::Native,
-            _ => Form::Send,
-        }
+        let encoding = match self {
+            Source::Column(column) => column.encoding,
+            Source::Element(encoding, _) => encoding,
+        };
+        if encoding == Encoding::Send { Form::Send } else { Form::Native }
     }
 
     /// Appends PostgreSQL's text form.
     pub(super) fn write_text(self, out: &mut Vec<u8>, value: &[u8]) -> Result<(), ValueError> {
         match self {
             Source::Column(column) => text::write(out, column, value),
-            Source::Element(ty) => text::write_send(out, ty, value),
+            Source::Element(encoding, ty) => text::write_as(out, encoding, ty, value),
         }
     }
 }

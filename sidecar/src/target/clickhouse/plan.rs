@@ -32,8 +32,8 @@ pub(super) struct ColumnPlan {
     pub(super) ty: ColumnType,
     /// Of the values, or of the elements of an array.
     codec: Codec,
-    /// The element type of an array.
-    element: Option<text::Type>,
+    /// The type of an array's elements, and how they come.
+    element: Option<(Encoding, text::Type)>,
     pub(super) policy: Unrepresentable,
     pub(super) key: bool,
 }
@@ -174,13 +174,13 @@ impl ColumnPlan {
                 out.push(1);
                 Ok(())
             }
-            (ColumnType::Array(_), Value::Data(data)) => self.put_array(out, data),
+            (ColumnType::Array(_), Value::Data(data)) => self.put_array(out, column, data),
             (ColumnType::Array(_), Value::Null) => Err(Refusal::Unrepresentable("a NULL array")),
         }
     }
 
-    fn put_array(&self, out: &mut Vec<u8>, data: &[u8]) -> Result<(), Refusal> {
-        let array = Array::parse(data)?;
+    fn put_array(&self, out: &mut Vec<u8>, column: &Column, data: &[u8]) -> Result<(), Refusal> {
+        let array = Array::parse(column.encoding, data)?;
         match array.dimensions() {
             [] => {}
             [only] if only.lower_bound == 1 => {}
@@ -188,7 +188,7 @@ impl ColumnPlan {
             _ => return Err(Refusal::Unrepresentable("an array of several dimensions")),
         }
         put_varint(out, array.len() as u64);
-        let ty = self.element.as_ref().ok_or(Refusal::Absent)?;
+        let (encoding, ty) = self.element.as_ref().ok_or(Refusal::Absent)?;
         for element in array.elements() {
             let Some(element) = element? else {
                 out.push(1);
@@ -196,7 +196,7 @@ impl ColumnPlan {
             };
             let start = out.len();
             out.push(0);
-            match self.codec.put(out, Source::Element(ty), element) {
+            match self.codec.put(out, Source::Element(*encoding, ty), element) {
                 Err(Refusal::Unrepresentable(_)) if self.policy == Unrepresentable::Null => {
                     out.truncate(start);
                     out.push(1);
@@ -213,13 +213,19 @@ fn type_of(
     column: &Column,
     policy: Unrepresentable,
     dates: DateRange,
-) -> (ColumnType, Codec, Option<text::Type>) {
+) -> (ColumnType, Codec, Option<(Encoding, text::Type)>) {
     let as_string = policy == Unrepresentable::String;
     if column.kind == TypeKind::Array {
+        let encoding = match column.encoding {
+            Encoding::Send => Some(Encoding::Send),
+            Encoding::Array(element) => Some(element.encoding.into()),
+            _ => None,
+        };
         // an array in ORDER BY may not hold NULLs
-        if column.encoding != Encoding::Send || column.key || as_string {
+        let encoding = encoding.filter(|_| !column.key && !as_string);
+        let Some(encoding) = encoding else {
             return (ColumnType::Plain(Scalar::String), text_codec(column), None);
-        }
+        };
         let element = text::Type {
             oid: column.element_oid,
             kind: column.element_kind,
@@ -228,17 +234,19 @@ fn type_of(
         };
         let (scalar, codec) = match element.kind {
             TypeKind::Enum => (Scalar::LowCardinality, Codec::Bytes),
-            _ => send_type(column, element.oid, dates),
+            _ => any_type(column, element.oid, dates),
         };
         // LowCardinality does not go into an array of Nullable as it goes into a column
         let scalar = if scalar == Scalar::LowCardinality { Scalar::String } else { scalar };
-        return (ColumnType::Array(scalar), codec, Some(element));
+        return (ColumnType::Array(scalar), codec, Some((encoding, element)));
     }
     let (scalar, codec) = match (column.kind, column.encoding) {
         (TypeKind::Enum, _) => (Scalar::LowCardinality, Codec::Bytes),
         (_, Encoding::Text | Encoding::Varlena) => (Scalar::String, Codec::Bytes),
         (_, Encoding::Numeric) => decimal(column.typmod),
-        (_, Encoding::Send) => send_type(column, column.base_oid, dates),
+        (_, Encoding::Send | Encoding::Jsonb | Encoding::Array(_)) => {
+            any_type(column, column.base_oid, dates)
+        }
         (_, Encoding::Fixed(width)) => match typed(column.base_oid, dates) {
             Some((scalar, codec)) if scalar.width() == Some(usize::from(width)) => (scalar, codec),
             _ => (Scalar::String, text_codec(column)),
@@ -255,8 +263,8 @@ fn text_codec(column: &Column) -> Codec {
     if text::is_supported(column) { Codec::Text } else { Codec::Bytes }
 }
 
-/// A type in its send form: of a column, or of the elements of an array column.
-fn send_type(column: &Column, type_oid: u32, dates: DateRange) -> (Scalar, Codec) {
+/// A type in any form: of a column, or of the elements of an array column.
+fn any_type(column: &Column, type_oid: u32, dates: DateRange) -> (Scalar, Codec) {
     match type_oid {
         oid::NUMERIC => decimal(column.typmod),
         oid::TEXT

@@ -1,11 +1,32 @@
 //! Values of the wire in PostgreSQL's binary form, which COPY BINARY and parameters share.
 
 use bytes::{BufMut, BytesMut};
-use rsrepl_wire::{Column, Encoding, TypeKind};
+use rsrepl_wire::text::array::Array;
+use rsrepl_wire::text::jsonb;
+use rsrepl_wire::{Column, Element, Encoding, TypeKind};
 
 /// How the values of one column become their binary form; chosen once per table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
+    Plain(Plain),
+    /// The result of `array_send`, with the element type of the source in its header.
+    SentArray {
+        /// `pg_type.oid` of the element type on the target.
+        element_oid: u32,
+    },
+    /// An array as on disk.
+    StoredArray {
+        /// As above.
+        element_oid: u32,
+        /// How an element lies in it, and becomes its binary form.
+        layout: Element,
+        element: Plain,
+    },
+}
+
+/// The codec of a value that has no elements, or of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plain {
     /// The bytes are the binary form already.
     Raw,
     /// Fields of these widths, each little-endian on the wire and big-endian in the binary form.
@@ -14,11 +35,8 @@ pub enum Codec {
     Tid,
     /// `numeric` as on disk.
     Numeric,
-    /// The result of `array_send`, with the element type of the source in its header.
-    Array {
-        /// `pg_type.oid` of the element type on the target.
-        element_oid: u32,
-    },
+    /// `jsonb` as on disk.
+    Jsonb,
 }
 
 /// A value whose bytes do not have the shape that its column's encoding promises.
@@ -51,25 +69,52 @@ impl Codec {
     /// encoding of a type that this sidecar does not know the fields of.
     pub fn new(column: &Column, element_oid: u32) -> Option<Codec> {
         Some(match column.encoding {
-            Encoding::Fixed(width) => match (column.base_oid, width) {
-                (2950, 16) | (829, 6) | (774, 8) => Codec::Raw, // uuid, macaddr, macaddr8
-                (27, 6) => Codec::Tid,
-                (base_oid, width) => Codec::Fields(fields(base_oid, width)?),
+            Encoding::Send if column.kind == TypeKind::Array => Codec::SentArray { element_oid },
+            Encoding::Array(layout) => Codec::StoredArray {
+                element_oid,
+                layout,
+                element: Plain::new(layout.encoding.into(), column.element_oid)?,
             },
-            Encoding::Numeric => Codec::Numeric,
-            Encoding::Send if column.kind == TypeKind::Array => Codec::Array { element_oid },
-            Encoding::Varlena | Encoding::Send | Encoding::Text => Codec::Raw,
+            encoding => Codec::Plain(Plain::new(encoding, column.base_oid)?),
         })
     }
 
     /// Appends the binary form of `data`.
+    #[inline]
     pub fn put(self, data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
         match self {
-            Codec::Raw => out.put_slice(data),
-            Codec::Fields(widths) => put_fields(widths, data, out)?,
-            Codec::Tid => put_tid(data, out)?,
-            Codec::Numeric => put_numeric(data, out)?,
-            Codec::Array { element_oid } => put_array(element_oid, data, out)?,
+            Codec::Plain(plain) => plain.put(data, out),
+            Codec::SentArray { element_oid } => put_sent_array(element_oid, data, out),
+            Codec::StoredArray { element_oid, layout, element } => {
+                put_stored_array(element_oid, layout, element, data, out)
+            }
+        }
+    }
+}
+
+impl Plain {
+    fn new(encoding: Encoding, base_oid: u32) -> Option<Plain> {
+        Some(match encoding {
+            Encoding::Fixed(width) => match (base_oid, width) {
+                (2950, 16) | (829, 6) | (774, 8) => Plain::Raw, // uuid, macaddr, macaddr8
+                (27, 6) => Plain::Tid,
+                (base_oid, width) => Plain::Fields(fields(base_oid, width)?),
+            },
+            Encoding::Numeric => Plain::Numeric,
+            Encoding::Jsonb => Plain::Jsonb,
+            Encoding::Varlena | Encoding::Send | Encoding::Text => Plain::Raw,
+            Encoding::Array(_) => return None,
+        })
+    }
+
+    #[inline]
+    fn put(self, data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
+        match self {
+            Plain::Raw => out.put_slice(data),
+            Plain::Fields(widths) => put_fields(widths, data, out)?,
+            Plain::Tid => put_tid(data, out)?,
+            Plain::Numeric => put_numeric(data, out)?,
+            Plain::Jsonb => put_jsonb(data, out)?,
         }
         Ok(())
     }
@@ -155,8 +200,49 @@ fn put_numeric(data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
     Ok(())
 }
 
+/// What `jsonb_recv` reads: a version, and text.
+fn put_jsonb(data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
+    const VERSION: u8 = 1;
+    out.put_u8(VERSION);
+    jsonb::write(out, data).map_err(|_| CodecError { what: "jsonb", len: data.len() })
+}
+
+/// What `array_recv` reads: dimensions, flags, its own element type, bounds, and each element with its
+/// length.
+fn put_stored_array(
+    element_oid: u32,
+    layout: Element,
+    element: Plain,
+    data: &[u8],
+    out: &mut BytesMut,
+) -> Result<(), CodecError> {
+    let invalid = |_| CodecError { what: "array", len: data.len() };
+    let array = Array::from_disk(data, layout).map_err(invalid)?;
+    out.put_u32(array.dimensions().len() as u32);
+    out.put_u32(array.has_nulls().into());
+    out.put_u32(element_oid);
+    for dimension in array.dimensions() {
+        out.put_u32(dimension.len);
+        out.put_i32(dimension.lower_bound);
+    }
+    for value in array.elements() {
+        let Some(value) = value.map_err(invalid)? else {
+            out.put_i32(-1);
+            continue;
+        };
+        let at = out.len();
+        out.put_u32(0);
+        element.put(value, out)?;
+        let len = (out.len() - at - 4) as u32; // of a part of a frame
+        if let Some(field) = out.get_mut(at..at + 4) {
+            field.copy_from_slice(&len.to_be_bytes());
+        }
+    }
+    Ok(())
+}
+
 /// `array_send`: dimensions, flags, element type, …; `array_recv` insists on its own element type.
-fn put_array(element_oid: u32, data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
+fn put_sent_array(element_oid: u32, data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
     const ELEMENT_TYPE_AT: usize = 8;
     match data.split_at_checked(ELEMENT_TYPE_AT) {
         Some((head, [_, _, _, _, rest @ ..])) => {
@@ -173,6 +259,7 @@ fn put_array(element_oid: u32, data: &[u8], out: &mut BytesMut) -> Result<(), Co
 mod tests {
     use postgres_protocol::types;
     use proptest::prelude::*;
+    use rsrepl_wire::ElementEncoding;
 
     use super::*;
 
@@ -185,13 +272,13 @@ mod tests {
     fn fields_are_swapped_one_by_one() {
         let interval = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
         let swapped = [8, 7, 6, 5, 4, 3, 2, 1, 12, 11, 10, 9, 16, 15, 14, 13];
-        assert_eq!(put(Codec::Fields(&[8, 4, 4]), &interval), Ok(swapped.to_vec()));
-        assert_eq!(put(Codec::Fields(&[2]), &[1, 2]), Ok(vec![2, 1]));
-        assert_eq!(put(Codec::Fields(&[1]), &[7]), Ok(vec![7]));
-        assert_eq!(put(Codec::Tid, &[1, 0, 2, 0, 3, 0]), Ok(vec![0, 1, 0, 2, 0, 3]));
+        assert_eq!(put(Codec::Plain(Plain::Fields(&[8, 4, 4])), &interval), Ok(swapped.to_vec()));
+        assert_eq!(put(Codec::Plain(Plain::Fields(&[2])), &[1, 2]), Ok(vec![2, 1]));
+        assert_eq!(put(Codec::Plain(Plain::Fields(&[1])), &[7]), Ok(vec![7]));
+        assert_eq!(put(Codec::Plain(Plain::Tid), &[1, 0, 2, 0, 3, 0]), Ok(vec![0, 1, 0, 2, 0, 3]));
         for short in [&[][..], &[1], &[1, 2, 3], &[1, 2, 3, 4, 5]] {
-            assert!(put(Codec::Fields(&[4]), short).is_err());
-            assert!(put(Codec::Tid, short).is_err());
+            assert!(put(Codec::Plain(Plain::Fields(&[4])), short).is_err());
+            assert!(put(Codec::Plain(Plain::Tid), short).is_err());
         }
     }
 
@@ -213,10 +300,10 @@ mod tests {
             (wire(&[0xD000]), sent(&[0, 0, 0xD000, 0])),
             (wire(&[0xF000]), sent(&[0, 0, 0xF000, 0])),
         ] {
-            assert_eq!(put(Codec::Numeric, &data), Ok(expected), "{data:x?}");
+            assert_eq!(put(Codec::Plain(Plain::Numeric), &data), Ok(expected), "{data:x?}");
         }
         for bad in [&[][..], &[0x00], &[0x00, 0x00, 0x01], &[0x00, 0x80, 0x01]] {
-            assert!(put(Codec::Numeric, bad).is_err(), "{bad:x?}");
+            assert!(put(Codec::Plain(Plain::Numeric), bad).is_err(), "{bad:x?}");
         }
     }
 
@@ -235,7 +322,7 @@ mod tests {
             &mut sent,
         )
         .unwrap();
-        let put = put(Codec::Array { element_oid: 200_000 }, &sent).unwrap();
+        let put = put(Codec::SentArray { element_oid: 200_000 }, &sent).unwrap();
         assert_eq!(types::array_from_sql(&put).unwrap().element_type(), 200_000);
         assert_eq!(put.len(), sent.len());
     }
@@ -244,11 +331,17 @@ mod tests {
         #[test]
         fn no_bytes_make_a_codec_panic(data: Vec<u8>) {
             for codec in [
-                Codec::Raw,
-                Codec::Fields(&[8, 4, 4]),
-                Codec::Tid,
-                Codec::Numeric,
-                Codec::Array { element_oid: 1 },
+                Codec::Plain(Plain::Raw),
+                Codec::Plain(Plain::Fields(&[8, 4, 4])),
+                Codec::Plain(Plain::Tid),
+                Codec::Plain(Plain::Numeric),
+                Codec::Plain(Plain::Jsonb),
+                Codec::SentArray { element_oid: 1 },
+                Codec::StoredArray {
+                    element_oid: 1,
+                    layout: Element { encoding: ElementEncoding::Varlena, align: 4 },
+                    element: Plain::Raw,
+                },
             ] {
                 let _ = put(codec, &data);
             }

@@ -106,16 +106,17 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::Plain;
     use super::*;
 
     #[test]
     fn a_tuple_is_counted_fields_with_lengths() {
         let mut out = BytesMut::new();
         let mut tuple = Tuple::start(&mut out, 3);
-        tuple.put(Value::Data(&[1, 0, 0, 0]), Codec::Fields(&[4])).unwrap();
-        tuple.put(Value::Null, Codec::Raw).unwrap();
-        tuple.put(Value::Data(b""), Codec::Raw).unwrap();
-        assert!(tuple.put(Value::Unchanged, Codec::Raw).is_err());
+        tuple.put(Value::Data(&[1, 0, 0, 0]), Codec::Plain(Plain::Fields(&[4]))).unwrap();
+        tuple.put(Value::Null, Codec::Plain(Plain::Raw)).unwrap();
+        tuple.put(Value::Data(b""), Codec::Plain(Plain::Raw)).unwrap();
+        assert!(tuple.put(Value::Unchanged, Codec::Plain(Plain::Raw)).is_err());
         assert_eq!(out[..], [0, 3, 0, 0, 0, 4, 0, 0, 0, 1, 255, 255, 255, 255, 0, 0, 0, 0]);
     }
 }
