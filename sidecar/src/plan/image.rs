@@ -5,8 +5,8 @@ use rsrepl_wire::{DecodeError, Relation, Row, Value};
 
 /// A row to be written: as received, or put together from several updates of it.
 #[derive(Clone, Debug)]
-pub enum Image {
-    Row(Row),
+pub enum Image<'c> {
+    Row(&'c Row),
     /// One per column of the relation.
     Merged(Vec<Cell>),
 }
@@ -43,12 +43,32 @@ impl Cell {
     }
 }
 
-impl Image {
+impl Image<'_> {
     /// Every column.
     pub fn cells(&self, relation: &Relation) -> Result<Vec<Cell>, DecodeError> {
         match self {
             Image::Row(row) => Cell::of_row(row, relation),
             Image::Merged(cells) => Ok(cells.clone()),
+        }
+    }
+
+    /// Whether a value may be unchanged; cheap to ask of rows that have none.
+    pub fn may_have_unchanged(&self) -> bool {
+        match self {
+            Image::Row(row) => row.may_have_unchanged(),
+            Image::Merged(_) => true,
+        }
+    }
+
+    /// How many bytes its values take, roughly.
+    pub fn size(&self) -> usize {
+        let of_cell = |cell: &Cell| match cell {
+            Cell::Data(data) => data.len(),
+            Cell::Null | Cell::Unchanged => 0,
+        };
+        match self {
+            Image::Row(row) => row.0.len(),
+            Image::Merged(cells) => cells.iter().map(of_cell).sum(),
         }
     }
 
@@ -74,7 +94,7 @@ impl Image {
     }
 
     /// Puts `newer` on top: what it left unchanged keeps this image's value.
-    pub(super) fn updated(self, relation: &Relation, newer: &Row) -> Result<Image, DecodeError> {
+    pub(super) fn updated(self, relation: &Relation, newer: &Row) -> Result<Self, DecodeError> {
         let mut cells = Cell::of_row(newer, relation)?;
         self.for_each(relation, |index, older| {
             if let Some(cell) = cells.get_mut(index)

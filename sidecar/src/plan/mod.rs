@@ -105,11 +105,29 @@ struct TableIndex {
     /// By address; the `Arc` is kept so that the address stays taken.
     by_arc: HashMap<*const Relation, (Arc<Relation>, usize)>,
     by_name: HashMap<(String, String), usize>,
+    /// The last answer: changes of one table come in runs.
+    last: Option<(*const Relation, usize)>,
 }
 
 impl TableIndex {
     fn table(&mut self, tables: &mut Vec<TableChanges>, relation: &Arc<Relation>) -> usize {
         let address = Arc::as_ptr(relation);
+        if let Some((last, at)) = self.last
+            && last == address
+        {
+            return at;
+        }
+        let at = self.look_up(tables, relation, address);
+        self.last = Some((address, at));
+        at
+    }
+
+    fn look_up(
+        &mut self,
+        tables: &mut Vec<TableChanges>,
+        relation: &Arc<Relation>,
+        address: *const Relation,
+    ) -> usize {
         if let Some((_, at)) = self.by_arc.get(&address) {
             return *at;
         }

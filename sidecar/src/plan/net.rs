@@ -1,8 +1,10 @@
 //! The net effect of the changes of one table on each key.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
-use bytes::Bytes;
 use rsrepl_wire::{DecodeError, OldRow, Relation, Row, Value};
 
 use super::Image;
@@ -10,43 +12,79 @@ use crate::batch::{Change, Operation};
 
 /// What the changes of one table come to.
 #[derive(Debug)]
-pub enum Effect {
+pub enum Effect<'c> {
     /// Three sets, applied in the order of the fields.
-    Sets(Net),
+    Sets(Net<'c>),
     /// The changes must be applied one by one, as they came.
     InOrder,
 }
 
 /// The net effect on each key. No key is in more than one of `deletes` and `updates`.
 #[derive(Debug, Default)]
-pub struct Net {
+pub struct Net<'c> {
     /// Rows whose key columns name a row as it was before the batch.
-    pub deletes: Vec<Row>,
-    pub updates: Vec<NetUpdate>,
-    pub inserts: Vec<Image>,
+    pub deletes: Vec<&'c Row>,
+    pub updates: Vec<NetUpdate<'c>>,
+    pub inserts: Vec<Image<'c>>,
+}
+
+impl Net<'_> {
+    /// Rows of the three sets.
+    pub fn rows(&self) -> usize {
+        self.deletes.len() + self.updates.len() + self.inserts.len()
+    }
 }
 
 /// One row that was there before the batch, and still is.
 #[derive(Debug)]
-pub struct NetUpdate {
+pub struct NetUpdate<'c> {
     /// Its key columns name the row as it was before the batch; other columns say nothing.
-    pub locator: Row,
+    pub locator: &'c Row,
     /// The key columns of `image` differ from those of `locator`.
     pub key_changed: bool,
     /// What becomes of it. Unchanged columns keep the value that the target has.
-    pub image: Image,
+    pub image: Image<'c>,
 }
 
-/// The bytes of a row's key columns, joined.
-type Key = Bytes;
+/// The bytes of a row's key columns.
+#[derive(Clone, Debug)]
+enum Key<'c> {
+    /// One column: a part of the row.
+    Column(&'c [u8]),
+    /// Several, joined so that different ones never join to the same bytes.
+    Joined(Rc<[u8]>),
+}
+
+impl Key<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Column(bytes) => bytes,
+            Key::Joined(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Key<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Key<'_> {}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().hash(state);
+    }
+}
 
 /// A row that the batch has touched.
-struct Slot {
+struct Slot<'c> {
     /// Its key before the batch and a row that has it; `None` when the batch inserted the row.
-    original: Option<(Key, Row)>,
-    key: Key,
+    original: Option<(Key<'c>, &'c Row)>,
+    key: Key<'c>,
     /// `None` once it is deleted.
-    image: Option<Image>,
+    image: Option<Image<'c>>,
 }
 
 /// What the batch knows of a key at this point of the stream.
@@ -62,18 +100,29 @@ enum Holder {
 struct Irregular;
 
 /// Reduces the changes of one table. Inserts alone are one set, whether there is a key or not.
-pub fn net(relation: &Relation, changes: &[Change]) -> Result<Effect, DecodeError> {
+pub fn net<'c>(relation: &'c Relation, changes: &'c [Change]) -> Result<Effect<'c>, DecodeError> {
     if changes.iter().all(|change| matches!(change.operation, Operation::Insert { .. })) {
         let inserts = changes.iter().filter_map(|change| match &change.operation {
-            Operation::Insert { new } => Some(Image::Row(new.clone())),
+            Operation::Insert { new } => Some(Image::Row(new)),
             _ => None,
         });
         return Ok(Effect::Sets(Net { inserts: inserts.collect(), ..Net::default() }));
     }
-    if !relation.columns.iter().any(|column| column.key) {
+    let keys: Vec<usize> = relation
+        .columns
+        .iter()
+        .enumerate()
+        .filter_map(|(index, column)| column.key.then_some(index))
+        .collect();
+    if keys.is_empty() {
         return Ok(Effect::InOrder);
     }
-    let mut reduction = Reduction::new(relation, changes.len());
+    let mut reduction = Reduction {
+        relation,
+        keys: &keys,
+        slots: Vec::with_capacity(changes.len()),
+        holders: HashMap::with_capacity(changes.len()),
+    };
     for change in changes {
         let step = match &change.operation {
             Operation::Insert { new } => reduction.insert(new)?,
@@ -90,96 +139,105 @@ pub fn net(relation: &Relation, changes: &[Change]) -> Result<Effect, DecodeErro
 
 type Step = Result<Result<(), Irregular>, DecodeError>;
 
-struct Reduction<'a> {
-    relation: &'a Relation,
-    slots: Vec<Slot>,
-    holders: HashMap<Key, Holder>,
+struct Reduction<'c, 'k> {
+    relation: &'c Relation,
+    /// The key columns' indexes, at least one.
+    keys: &'k [usize],
+    slots: Vec<Slot<'c>>,
+    holders: HashMap<Key<'c>, Holder>,
 }
 
-impl<'a> Reduction<'a> {
-    fn new(relation: &'a Relation, changes: usize) -> Self {
-        Reduction { relation, slots: Vec::new(), holders: HashMap::with_capacity(changes) }
+impl<'c> Reduction<'c, '_> {
+    /// The key of `row`; where it is unchanged TOAST, of `older`. What comes after the key is not read.
+    fn key(&self, row: &'c Row, older: Option<&'c Row>) -> Result<Option<Key<'c>>, DecodeError> {
+        let mut values = row.values(self.relation)?;
+        let mut joined = Vec::new();
+        let mut next = 0;
+        for &index in self.keys {
+            let value = values.nth(index - next).transpose()?;
+            next = index + 1;
+            let data = match (value, older) {
+                (Some(Value::Data(data)), _) => data,
+                (Some(Value::Unchanged), Some(older)) => {
+                    match older.values(self.relation)?.nth(index).transpose()? {
+                        Some(Value::Data(data)) => data,
+                        _ => return Ok(None),
+                    }
+                }
+                _ => return Ok(None),
+            };
+            if let [_] = self.keys {
+                return Ok(Some(Key::Column(data)));
+            }
+            joined.extend_from_slice(&(data.len() as u64).to_le_bytes());
+            joined.extend_from_slice(data);
+        }
+        Ok(Some(Key::Joined(joined.into())))
     }
 
-    /// The key of `row`; where it is unchanged TOAST, of `older`. The flag: some column is unchanged.
-    fn key(&self, row: &Row, older: Option<&Row>) -> Result<(Option<Key>, bool), DecodeError> {
-        let mut older = older.map(|row| row.values(self.relation)).transpose()?;
-        let mut key = KeyBuilder::default();
-        let mut unchanged = false;
-        for (column, value) in self.relation.columns.iter().zip(row.values(self.relation)?) {
-            let value = value?;
-            let old_value = older.as_mut().and_then(Iterator::next).transpose()?;
-            unchanged |= value == Value::Unchanged;
-            if column.key {
-                match (value, old_value) {
-                    (Value::Data(data), _) | (Value::Unchanged, Some(Value::Data(data))) => {
-                        key.push(data);
-                    }
-                    _ => return Ok((None, unchanged)),
-                }
+    fn insert(&mut self, new: &'c Row) -> Step {
+        let Some(key) = self.key(new, None)? else { return Ok(Err(Irregular)) };
+        let slot = Slot { original: None, key: key.clone(), image: Some(Image::Row(new)) };
+        match self.holders.insert(key, Holder::Slot(self.slots.len())) {
+            Some(Holder::Slot(_)) => Ok(Err(Irregular)),
+            Some(Holder::Vacant) | None => {
+                self.slots.push(slot);
+                Ok(Ok(()))
             }
         }
-        Ok((Some(key.finish()), unchanged))
-    }
-
-    fn insert(&mut self, new: &Row) -> Step {
-        let (Some(key), _) = self.key(new, None)? else { return Ok(Err(Irregular)) };
-        if let Some(Holder::Slot(_)) = self.holders.get(&key) {
-            return Ok(Err(Irregular));
-        }
-        self.holders.insert(key.clone(), Holder::Slot(self.slots.len()));
-        self.slots.push(Slot { original: None, key, image: Some(Image::Row(new.clone())) });
-        Ok(Ok(()))
     }
 
     /// The slot that has `key` now; one that the batch has not touched yet is taken up with `row` as
     /// what names it.
-    fn find(&mut self, key: &Key, row: &Row) -> Option<usize> {
-        match self.holders.get(key) {
-            Some(Holder::Slot(at)) => Some(*at),
-            Some(Holder::Vacant) => None,
-            None => {
-                self.slots.push(Slot {
-                    original: Some((key.clone(), row.clone())),
-                    key: key.clone(),
-                    image: None,
-                });
-                Some(self.slots.len() - 1)
+    fn find(&mut self, key: Key<'c>, row: &'c Row) -> Option<usize> {
+        match self.holders.entry(key) {
+            Entry::Occupied(entry) => match entry.get() {
+                Holder::Slot(at) => Some(*at),
+                Holder::Vacant => None,
+            },
+            Entry::Vacant(entry) => {
+                let (key, at) = (entry.key().clone(), self.slots.len());
+                entry.insert(Holder::Slot(at));
+                self.slots.push(Slot { original: Some((key.clone(), row)), key, image: None });
+                Some(at)
             }
         }
     }
 
-    fn update(&mut self, old: Option<&OldRow>, new: &Row) -> Step {
+    fn update(&mut self, old: Option<&'c OldRow>, new: &'c Row) -> Step {
         let old_row = old.map(|old| &old.row);
-        let (Some(key), unchanged) = self.key(new, old_row)? else { return Ok(Err(Irregular)) };
+        let Some(key) = self.key(new, old_row)? else { return Ok(Err(Irregular)) };
         let old_key = match old_row {
             Some(row) => match self.key(row, None)? {
-                (Some(key), _) => key,
-                (None, _) => return Ok(Err(Irregular)),
+                Some(key) => key,
+                None => return Ok(Err(Irregular)),
             },
             None => key.clone(),
         };
-        if old_key != key && matches!(self.holders.get(&key), Some(Holder::Slot(_))) {
+        let moved = old_key != key;
+        if moved && matches!(self.holders.get(&key), Some(Holder::Slot(_))) {
             return Ok(Err(Irregular));
         }
-        let Some(at) = self.find(&old_key, old_row.unwrap_or(new)) else {
+        let Some(at) = self.find(old_key.clone(), old_row.unwrap_or(new)) else {
             return Ok(Err(Irregular));
         };
-        self.holders.insert(old_key, Holder::Vacant);
-        self.holders.insert(key.clone(), Holder::Slot(at));
+        if moved {
+            self.holders.insert(old_key, Holder::Vacant);
+            self.holders.insert(key.clone(), Holder::Slot(at));
+        }
         if let Some(slot) = self.slots.get_mut(at) {
             slot.key = key;
             slot.image = Some(match slot.image.take() {
-                Some(older) if unchanged => older.updated(self.relation, new)?,
-                _ => Image::Row(new.clone()),
+                Some(older) if new.may_have_unchanged() => older.updated(self.relation, new)?,
+                _ => Image::Row(new),
             });
         }
         Ok(Ok(()))
     }
 
-    fn delete(&mut self, old: &OldRow) -> Step {
-        let (Some(key), _) = self.key(&old.row, None)? else { return Ok(Err(Irregular)) };
-        let Some(at) = self.find(&key, &old.row) else { return Ok(Err(Irregular)) };
+    fn delete(&mut self, old: &'c OldRow) -> Step {
+        let Some(key) = self.key(&old.row, None)? else { return Ok(Err(Irregular)) };
+        let Some(at) = self.find(key.clone(), &old.row) else { return Ok(Err(Irregular)) };
         if let Some(slot) = self.slots.get_mut(at) {
             slot.image = None;
         }
@@ -189,18 +247,15 @@ impl<'a> Reduction<'a> {
 
     /// `None` when a row moves to the key that another updated row had before the batch: which of the
     /// two is meant would depend on the order of the statements.
-    fn finish(self) -> Option<Net> {
+    fn finish(self) -> Option<Net<'c>> {
+        if self.moves_onto_another() {
+            return None;
+        }
         let mut net = Net::default();
-        let mut updated = HashSet::new();
-        let mut moved = Vec::new();
         for slot in self.slots {
             match (slot.original, slot.image) {
                 (Some((original, locator)), Some(image)) => {
                     let key_changed = original != slot.key;
-                    if key_changed {
-                        moved.push(slot.key);
-                    }
-                    updated.insert(original);
                     net.updates.push(NetUpdate { locator, key_changed, image });
                 }
                 (Some((_, locator)), None) => net.deletes.push(locator),
@@ -208,31 +263,14 @@ impl<'a> Reduction<'a> {
                 (None, None) => {}
             }
         }
-        moved.iter().all(|key| !updated.contains(key)).then_some(net)
-    }
-}
-
-/// Joins key columns so that different columns never join to the same bytes.
-#[derive(Default)]
-struct KeyBuilder {
-    first: Option<Vec<u8>>,
-    joined: Vec<u8>,
-}
-
-impl KeyBuilder {
-    fn push(&mut self, data: &[u8]) {
-        match self.first.take() {
-            None if self.joined.is_empty() => self.first = Some(data.to_vec()),
-            first => {
-                for part in first.as_deref().into_iter().chain([data]) {
-                    self.joined.extend_from_slice(&(part.len() as u64).to_le_bytes());
-                    self.joined.extend_from_slice(part);
-                }
-            }
-        }
+        Some(net)
     }
 
-    fn finish(self) -> Key {
-        Bytes::from(self.first.unwrap_or(self.joined))
+    fn moves_onto_another(&self) -> bool {
+        let updated = self.slots.iter().filter(|slot| slot.image.is_some());
+        let updated = updated.filter_map(|slot| Some((&slot.original.as_ref()?.0, &slot.key)));
+        let moved: HashSet<&Key<'_>> =
+            updated.clone().filter(|(original, key)| original != key).map(|(_, key)| key).collect();
+        !moved.is_empty() && updated.clone().any(|(original, _)| moved.contains(original))
     }
 }

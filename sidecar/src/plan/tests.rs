@@ -225,7 +225,7 @@ fn apply(net: &Net, relation: &Relation, mut rows: Rows) -> Rows {
     }
     let mut updated = Vec::new();
     for update in &net.updates {
-        let (id, ..) = read(&Cell::of_row(&update.locator, relation).unwrap());
+        let (id, ..) = read(&Cell::of_row(update.locator, relation).unwrap());
         let cells = update.image.cells(relation).unwrap();
         let (to, a, b) = read(&cells);
         assert_eq!(update.key_changed, to != id);

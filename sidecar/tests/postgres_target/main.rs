@@ -5,6 +5,7 @@
 //! | `stream` | batches as the assembler gives them |
 //! | `exactly_once` | positions, crashes, a second sidecar, the wrong source |
 //! | `effects` | what arrives is what the stream says, in every way of applying it |
+//! | `keys` | keys of several columns and of every kind, rows of every size |
 //! | `refusals` | what a target refuses names the row, and nothing of it stays |
 //! | `columns` | types and kinds of columns that need care |
 //! | `types` | every type, as a real server and the real plugin wrote it |
@@ -13,6 +14,7 @@
 mod columns;
 mod effects;
 mod exactly_once;
+mod keys;
 mod preflight;
 mod refusals;
 mod stream;

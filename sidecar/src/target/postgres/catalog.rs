@@ -12,6 +12,8 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
 
 const XML_OID: u32 = 142;
 
+const TEXT_OID: u32 = 25;
+
 /// A table of the target that fits a relation of the source.
 #[derive(Debug)]
 pub struct TargetTable {
@@ -41,6 +43,8 @@ pub struct TargetColumn {
     /// The type that the value arrives in, when the server is to cast it to `sql_type`: text, or a
     /// narrower type of the source.
     pub via: Option<String>,
+    /// `pg_type.oid` on the target of the type that the value arrives in.
+    pub arrives_oid: u32,
     pub codec: Codec,
     /// Not written: the target computes it (a stored generated column).
     pub generated: bool,
@@ -295,6 +299,11 @@ fn fit_column(
         ident: sql::ident(&found.name),
         sql_type: found.sql_type.clone(),
         domain: found.is_domain(),
+        arrives_oid: match via.as_deref() {
+            None => found.base_oid,
+            Some("text") => TEXT_OID,
+            Some(_) => column.base_oid, // a narrower built-in type
+        },
         via,
         codec,
         generated: found.generated,

@@ -19,7 +19,7 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: i16 = -1;
 
 /// Length of a NULL.
-const NULL: i32 = -1;
+pub const NULL: i32 = -1;
 
 /// Why a COPY did not come to its end.
 #[derive(Debug)]
@@ -59,24 +59,36 @@ impl<'a> Tuple<'a> {
 
     /// The next field. An unchanged value has no place in a COPY.
     pub fn put(&mut self, value: Value<'_>, codec: Codec) -> Result<(), CodecError> {
-        let data = match value {
-            Value::Data(data) => data,
-            Value::Null => {
-                self.0.put_i32(NULL);
-                return Ok(());
-            }
-            Value::Unchanged => return Err(CodecError { what: "whole row", len: 0 }),
-        };
-        let at = self.0.len();
-        self.0.put_i32(0);
-        codec.put(data, self.0)?;
-        let len = self.0.len() - at - size_of::<i32>();
-        let len = i32::try_from(len).map_err(|_| CodecError { what: "field", len })?;
-        if let Some(field) = self.0.get_mut(at..at + size_of::<i32>()) {
-            field.copy_from_slice(&len.to_be_bytes());
-        }
-        Ok(())
+        put_field(self.0, value, codec)
     }
+}
+
+/// Appends a field: its length, -1 for NULL, and its value. An unchanged value is none.
+pub fn put_field(out: &mut BytesMut, value: Value<'_>, codec: Codec) -> Result<(), CodecError> {
+    match value {
+        Value::Data(data) => put_counted(out, |out| codec.put(data, out)),
+        Value::Null => {
+            out.put_i32(NULL);
+            Ok(())
+        }
+        Value::Unchanged => Err(CodecError { what: "whole row", len: 0 }),
+    }
+}
+
+/// Appends what `write` appends, after its length.
+pub fn put_counted<E: From<CodecError>>(
+    out: &mut BytesMut,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+) -> Result<(), E> {
+    let at = out.len();
+    out.put_i32(0);
+    write(out)?;
+    let len = out.len() - at - size_of::<i32>();
+    let len = i32::try_from(len).map_err(|_| CodecError { what: "field", len })?;
+    if let Some(field) = out.get_mut(at..at + size_of::<i32>()) {
+        field.copy_from_slice(&len.to_be_bytes());
+    }
+    Ok(())
 }
 
 /// Sends `rows`, each written by `put` as one [`Tuple`], and gives the server's count of them.

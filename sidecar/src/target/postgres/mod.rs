@@ -14,6 +14,7 @@
 //! | `sql` | the text of every statement |
 //! | `codec` | values of the wire in PostgreSQL's binary form |
 //! | `copy` | COPY BINARY |
+//! | `array` | many rows as one parameter |
 //! | `pipeline` | statements sent without waiting for each answer |
 //! | `rows` | one row as one statement |
 //! | `sets` | many changes at once |
@@ -21,6 +22,7 @@
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
+mod array;
 mod catalog;
 mod check;
 mod codec;
@@ -81,7 +83,7 @@ struct Session {
     in_transaction: bool,
     /// By [`Relation::oid`].
     tables: HashMap<u32, Table>,
-    /// Tables looked up so far; names staging tables.
+    /// Tables looked up so far; names row types.
     resolved: usize,
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
 
-use super::codec::Codec;
+use super::codec::{Codec, Plain};
 use crate::plan::Cell;
 
 /// Statements under way at a time.
@@ -24,6 +24,11 @@ pub struct Param {
 }
 
 impl Param {
+    /// A value that is in its binary form already.
+    pub fn encoded(value: Bytes) -> Param {
+        Param { value: Some(value), codec: Codec::Plain(Plain::Raw) }
+    }
+
     /// The cell's value; an unchanged one has none, and is not to be written.
     pub fn new(codec: Codec, cell: &Cell) -> Option<Param> {
         let value = match cell {
@@ -75,8 +80,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Sends a statement that `number` stands for, and gives the oldest answer when too many are
-    /// outstanding. tokio-postgres writes the message into its queue at the first poll, which is made
-    /// here: the order of calls is the order on the server.
+    /// outstanding.
     pub async fn send(
         &mut self,
         number: usize,
@@ -84,8 +88,23 @@ impl<'a> Pipeline<'a> {
         params: Vec<Param>,
     ) -> Option<Answered> {
         let client = self.client;
-        let mut answer: Answer<'a> =
-            Box::pin(async move { client.execute_raw(&statement, params).await });
+        self.push(number, async move { client.execute_raw(&statement, params).await }).await
+    }
+
+    /// Sends a statement without parameters, whose answer is a count of 0.
+    pub async fn send_text(&mut self, statement: &'static str) -> Option<Answered> {
+        let client = self.client;
+        self.push(0, async move { client.batch_execute(statement).await.map(|()| 0) }).await
+    }
+
+    /// tokio-postgres writes the message into its queue at the first poll, which is made here: the
+    /// order of calls is the order on the server.
+    async fn push(
+        &mut self,
+        number: usize,
+        answer: impl Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a,
+    ) -> Option<Answered> {
+        let mut answer: Answer<'a> = Box::pin(answer);
         let first = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
         match first {
             Poll::Pending => self.pending.push_back((number, answer)),
@@ -95,6 +114,11 @@ impl<'a> Pipeline<'a> {
             }
         }
         if self.pending.len() >= DEPTH { self.next().await } else { None }
+    }
+
+    /// Statements without an answer so far.
+    pub fn outstanding(&self) -> usize {
+        self.pending.len()
     }
 
     /// The oldest outstanding answer.

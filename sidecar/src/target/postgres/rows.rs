@@ -73,7 +73,7 @@ fn insert(table: &Table, cells: &[Cell]) -> Result<(StatementKey, Vec<Param>), U
 }
 
 /// The statement that inserts a row of a set.
-pub fn of_insert(table: &Table, image: &Image) -> Result<Prepared, Unusable> {
+pub fn of_insert(table: &Table, image: &Image<'_>) -> Result<Prepared, Unusable> {
     insert(table, &image.cells(&table.relation)?).map(Some)
 }
 
@@ -84,9 +84,9 @@ pub fn of_delete(table: &Table, locator: &Row) -> Result<Prepared, Unusable> {
 }
 
 /// The statement that updates a row of a set, by the key that it had before the batch.
-pub fn of_update(table: &Table, net: &NetUpdate) -> Result<Prepared, Unusable> {
+pub fn of_update(table: &Table, net: &NetUpdate<'_>) -> Result<Prepared, Unusable> {
     let relation = &table.relation;
-    update(table, &Cell::of_row(&net.locator, relation)?, &net.image.cells(relation)?)
+    update(table, &Cell::of_row(net.locator, relation)?, &net.image.cells(relation)?)
 }
 
 /// The statement that turns the row with the key of `old` into `new`.

@@ -29,12 +29,16 @@ const SETTINGS: &[(&str, &str)] = &[
     ("default_transaction_read_only", "off"),
     // a row that a policy hides must not look like a row that is missing
     ("row_security", "off"),
-    // sets are joined by key, and only where an index has it: compiling such a plan costs more than it
-    // gives, and a hash join would read the whole table (seen: 300,000 updates of as many rows took
-    // 2.3 s of the backend's time instead of 5.6 s)
+    // rows are found by key, and only where an index has it: no size of a set, and no statistics, may
+    // make that a read of the whole table (seen: 300,000 updates of as many rows took 2.3 s of the
+    // backend's time instead of 5.6 s); a plan holds for all that follow; compiling it costs more than
+    // it gives
     ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
 ];
 
 /// What was committed must be on disk before the slot hears of it (invariant 4): a position that a crash

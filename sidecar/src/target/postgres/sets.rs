@@ -1,19 +1,29 @@
 //! Many changes of one table at once: the net effect per key as deletes, updates and inserts of sets.
 //!
-//! Each set is tried under a savepoint, and its row counts are checked. What the target refuses, or
-//! counts differently, is rolled back and applied again in order: either the sets could not say it (a
-//! unique value went from one row to another), or the way in order finds the row that is wrong.
+//! | set | statement | rows |
+//! |---|---|---|
+//! | deletes | `DELETE … WHERE key = ANY ($1)` | an array for each key column |
+//! | updates | `UPDATE … FROM unnest($1)`, one for each shape | an array of rows |
+//! | inserts | `COPY`, or `INSERT … SELECT … FROM unnest($1)` for a few | COPY's stream, or an array of rows |
+//!
+//! Everything is sent without waiting for answers, which are looked at together at the end. The sets are
+//! tried under a savepoint, and their row counts are checked. What the target refuses, or counts
+//! differently, is rolled back and applied again in order: either the sets could not say it (a unique
+//! value went from one row to another), or the way in order finds the row that is wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::BytesMut;
-use rsrepl_wire::{Relation, Row};
+use futures_util::future::join;
+use rsrepl_wire::{DecodeError, Relation, Row, Value};
 use tokio_postgres::Client;
 
+use super::array::{Array, RowType};
 use super::copy::{CopyError, Tuple, copy};
 use super::errors;
 use super::in_order;
-use super::pipeline::Pipeline;
+use super::pipeline::{Answered, Param, Pipeline};
 use super::rows::{self, Prepared, Unusable};
 use super::sql::Shape;
 use super::table::{StatementKey, Table};
@@ -21,11 +31,15 @@ use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{self, Effect, Image, Net, NetUpdate};
 
-/// Inserts from which on a COPY is cheaper than single statements.
-const COPY_MIN: usize = 16;
+/// Rows from which on one statement for all is cheaper than one for each.
+const SET_MIN: usize = 8;
 
-/// Rows from which on a set by way of the staging table is cheaper than single statements.
-const STAGE_MIN: usize = 64;
+/// Inserts from which on a COPY, which has to be waited for, is cheaper than a set.
+const COPY_MIN: usize = 64;
+
+/// Bytes of rows in one statement; the server keeps them in memory, more than once. A larger row goes
+/// alone, as a statement of its own.
+const SET_BYTES: usize = 1 << 20;
 
 /// Applies the changes of one table in the way that fits them.
 pub async fn apply(
@@ -34,12 +48,13 @@ pub async fn apply(
     table: &mut Table,
     changes: &[Change],
 ) -> Result<()> {
-    if changes.len() < COPY_MIN {
+    if changes.len() < SET_MIN {
         return in_order::apply(target, client, table, changes).await;
     }
     let at = changes.first().map(|change| change.lsn).unwrap_or_default();
-    match plan::net(&table.relation, changes).map_err(|error| Error::from(error).at(at))? {
-        Effect::Sets(net) if is_worth_it(table, &net) && is_provable(table, &net) => {
+    let relation = Arc::clone(&table.relation);
+    match plan::net(&relation, changes).map_err(|error| Error::from(error).at(at))? {
+        Effect::Sets(net) if is_worth_it(&net, changes) && is_provable(table, &net) => {
             attempt(target, client, table, changes, &net).await
         }
         Effect::InOrder if !table.fit.keyed => runs(target, client, table, changes).await,
@@ -47,42 +62,54 @@ pub async fn apply(
     }
 }
 
-/// Whether one of the sets is large enough.
-fn is_worth_it(table: &Table, net: &Net) -> bool {
-    net.inserts.len() >= insert_min(table) || needs_staging(table, net)
-}
-
-/// From how many rows on inserts go as a set. A table without columns to write has no COPY.
-fn insert_min(table: &Table) -> usize {
-    match (table.fit.written().next(), table.fit.takes_copy()) {
-        (None, _) => usize::MAX,
-        (Some(_), true) => COPY_MIN,
-        (Some(_), false) => STAGE_MIN,
-    }
-}
-
-fn needs_staging(table: &Table, net: &Net) -> bool {
-    net.deletes.len() >= STAGE_MIN
-        || net.updates.len() >= STAGE_MIN
-        || (net.inserts.len() >= insert_min(table) && !table.fit.takes_copy())
+/// Whether one of the sets is large enough, or much of what happened cancels out.
+fn is_worth_it(net: &Net<'_>, changes: &[Change]) -> bool {
+    let largest = net.inserts.len().max(net.updates.len()).max(net.deletes.len());
+    largest >= SET_MIN || net.rows() <= changes.len() / 2
 }
 
 /// Counting rows proves that each key hit its row only when no key can hit two.
-fn is_provable(table: &Table, net: &Net) -> bool {
+fn is_provable(table: &Table, net: &Net<'_>) -> bool {
     table.fit.unique_key || (net.updates.is_empty() && net.deletes.is_empty())
 }
 
 /// A table without a key: long runs of inserts as sets, everything else in order.
 async fn runs(target: &str, client: &Client, table: &mut Table, changes: &[Change]) -> Result<()> {
+    let relation = Arc::clone(&table.relation);
     let is_insert = |change: &Change| matches!(change.operation, Operation::Insert { .. });
     for run in changes.chunk_by(|a, b| is_insert(a) == is_insert(b)) {
-        if !run.iter().all(is_insert) || run.len() < insert_min(table) {
+        if !run.iter().all(is_insert) || run.len() < SET_MIN {
             in_order::apply(target, client, table, run).await?;
-        } else if let Effect::Sets(net) = plan::net(&table.relation, run)? {
+        } else if let Effect::Sets(net) = plan::net(&relation, run)? {
             attempt(target, client, table, run, &net).await?;
         }
     }
     Ok(())
+}
+
+/// How many rows are inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inserts {
+    Singly,
+    AsSet,
+    ByCopy,
+}
+
+/// A table without columns to write has nothing that a set could be made of.
+fn inserts(table: &Table, rows: usize) -> Inserts {
+    let fit = &table.fit;
+    if rows >= COPY_MIN && fit.takes_copy() && fit.written().next().is_some() {
+        Inserts::ByCopy
+    } else if rows >= SET_MIN && table.takes_sets() && fit.written().next().is_some() {
+        Inserts::AsSet
+    } else {
+        Inserts::Singly
+    }
+}
+
+fn needs_row_type(table: &Table, net: &Net<'_>) -> bool {
+    (net.updates.len() >= SET_MIN && table.takes_sets())
+        || inserts(table, net.inserts.len()) == Inserts::AsSet
 }
 
 /// How an attempt under the savepoint failed.
@@ -92,27 +119,39 @@ enum Failure {
     Fatal(Error),
 }
 
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Failure::Fatal(error.into())
+    }
+}
+
 async fn attempt(
     target: &str,
     client: &Client,
     table: &mut Table,
     changes: &[Change],
-    net: &Net,
+    net: &Net<'_>,
 ) -> Result<()> {
     let server = |what| move |error| errors::of_server(target, what, error);
-    if needs_staging(table, net) {
+    let mut row_type = None;
+    if needs_row_type(table, net) {
         // before the savepoint, or a rollback would take it away
-        table.stage(client).await.map_err(server("creating a staging table"))?;
+        let oid = table.row_type(client).await.map_err(server("creating a row type"))?;
+        row_type = Some(Arc::new(RowType::new(oid, &table.fit)));
     }
-    client.batch_execute("SAVEPOINT rsrepl_set").await.map_err(server("setting a savepoint"))?;
-    match (Sets { target, client, table }).apply(net).await {
-        Ok(()) => client
-            .batch_execute("RELEASE SAVEPOINT rsrepl_set")
-            .await
-            .map_err(server("releasing a savepoint")),
+    let relation = Arc::clone(&table.relation);
+    let pipeline = Pipeline::new(client);
+    let mut sets = Sets { target, client, table, relation: &relation, row_type, pipeline };
+    match sets.apply(net).await {
+        Ok(()) => {
+            // not waited for: it fails only with the connection, and so does what follows
+            sets.pipeline.send_text("RELEASE SAVEPOINT rsrepl_set").await;
+            Ok(())
+        }
         Err(Failure::Fatal(error)) => Err(error),
         Err(Failure::Refused(reason)) => {
-            tracing::debug!(target_name = target, table = %table.relation, reason, "a set is applied in order");
+            tracing::debug!(target_name = target, table = %relation, reason, "a set is applied in order");
+            drop(sets);
             client
                 .batch_execute("ROLLBACK TO SAVEPOINT rsrepl_set; RELEASE SAVEPOINT rsrepl_set")
                 .await
@@ -122,200 +161,236 @@ async fn attempt(
     }
 }
 
+/// One attempt. Statements in the pipeline are numbered by the rows that they must hit.
 struct Sets<'a> {
     target: &'a str,
     client: &'a Client,
     table: &'a mut Table,
+    relation: &'a Relation,
+    /// When there are sets that need one.
+    row_type: Option<Arc<RowType>>,
+    pipeline: Pipeline<'a>,
 }
 
 impl Sets<'_> {
-    async fn apply(&mut self, net: &Net) -> Result<(), Failure> {
+    async fn apply(&mut self, net: &Net<'_>) -> Result<(), Failure> {
+        let answered = self.pipeline.send_text("SAVEPOINT rsrepl_set").await;
+        self.judge(answered)?;
         if !net.deletes.is_empty() {
             self.delete(&net.deletes).await?;
         }
-        if !net.updates.is_empty() {
-            for (shape, updates) in self.by_shape(&net.updates)? {
-                self.update(&shape, &updates).await?;
-            }
+        for (shape, updates) in self.by_shape(&net.updates)? {
+            self.update(&shape, &updates).await?;
         }
         if !net.inserts.is_empty() {
             self.insert(&net.inserts).await?;
         }
-        Ok(())
+        let unexpected = unexpected(&mut self.pipeline).await;
+        self.judge(unexpected)
     }
 
-    async fn delete(&mut self, deletes: &[Row]) -> Result<(), Failure> {
-        if deletes.len() < STAGE_MIN {
-            return self.singly(deletes, rows::of_delete).await;
+    async fn delete(&mut self, deletes: &[&Row]) -> Result<(), Failure> {
+        if deletes.len() < SET_MIN || !self.table.fit.takes_key_arrays() {
+            return self.singly(deletes, |table, row| rows::of_delete(table, row)).await;
         }
-        let relation = self.table.relation.clone();
-        let fields = self.table.fit.keys().count();
-        let codecs: Vec<_> = self.table.fit.columns.iter().map(|c| (c.key, c.codec)).collect();
-        let put = |row: &&Row, out: &mut BytesMut| {
-            let mut tuple = Tuple::start(out, field_count(fields));
-            for (value, (key, codec)) in row.values(&relation)?.zip(&codecs) {
-                let value = value?;
-                if *key {
-                    tuple.put(value, *codec)?;
+        let fit = Arc::clone(&self.table.fit);
+        let last_key = fit.keys().last().map_or(0, |(index, _)| index);
+        let mut arrays: Vec<Array> = fit.keys().map(|(_, c)| Array::new(c.arrives_oid)).collect();
+        for row in deletes {
+            let mut next = arrays.iter_mut();
+            let values = row.values(self.relation)?.zip(&fit.columns).take(last_key + 1);
+            for (value, column) in values {
+                if let (value, true) = (value?, column.key) {
+                    let (Value::Data(data), Some(array)) = (value, next.next()) else {
+                        return Err(Failure::Refused("a key without a value".into()));
+                    };
+                    array.value(data, column.codec).map_err(|error| self.unsent(error.into()))?;
                 }
             }
-            Ok(())
-        };
-        self.staged(StatementKey::StageDeletes, StatementKey::DeleteStaged, deletes, put).await
+            if arrays.iter().map(Array::size).sum::<usize>() >= SET_BYTES {
+                self.send(StatementKey::DeleteSet, &mut arrays).await?;
+            }
+        }
+        self.send(StatementKey::DeleteSet, &mut arrays).await
     }
 
     /// All updates of one shape are one statement. Updates that leave different columns unchanged
     /// never share one: nothing is overwritten that did not come.
     fn by_shape<'n>(
         &self,
-        updates: &'n [NetUpdate],
-    ) -> Result<BTreeMap<Shape, Vec<&'n NetUpdate>>, Failure> {
-        let mut shapes = BTreeMap::<Shape, Vec<&NetUpdate>>::new();
-        let mut shape = Shape { present: Vec::new(), key_changed: false };
+        updates: &'n [NetUpdate<'n>],
+    ) -> Result<BTreeMap<Shape, Vec<&'n NetUpdate<'n>>>, DecodeError> {
+        let mut shapes = BTreeMap::<Shape, Vec<&NetUpdate<'_>>>::new();
+        let mut whole = [Vec::new(), Vec::new()];
         for update in updates {
-            shape.key_changed = update.key_changed;
-            shape.present.clear();
-            update
-                .image
-                .for_each(&self.table.relation, |_, value| {
-                    shape.present.push(value != rsrepl_wire::Value::Unchanged);
-                    Ok::<(), rsrepl_wire::DecodeError>(())
-                })
-                .map_err(|error| Failure::Fatal(error.into()))?;
-            match shapes.get_mut(&shape) {
-                Some(updates) => updates.push(update),
-                None => {
-                    shapes.insert(shape.clone(), vec![update]);
-                }
+            if !update.image.may_have_unchanged() {
+                let [kept, changed] = &mut whole;
+                if update.key_changed { changed } else { kept }.push(update);
+                continue;
+            }
+            let mut present = Vec::with_capacity(self.relation.columns.len());
+            update.image.for_each(self.relation, |_, value| {
+                present.push(value != Value::Unchanged);
+                Ok::<(), DecodeError>(())
+            })?;
+            let shape = Shape { present, key_changed: update.key_changed };
+            shapes.entry(shape).or_default().push(update);
+        }
+        for (updates, key_changed) in whole.into_iter().zip([false, true]) {
+            if !updates.is_empty() {
+                let present = vec![true; self.relation.columns.len()];
+                shapes.entry(Shape { present, key_changed }).or_default().extend(updates);
             }
         }
         Ok(shapes)
     }
 
-    async fn update(&mut self, shape: &Shape, updates: &[&NetUpdate]) -> Result<(), Failure> {
-        if updates.len() < STAGE_MIN || shape.replaces(&self.table.fit) {
-            return self.singly(updates, |table, update| rows::of_update(table, update)).await;
-        }
-        if shape.set(&self.table.fit).next().is_none() {
+    async fn update(&mut self, shape: &Shape, updates: &[&NetUpdate<'_>]) -> Result<(), Failure> {
+        let fit = Arc::clone(&self.table.fit);
+        let row_type = match &self.row_type {
+            Some(row_type) if updates.len() >= SET_MIN && !shape.replaces(&fit) => {
+                Arc::clone(row_type)
+            }
+            _ => return self.singly(updates, |table, update| rows::of_update(table, update)).await,
+        };
+        if shape.set(&fit).next().is_none() {
             return Ok(());
         }
-        let relation = self.table.relation.clone();
-        let codecs: Vec<_> = self.table.fit.columns.iter().map(|c| (c.key, c.codec)).collect();
-        let mut staged = vec![false; codecs.len()];
-        let mut fields = self.table.fit.keys().count();
-        for (i, _) in shape.staged(&self.table.fit) {
-            if let Some(staged) = staged.get_mut(i) {
-                *staged = true;
-                fields += 1;
+        let given = flags(fit.columns.len(), shape.given(&fit).map(|(index, _)| index));
+        let statement = StatementKey::UpdateSet(shape.clone());
+        let mut array = [row_type.array()];
+        for update in updates {
+            if update.image.size() > SET_BYTES {
+                self.singly(&[update], |table, update| rows::of_update(table, update)).await?;
+                continue;
+            }
+            let [rows] = &mut array;
+            row_type
+                .put(rows, self.relation, Some(update.locator), &update.image, &given)
+                .map_err(|error| self.unsent(error))?;
+            if rows.size() >= SET_BYTES {
+                self.send(statement.clone(), &mut array).await?;
             }
         }
-        let put = |update: &&&NetUpdate, out: &mut BytesMut| {
-            let mut tuple = Tuple::start(out, field_count(fields));
-            for (value, (key, codec)) in update.locator.values(&relation)?.zip(&codecs) {
-                let value = value?;
-                if *key {
-                    tuple.put(value, *codec)?;
-                }
+        self.send(statement, &mut array).await
+    }
+
+    async fn insert(&mut self, images: &[Image<'_>]) -> Result<(), Failure> {
+        let fit = Arc::clone(&self.table.fit);
+        let written = flags(fit.columns.len(), fit.written().map(|(index, _)| index));
+        let row_type = match (inserts(self.table, images.len()), &self.row_type) {
+            (Inserts::ByCopy, _) => return self.copy(images, &written).await,
+            (Inserts::AsSet, Some(row_type)) => Arc::clone(row_type),
+            _ => return self.singly(images, |table, image| rows::of_insert(table, image)).await,
+        };
+        let mut array = [row_type.array()];
+        for image in images {
+            if image.size() > SET_BYTES {
+                self.singly(&[image], |table, image| rows::of_insert(table, image)).await?;
+                continue;
             }
-            update.image.for_each(&relation, |i, value| match (staged.get(i), codecs.get(i)) {
-                (Some(true), Some((_, codec))) => Ok(tuple.put(value, *codec)?),
+            let [rows] = &mut array;
+            row_type
+                .put(rows, self.relation, None, image, &written)
+                .map_err(|error| self.unsent(error))?;
+            if rows.size() >= SET_BYTES {
+                self.send(StatementKey::InsertSet, &mut array).await?;
+            }
+        }
+        self.send(StatementKey::InsertSet, &mut array).await
+    }
+
+    /// By COPY. tokio-postgres loses its place when a COPY is refused before it begins, as it would be
+    /// after a statement that failed: all are waited for, but the savepoint, which fails with the session.
+    async fn copy(&mut self, images: &[Image<'_>], written: &[bool]) -> Result<(), Failure> {
+        let fields = i16::try_from(self.table.fit.written().count()).unwrap_or(i16::MAX);
+        let codecs: Vec<_> = self.table.fit.columns.iter().map(|c| c.codec).zip(written).collect();
+        let relation = self.relation;
+        let put = |image: &&Image<'_>, out: &mut BytesMut| {
+            let mut tuple = Tuple::start(out, fields);
+            image.for_each(relation, |index, value| match codecs.get(index) {
+                Some((codec, true)) => Ok(tuple.put(value, *codec)?),
                 _ => Ok::<(), CopyError>(()),
             })
         };
-        let stage = StatementKey::StageUpdates(shape.clone());
-        self.staged(stage, StatementKey::UpdateStaged(shape.clone()), updates, put).await
-    }
-
-    async fn insert(&mut self, inserts: &[Image]) -> Result<(), Failure> {
-        if inserts.len() < insert_min(self.table) {
-            return self.singly(inserts, rows::of_insert).await;
-        }
-        let relation = self.table.relation.clone();
-        let fields = self.table.fit.written().count();
-        let codecs: Vec<_> =
-            self.table.fit.columns.iter().map(|c| (!c.generated, c.codec)).collect();
-        let put =
-            |image: &&Image, out: &mut BytesMut| put_image(&relation, &codecs, fields, image, out);
-        if !self.table.fit.takes_copy() {
-            let (stage, insert) = (StatementKey::StageInserts, StatementKey::InsertStaged);
-            return self.staged(stage, insert, inserts, put).await;
-        }
         let statement = self.statement(StatementKey::Copy).await?;
-        let copied = copy(self.client, &statement, inserts, put).await;
-        self.counted(copied, inserts.len())
+        if self.pipeline.outstanding() > 1 {
+            let unexpected = unexpected(&mut self.pipeline).await;
+            self.judge(unexpected)?;
+        }
+        let copied = copy(self.client, &statement, images, put);
+        let (earlier, copied) = join(unexpected(&mut self.pipeline), copied).await;
+        self.judge(earlier)?;
+        match copied {
+            Ok(rows) => self.judge(Some((images.len(), Ok(rows)))),
+            Err(error) => Err(self.unsent(error)),
+        }
     }
 
-    /// A set too small to be worth a COPY: a statement for each row.
+    /// A statement for each row.
     async fn singly<T>(
         &mut self,
         set: &[T],
         prepare: impl Fn(&Table, &T) -> Result<Prepared, Unusable>,
     ) -> Result<(), Failure> {
-        let client = self.client;
-        let mut pipeline = Pipeline::new(client);
-        for (number, row) in set.iter().enumerate() {
+        for row in set {
             let prepared = match prepare(self.table, row) {
                 Ok(prepared) => prepared,
-                Err(Unusable::Decode(error)) => return Err(Failure::Fatal(error.into())),
+                Err(Unusable::Decode(error)) => return Err(error.into()),
                 Err(Unusable::Because(why)) => return Err(Failure::Refused(why.into())),
             };
             let Some((key, params)) = prepared else { continue };
-            let statement = match self.table.statement(client, key).await {
-                Ok(statement) => statement,
-                Err(error) => {
-                    // an earlier statement may have failed, and this is what followed from it
-                    self.answers(&mut pipeline).await?;
-                    return Err(self.failure(error));
-                }
-            };
-            if let Some((_, answer)) = pipeline.send(number, statement, params).await {
-                self.counted(answer.map_err(CopyError::Server), 1)?;
-            }
-        }
-        self.answers(&mut pipeline).await
-    }
-
-    async fn answers(&self, pipeline: &mut Pipeline<'_>) -> Result<(), Failure> {
-        while let Some((_, answer)) = pipeline.next().await {
-            self.counted(answer.map_err(CopyError::Server), 1)?;
+            let statement = self.statement(key).await?;
+            let answered = self.pipeline.send(1, statement, params).await;
+            self.judge(answered)?;
         }
         Ok(())
     }
 
-    /// Copies rows into the staging table, and lets one statement do them all.
-    async fn staged<'r, T: Sync>(
-        &mut self,
-        stage: StatementKey,
-        apply: StatementKey,
-        rows: &'r [T],
-        put: impl Fn(&&'r T, &mut BytesMut) -> Result<(), CopyError> + Send,
-    ) -> Result<(), Failure> {
-        let cleared = self.table.clear_staging(self.client, rows.len()).await;
-        cleared.map_err(|error| self.failure(error))?;
-        let stage = self.statement(stage).await?;
-        let copied = copy(self.client, &stage, rows, put).await;
-        self.counted(copied, rows.len())?;
-        let apply = self.statement(apply).await?;
-        let applied = self.client.execute(&apply, &[]).await;
-        self.counted(applied.map_err(CopyError::Server), rows.len())
+    /// Sends what has been gathered, with one statement for all of it.
+    async fn send(&mut self, key: StatementKey, arrays: &mut [Array]) -> Result<(), Failure> {
+        let rows = arrays.first().map_or(0, Array::count);
+        if rows == 0 {
+            return Ok(());
+        }
+        let params = arrays.iter_mut().map(|array| Param::encoded(array.take())).collect();
+        let statement = self.statement(key).await?;
+        let answered = self.pipeline.send(rows, statement, params).await;
+        self.judge(answered)
     }
 
     async fn statement(&mut self, key: StatementKey) -> Result<tokio_postgres::Statement, Failure> {
-        let prepared = self.table.statement(self.client, key).await;
-        prepared.map_err(|error| self.failure(error))
+        match self.table.statement(self.client, key).await {
+            Ok(statement) => Ok(statement),
+            Err(error) => {
+                // an earlier statement may have failed, and this is what followed from it
+                let earlier = unexpected(&mut self.pipeline).await;
+                self.judge(earlier)?;
+                Err(self.failure(error))
+            }
+        }
     }
 
     /// Every row must have hit exactly one.
-    fn counted(&self, count: Result<u64, CopyError>, expected: usize) -> Result<(), Failure> {
-        match count {
-            Ok(count) if count == expected as u64 => Ok(()),
-            Ok(count) => Err(Failure::Refused(format!("{count} rows instead of {expected}"))),
-            Err(CopyError::Server(error)) => Err(self.failure(error)),
-            Err(CopyError::Codec(error)) => {
-                let what = format!("writing {}", self.table.relation);
-                Err(Failure::Fatal(errors::of_codec(self.target, &what, error)))
+    fn judge(&self, answered: Option<Answered>) -> Result<(), Failure> {
+        match answered {
+            None => Ok(()),
+            Some((expected, Ok(rows))) if rows == expected as u64 => Ok(()),
+            Some((expected, Ok(rows))) => {
+                Err(Failure::Refused(format!("{rows} rows instead of {expected}")))
             }
-            Err(CopyError::Decode(error)) => Err(Failure::Fatal(error.into())),
+            Some((_, Err(error))) => Err(self.failure(error)),
+        }
+    }
+
+    /// Rows that could not be written, or a COPY that failed.
+    fn unsent(&self, error: CopyError) -> Failure {
+        match error {
+            CopyError::Server(error) => self.failure(error),
+            CopyError::Codec(error) => {
+                Failure::Fatal(errors::of_codec(self.target, &self.what(), error))
+            }
+            CopyError::Decode(error) => error.into(),
         }
     }
 
@@ -324,30 +399,31 @@ impl Sets<'_> {
             Some(db) if errors::kind_of_code(db.code().code()) == Kind::Row => {
                 Failure::Refused(errors::describe(db))
             }
-            _ => {
-                let what = format!("writing {}", self.table.relation);
-                Failure::Fatal(errors::of_server(self.target, &what, error))
-            }
+            _ => Failure::Fatal(errors::of_server(self.target, &self.what(), error)),
         }
+    }
+
+    fn what(&self) -> String {
+        format!("writing {}", self.relation)
     }
 }
 
-fn put_image(
-    relation: &Relation,
-    codecs: &[(bool, super::codec::Codec)],
-    fields: usize,
-    image: &Image,
-    out: &mut BytesMut,
-) -> Result<(), CopyError> {
-    let mut tuple = Tuple::start(out, field_count(fields));
-    image.for_each(relation, |i, value| match codecs.get(i) {
-        Some((true, codec)) => Ok(tuple.put(value, *codec)?),
-        _ => Ok(()),
-    })
+/// The first answer that is not as it must be, once all have come.
+async fn unexpected(pipeline: &mut Pipeline<'_>) -> Option<Answered> {
+    while let Some((expected, answer)) = pipeline.next().await {
+        if !matches!(answer, Ok(rows) if rows == expected as u64) {
+            return Some((expected, answer));
+        }
+    }
+    None
 }
 
-/// COPY's field count; a relation has at most [`rsrepl_wire::limits::COLUMNS_MAX`] columns and a key
-/// no more.
-fn field_count(fields: usize) -> i16 {
-    i16::try_from(fields).unwrap_or(i16::MAX)
+fn flags(columns: usize, set: impl Iterator<Item = usize>) -> Vec<bool> {
+    let mut flags = vec![false; columns];
+    for index in set {
+        if let Some(flag) = flags.get_mut(index) {
+            *flag = true;
+        }
+    }
+    flags
 }

@@ -37,7 +37,7 @@ impl Shape {
     }
 
     /// The new values that a set of updates needs: those to set and those to compare.
-    pub fn staged<'a>(
+    pub fn given<'a>(
         &'a self,
         table: &'a TargetTable,
     ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
@@ -233,82 +233,105 @@ impl TargetTable {
     }
 }
 
-/// Statements over a staging table: key columns `k0…` as they were, columns `c0…` as they become,
-/// numbered as in the relation.
+/// Statements over a set of rows, which is one parameter: an array of the target's row type, with the
+/// key columns `k0…` as they were and the columns `c0…` as they become, numbered as in the relation.
 impl TargetTable {
-    fn staging_type(column: &TargetColumn) -> &str {
+    fn arrival_type(column: &TargetColumn) -> &str {
         column.via.as_ref().unwrap_or(&column.sql_type)
     }
 
-    /// The staging table, which lasts as long as the session.
-    pub fn create_staging(&self, staging: &str) -> String {
-        let keys = self.keys().map(|(i, c)| format!("k{i} {}", Self::staging_type(c)));
-        let columns =
-            self.columns.iter().enumerate().map(|(i, c)| format!("c{i} {}", Self::staging_type(c)));
-        format!("CREATE TEMPORARY TABLE {staging} ({})", join(keys.chain(columns), ", "))
+    /// Fields of the row type.
+    pub fn row_type_fields(&self) -> usize {
+        self.keys().count() + self.columns.len()
     }
 
-    fn staged(name: char, index: usize, column: &TargetColumn) -> String {
+    /// The row type, which lasts as long as the session, and then a query for its oid.
+    pub fn create_row_type(&self, row_type: &str) -> String {
+        let keys = self.keys().map(|(i, c)| format!("k{i} {}", Self::arrival_type(c)));
+        let columns =
+            self.columns.iter().enumerate().map(|(i, c)| format!("c{i} {}", Self::arrival_type(c)));
+        let fields = join(keys.chain(columns), ", ");
+        format!(
+            "CREATE TYPE {row_type} AS ({fields}); \
+             SELECT {}::pg_catalog.regtype::pg_catalog.oid",
+            literal(row_type)
+        )
+    }
+
+    fn given(name: char, index: usize, column: &TargetColumn) -> String {
         match column.via {
             Some(_) => format!("s.{name}{index}::{}", column.sql_type),
             None => format!("s.{name}{index}"),
         }
     }
 
-    fn staged_key(&self) -> String {
+    fn key_is_given(&self) -> String {
         join(
             self.keys()
-                .map(|(i, c)| format!("t.{} {} {}", c.ident, c.equals, Self::staged('k', i, c))),
+                .map(|(i, c)| format!("t.{} {} {}", c.ident, c.equals, Self::given('k', i, c))),
             " AND ",
         )
     }
 
-    /// Stages rows to be inserted.
-    pub fn stage_inserts(&self, staging: &str) -> String {
-        let list = join(self.written().map(|(i, _)| format!("c{i}")), ", ");
-        format!("COPY {staging} ({list}) FROM STDIN BINARY")
-    }
-
-    /// Inserts every staged row.
-    pub fn insert_staged(&self, staging: &str) -> String {
+    /// Inserts every row of the array `$1`.
+    pub fn insert_set(&self, row_type: &str) -> String {
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {staging} AS s",
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE \
+             SELECT {} FROM pg_catalog.unnest($1::{row_type}[]) AS s",
             self.name,
             self.column_list(),
-            join(self.written().map(|(i, c)| Self::staged('c', i, c)), ", ")
+            join(self.written().map(|(i, c)| Self::given('c', i, c)), ", ")
         )
     }
 
-    /// Stages keys of rows to be deleted.
-    pub fn stage_deletes(&self, staging: &str) -> String {
-        let list = join(self.keys().map(|(i, _)| format!("k{i}")), ", ");
-        format!("COPY {staging} ({list}) FROM STDIN BINARY")
-    }
-
-    /// Deletes the rows of every staged key.
-    pub fn delete_staged(&self, staging: &str) -> String {
-        format!("DELETE FROM {} AS t USING {staging} AS s WHERE {}", self.only(), self.staged_key())
-    }
-
-    /// Stages rows to be updated: old keys, then new values.
-    pub fn stage_updates(&self, staging: &str, shape: &Shape) -> String {
-        let keys = self.keys().map(|(i, _)| format!("k{i}"));
-        let columns = shape.staged(self).map(|(i, _)| format!("c{i}"));
-        let list = join(keys.chain(columns), ", ");
-        format!("COPY {staging} ({list}) FROM STDIN BINARY")
-    }
-
-    /// Updates every staged row.
-    pub fn update_staged(&self, staging: &str, shape: &Shape) -> String {
+    /// Updates by every row of the array `$1`.
+    pub fn update_set(&self, row_type: &str, shape: &Shape) -> String {
         let set = join(
-            shape.set(self).map(|(i, c)| format!("{} = {}", c.ident, Self::staged('c', i, c))),
+            shape.set(self).map(|(i, c)| format!("{} = {}", c.ident, Self::given('c', i, c))),
             ", ",
         );
-        let mut condition = self.staged_key();
+        let mut condition = self.key_is_given();
         for (i, c) in shape.compared(self) {
-            let value = Self::staged('c', i, c);
+            let value = Self::given('c', i, c);
             condition.push_str(&format!(" AND t.{} {} {value}", c.ident, c.equals));
         }
-        format!("UPDATE {} AS t SET {set} FROM {staging} AS s WHERE {condition}", self.only())
+        format!(
+            "UPDATE {} AS t SET {set} FROM pg_catalog.unnest($1::{row_type}[]) AS s \
+             WHERE {condition}",
+            self.only()
+        )
+    }
+
+    /// Whether keys can be given as [`delete_set`](Self::delete_set) takes them: arrays have no arrays.
+    pub fn takes_key_arrays(&self) -> bool {
+        self.keys().all(|(_, column)| !Self::arrival_type(column).ends_with("[]"))
+    }
+
+    /// Deletes the rows of many keys; parameters are arrays, one for each key column.
+    pub fn delete_set(&self) -> String {
+        let keys: Vec<_> = self.keys().collect();
+        if let [(_, key)] = keys.as_slice() {
+            let given = format!("$1::{}[]", Self::arrival_type(key));
+            let given = match key.via {
+                Some(_) => format!("{given}::{}[]", key.sql_type),
+                None => given,
+            };
+            return format!(
+                "DELETE FROM {} AS t WHERE t.{} {} ANY ({given})",
+                self.only(),
+                key.ident,
+                key.equals
+            );
+        }
+        let arrays = keys.iter().zip(1..).map(|((_, c), number)| {
+            format!("pg_catalog.unnest(${number}::{}[])", Self::arrival_type(c))
+        });
+        format!(
+            "DELETE FROM {} AS t USING ROWS FROM ({}) AS s ({}) WHERE {}",
+            self.only(),
+            join(arrays, ", "),
+            join(keys.iter().map(|(i, _)| format!("k{i}")), ", "),
+            self.key_is_given()
+        )
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rsrepl_wire::Relation;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::catalog::TargetTable;
 use super::sql::Shape;
@@ -13,18 +13,16 @@ use super::sql::Shape;
 /// its columns they leave unchanged) prepares some again.
 const STATEMENTS_MAX: usize = 128;
 
-/// Rows of a staging table, dead ones included, before it is truncated.
-const DEAD_ROWS_MAX: usize = 2_000;
+/// Fields that a row type may have (`MaxHeapAttributeNumber`).
+const ROW_TYPE_FIELDS_MAX: usize = 1600;
 
 /// A target's table, as long as the stream describes it in the same way.
 pub struct Table {
     pub relation: Arc<Relation>,
     pub fit: Arc<TargetTable>,
-    /// Name of the staging table, which [`Table::stage`] creates.
-    staging: String,
-    staged: bool,
-    /// Rows put into it since it was truncated.
-    dead_rows: usize,
+    /// Name of the type that sets of rows arrive in, which [`Table::row_type`] creates.
+    row_type: String,
+    row_type_oid: Option<u32>,
     statements: HashMap<StatementKey, Statement>,
 }
 
@@ -38,23 +36,19 @@ pub enum StatementKey {
     DeleteImage(Vec<bool>),
     UpdateImage(Vec<bool>, Shape),
     Copy,
-    StageInserts,
-    InsertStaged,
-    StageDeletes,
-    DeleteStaged,
-    StageUpdates(Shape),
-    UpdateStaged(Shape),
+    InsertSet,
+    DeleteSet,
+    UpdateSet(Shape),
 }
 
 impl Table {
-    /// `number` tells its staging table from others of the session.
+    /// `number` tells its row type from others of the session.
     pub fn new(relation: Arc<Relation>, fit: TargetTable, number: usize) -> Table {
         Table {
             relation,
             fit: Arc::new(fit),
-            staging: format!("pg_temp.rsrepl_staging_{number}"),
-            staged: false,
-            dead_rows: 0,
+            row_type: format!("pg_temp.rsrepl_row_{number}"),
+            row_type_oid: None,
             statements: HashMap::new(),
         }
     }
@@ -64,28 +58,24 @@ impl Table {
         Arc::ptr_eq(&self.relation, relation) || self.relation == *relation
     }
 
-    /// Creates the staging table at its first use. Not within a savepoint that may be rolled back.
-    pub async fn stage(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
-        if !self.staged {
-            client.batch_execute(&self.fit.create_staging(&self.staging)).await?;
-            self.staged = true;
-        }
-        Ok(())
+    /// Whether rows can arrive as a set: a few tables have more columns than a type has fields.
+    pub fn takes_sets(&self) -> bool {
+        self.fit.row_type_fields() <= ROW_TYPE_FIELDS_MAX
     }
 
-    /// Empties the staging table, into which `rows` are to go. A DELETE is several times cheaper than
-    /// a TRUNCATE as long as few dead rows have gathered. Neither can be left out for an empty one: a
-    /// rollback to the savepoint brings back what was there before.
-    pub async fn clear_staging(
-        &mut self,
-        client: &Client,
-        rows: usize,
-    ) -> Result<(), tokio_postgres::Error> {
-        let statement =
-            if self.dead_rows + rows > DEAD_ROWS_MAX { "TRUNCATE" } else { "DELETE FROM" };
-        client.batch_execute(&format!("{statement} {}", self.staging)).await?;
-        self.dead_rows = if statement == "TRUNCATE" { rows } else { self.dead_rows + rows };
-        Ok(())
+    /// The oid of the row type, which is created at its first use. Not within a savepoint that may be
+    /// rolled back.
+    pub async fn row_type(&mut self, client: &Client) -> Result<u32, tokio_postgres::Error> {
+        if let Some(oid) = self.row_type_oid {
+            return Ok(oid);
+        }
+        let answer = client.simple_query(&self.fit.create_row_type(&self.row_type)).await?;
+        let oid = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        self.row_type_oid = oid;
+        Ok(oid.unwrap_or_default()) // a server that does not say it refuses what comes next
     }
 
     /// The statement, prepared at its first use.
@@ -106,7 +96,7 @@ impl Table {
     }
 
     fn text(&self, key: &StatementKey) -> String {
-        let (fit, staging) = (&self.fit, &self.staging);
+        let (fit, row_type) = (&self.fit, &self.row_type);
         match key {
             StatementKey::InsertRow => fit.insert_row(),
             StatementKey::DeleteRow => fit.delete_row(),
@@ -114,12 +104,9 @@ impl Table {
             StatementKey::DeleteImage(known) => fit.delete_image(known),
             StatementKey::UpdateImage(known, shape) => fit.update_image(known, shape),
             StatementKey::Copy => fit.copy(),
-            StatementKey::StageInserts => fit.stage_inserts(staging),
-            StatementKey::InsertStaged => fit.insert_staged(staging),
-            StatementKey::StageDeletes => fit.stage_deletes(staging),
-            StatementKey::DeleteStaged => fit.delete_staged(staging),
-            StatementKey::StageUpdates(shape) => fit.stage_updates(staging, shape),
-            StatementKey::UpdateStaged(shape) => fit.update_staged(staging, shape),
+            StatementKey::InsertSet => fit.insert_set(row_type),
+            StatementKey::DeleteSet => fit.delete_set(),
+            StatementKey::UpdateSet(shape) => fit.update_set(row_type, shape),
         }
     }
 }
