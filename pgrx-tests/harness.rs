@@ -177,7 +177,7 @@ impl Reader {
         messages.into_iter().map(|message| self.line(message)).collect()
     }
 
-    fn line(&mut self, message: Message) -> String {
+    pub(super) fn line(&mut self, message: Message) -> String {
         match message {
             Message::Begin(begin) if begin.origin.is_empty() => "BEGIN".into(),
             Message::Begin(begin) => format!("BEGIN from {}", begin.origin),

@@ -20,6 +20,7 @@ mod partitions;
 mod progress;
 mod publications;
 mod statements;
+mod streaming;
 mod subtransactions;
 mod toast;
 mod truncate;

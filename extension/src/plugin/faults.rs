@@ -2,12 +2,18 @@
 
 use std::ffi::CStr;
 
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
+
+use super::report;
 
 /// A Rust panic.
 const PANIC: &CStr = c"rsrepl.test.panic";
 /// An ERROR that PostgreSQL raises while Rust is on the stack.
 const ERROR: &CStr = c"rsrepl.test.error";
+
+/// The ERROR of a transaction that aborts while it is streamed.
+const ROLLBACK: &CStr = c"rsrepl.test.rollback";
 
 pub(super) fn provoke(prefix: &CStr) {
     if prefix == PANIC {
@@ -16,5 +22,8 @@ pub(super) fn provoke(prefix: &CStr) {
     if prefix == ERROR {
         // SAFETY: refused before anything is allocated
         unsafe { pg_sys::palloc(usize::MAX / 2) };
+    }
+    if prefix == ROLLBACK {
+        report::fail(Code::ERRCODE_TRANSACTION_ROLLBACK, "provoked by a test".into(), "");
     }
 }

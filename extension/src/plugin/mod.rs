@@ -5,6 +5,7 @@
 //! | `options` | what START_REPLICATION or the SQL functions ask for |
 //! | `session` | the state of one decoding session, and what each callback does with it |
 //! | `stream` | when a frame is begun, filled and sent |
+//! | `streaming` | the same of large transactions that are sent while they run |
 //! | `output` | PostgreSQL's side of writing: sending a frame, reporting progress |
 //! | `relations` | the cache of tables, bounded, rebuilt after invalidations |
 //! | `describe` | a table as the wire shows it, and how its tuples are read |
@@ -27,7 +28,9 @@
 //! Everything hangs on the memory context of the decoding session: the [`session::Session`] is freed
 //! by a reset callback on it, because an ERROR skips the shutdown callback. A Rust panic becomes an
 //! ERROR by `#[pg_guard]`, and an ERROR of PostgreSQL unwinds through Rust as a panic, so destructors
-//! run. After either the session is dropped whole; no half-written frame is ever sent.
+//! run. After either the session is dropped whole, but for one case: PostgreSQL catches the ERROR of a
+//! transaction that aborts while it is streamed, and goes on. Then what was half written is cut off, and
+//! every other state is as it was before the callback. No half-written message is ever sent.
 
 mod describe;
 #[cfg(any(test, feature = "pg_test"))]
@@ -41,6 +44,7 @@ mod relations;
 mod report;
 mod session;
 mod stream;
+mod streaming;
 mod text;
 mod tuple;
 mod types;
@@ -49,6 +53,7 @@ use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
+use rsrepl_wire::Lsn;
 
 use output::Output;
 use session::Session;
@@ -72,6 +77,13 @@ pub unsafe extern "C-unwind" fn _PG_output_plugin_init(
     callbacks.commit_cb = Some(commit);
     callbacks.filter_by_origin_cb = Some(filter_by_origin);
     callbacks.shutdown_cb = Some(shutdown);
+    callbacks.stream_start_cb = Some(stream_start);
+    callbacks.stream_stop_cb = Some(stream_stop);
+    callbacks.stream_abort_cb = Some(stream_abort);
+    callbacks.stream_commit_cb = Some(stream_commit);
+    callbacks.stream_change_cb = Some(change);
+    callbacks.stream_message_cb = Some(message);
+    callbacks.stream_truncate_cb = Some(truncate);
 }
 
 #[pg_guard]
@@ -164,4 +176,42 @@ unsafe extern "C-unwind" fn filter_by_origin(
 unsafe extern "C-unwind" fn shutdown(ctx: *mut pg_sys::LogicalDecodingContext) {
     // SAFETY: startup has set the session
     unsafe { Session::of(ctx) }.shut_down();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn stream_start(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+) {
+    // SAFETY: startup has set the session; `txn` is valid during the call
+    unsafe { Session::of(ctx).stream_start(txn) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn stream_stop(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+) {
+    // SAFETY: startup has set the session; `txn` is valid during the call
+    unsafe { Session::of(ctx).stream_stop(&Output(ctx), txn) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn stream_abort(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    lsn: pg_sys::XLogRecPtr,
+) {
+    // SAFETY: startup has set the session; `txn` is valid during the call
+    unsafe { Session::of(ctx).stream_abort(&Output(ctx), txn, Lsn(lsn)) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn stream_commit(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    _commit_lsn: pg_sys::XLogRecPtr,
+) {
+    // SAFETY: startup has set the session; `txn` is valid during the call
+    unsafe { Session::of(ctx).stream_commit(&Output(ctx), txn) }
 }

@@ -8,7 +8,7 @@ use rsrepl_wire::limits::FORMAT_VERSION;
 
 use super::report;
 
-const KNOWN: &str = "The options are format_version, publications, messages and origin.";
+const KNOWN: &str = "The options are format_version, publications, messages, origin and streaming.";
 
 /// The validated options of a session.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Options {
     pub(super) messages: bool,
     /// Only what did not come from another server is wanted (`origin = none`).
     pub(super) local_only: bool,
+    /// Large transactions are wanted while they run.
+    pub(super) streaming: bool,
 }
 
 impl Options {
@@ -44,7 +46,7 @@ impl Options {
 
     fn set(&mut self, name: &CStr, value: Option<&CStr>) {
         let shown = name.to_string_lossy();
-        let known = [c"format_version", c"publications", c"messages", c"origin"];
+        let known = [c"format_version", c"publications", c"messages", c"origin", c"streaming"];
         if !known.contains(&name) {
             let text = format!("unknown option \"{shown}\" of output plugin rsrepl");
             report::fail(Code::ERRCODE_INVALID_PARAMETER_VALUE, text, KNOWN);
@@ -57,6 +59,7 @@ impl Options {
             b"format_version" => check_format_version(value),
             b"publications" => self.publications = Some(identifiers(value)),
             b"messages" => self.messages = boolean("messages", value),
+            b"streaming" => self.streaming = boolean("streaming", value),
             _ => {
                 self.local_only = match value.to_bytes() {
                     b"any" => false,

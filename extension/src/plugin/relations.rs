@@ -19,8 +19,10 @@ const COLUMNS_MAX: usize = 64 * 1024;
 /// A table in the cache.
 pub(super) struct Entry {
     pub(super) table: Table,
-    /// This very description is on the wire.
+    /// This very description is on the wire, for whole transactions.
     pub(super) sent: bool,
+    /// The part of a transaction in progress that has this very description.
+    pub(super) sent_in_part: Option<u64>,
     /// That a row cannot be identified was said.
     pub(super) warned: bool,
     valid: bool,
@@ -111,9 +113,12 @@ impl Relations {
             self.clear();
         }
         self.columns += columns_of(&table);
-        let mut entry = Entry { table, sent: false, warned: false, valid: true };
+        let mut entry =
+            Entry { table, sent: false, sent_in_part: None, warned: false, valid: true };
         if let Some(old) = old {
-            entry.sent = old.sent && old.table.relation == entry.table.relation;
+            if old.table.relation == entry.table.relation {
+                (entry.sent, entry.sent_in_part) = (old.sent, old.sent_in_part);
+            }
             entry.warned = old.warned;
             old.table.release();
         }

@@ -13,7 +13,8 @@ use super::options::Options;
 use super::output::Output;
 use super::publications::Publications;
 use super::relations::{Catalog, Entry, Relations};
-use super::stream::Stream;
+use super::stream::{Stream, origin_name};
+use super::streaming::Streaming;
 use super::text::{self, ServerText};
 use super::tuple::Tuple;
 use super::{invalidation, memory, report};
@@ -31,6 +32,7 @@ pub(super) struct Session {
     catalog: Catalog,
     relations: Relations,
     stream: Stream,
+    streaming: Streaming,
     /// Changes that were skipped since progress was last reported.
     skipped: u32,
     /// What one callback allocates in PostgreSQL's memory; emptied at the next one.
@@ -78,12 +80,16 @@ impl Session {
             },
             relations: Relations::default(),
             stream: Stream::default(),
+            streaming: Streaming::default(),
             skipped: 0,
             scratch,
         };
         let session = PgMemoryContexts::For(memory).leak_and_drop_on_delete(session);
         // SAFETY: the context is valid
-        unsafe { (*ctx).output_plugin_private = session.cast() };
+        unsafe {
+            (*ctx).output_plugin_private = session.cast();
+            (*ctx).streaming &= options.streaming;
+        }
     }
 
     /// The session of a decoding context.
@@ -132,8 +138,11 @@ impl Session {
         }
         let lsn = Lsn(change.lsn);
         let text = self.catalog.text;
-        let frame = self.stream.frame(txn, lsn, text);
-        announce(frame, entry);
+        let part = self.streaming.part();
+        // SAFETY: `change` is of `txn` or of one of its subtransactions
+        let frame =
+            unsafe { frame(&mut self.stream, &mut self.streaming, txn, change.txn, lsn, text) };
+        announce(frame, entry, part);
         let table = &entry.table;
         // SAFETY: the tuples are those of the table as it was at the change
         let row = unsafe {
@@ -153,7 +162,7 @@ impl Session {
             entry.warned = true;
             warn_unidentified(entry, change.action);
         }
-        self.stream.send_if_full(out);
+        self.send_if_full(out);
     }
 
     /// # Safety
@@ -167,12 +176,18 @@ impl Session {
     ) {
         let _scratch = self.enter();
         let lsn = Lsn(change.lsn);
+        let part = self.streaming.part();
         let mut truncated = Vec::with_capacity(relations.len());
         for &relation in relations {
             // SAFETY: the tables are open, with the catalogs as they were at the change
             let entry = unsafe { self.relations.entry(relation, &mut self.catalog) };
             if entry.table.wanted.truncate {
-                announce(self.stream.frame(txn, lsn, self.catalog.text), entry);
+                // SAFETY: `change` is of `txn` or of one of its subtransactions
+                let frame = unsafe {
+                    let text = self.catalog.text;
+                    frame(&mut self.stream, &mut self.streaming, txn, change.txn, lsn, text)
+                };
+                announce(frame, entry, part);
                 truncated.push(entry.table.relation.oid);
             }
         }
@@ -181,9 +196,9 @@ impl Session {
         }
         // SAFETY: of this kind of change `truncate` is the member of the union that is set
         let how = unsafe { &change.data.truncate };
-        let frame = self.stream.frame(txn, lsn, self.catalog.text);
+        let frame = self.frame(txn, lsn);
         frame.truncate(lsn, how.cascade, how.restart_seqs, &truncated);
-        self.stream.send_if_full(out);
+        self.send_if_full(out);
     }
 
     /// `txn`: none when the message is not part of a transaction.
@@ -206,10 +221,10 @@ impl Session {
         let prefix = text.string(prefix);
         match txn {
             Some(txn) => {
-                let frame = self.stream.frame(txn, lsn, text);
+                let frame = self.frame(txn, lsn);
                 memory::make_room(content.len(), |len| frame.try_reserve(len));
                 frame.logical(lsn, true, &prefix, content);
-                self.stream.send_if_full(out);
+                self.send_if_full(out);
             }
             None => {
                 // a frame of its own: one of a transaction may be waiting
@@ -228,6 +243,70 @@ impl Session {
         out.progress(!self.stream.has_begun());
         if self.stream.has_begun() {
             self.stream.commit(out, txn, self.catalog.text);
+        }
+    }
+
+    /// A part of a transaction in progress begins.
+    ///
+    /// # Safety
+    /// `txn` is the callback's.
+    pub(super) unsafe fn stream_start(&mut self, txn: *mut pg_sys::ReorderBufferTXN) {
+        let _scratch = self.enter();
+        let text = self.catalog.text;
+        // SAFETY: as promised by the caller
+        unsafe {
+            let id = (*txn).origin_id;
+            self.streaming.start(txn, || origin_name(id, text));
+        }
+    }
+
+    /// The part ends; after an ERROR outside of a PostgreSQL transaction.
+    ///
+    /// # Safety
+    /// `txn` is the callback's.
+    pub(super) unsafe fn stream_stop(&mut self, out: &Output, txn: *mut pg_sys::ReorderBufferTXN) {
+        // SAFETY: as promised by the caller
+        unsafe { self.streaming.stop(out, txn, &mut self.stream) };
+    }
+
+    /// # Safety
+    /// `txn` is the callback's.
+    pub(super) unsafe fn stream_abort(
+        &mut self,
+        out: &Output,
+        txn: *mut pg_sys::ReorderBufferTXN,
+        lsn: Lsn,
+    ) {
+        // SAFETY: as promised by the caller
+        unsafe { self.streaming.abort(out, txn, lsn, &mut self.stream) };
+    }
+
+    /// # Safety
+    /// `txn` is the callback's.
+    pub(super) unsafe fn stream_commit(
+        &mut self,
+        out: &Output,
+        txn: *mut pg_sys::ReorderBufferTXN,
+    ) {
+        self.skipped = 0;
+        // SAFETY: as promised by the caller
+        let sent = unsafe { self.streaming.commit(out, txn, &mut self.stream) };
+        out.progress(!sent);
+    }
+
+    /// The frame for the next message of a transaction.
+    fn frame(&mut self, txn: &pg_sys::ReorderBufferTXN, lsn: Lsn) -> &mut FrameWriter {
+        match self.streaming.part() {
+            None => self.stream.frame(txn, lsn, self.catalog.text),
+            Some(_) => self.streaming.frame(txn, lsn),
+        }
+    }
+
+    #[inline]
+    fn send_if_full(&mut self, out: &Output) {
+        match self.streaming.part() {
+            None => self.stream.send_if_full(out),
+            Some(_) => self.streaming.send_if_full(out, &mut self.stream),
         }
     }
 
@@ -254,12 +333,41 @@ impl Session {
     }
 }
 
-/// Sends the description of a table unless the stream already has this very one.
+/// The frame for the next change of `txn`, which `writer` made: itself or a subtransaction.
+///
+/// # Safety
+/// `writer` is valid.
 #[inline]
-fn announce(frame: &mut FrameWriter, entry: &mut Entry) {
-    if !entry.sent {
-        frame.relation(&entry.table.relation);
-        entry.sent = true;
+unsafe fn frame<'a>(
+    stream: &'a mut Stream,
+    streaming: &'a mut Streaming,
+    txn: &pg_sys::ReorderBufferTXN,
+    writer: *mut pg_sys::ReorderBufferTXN,
+    lsn: Lsn,
+    text: ServerText,
+) -> &'a mut FrameWriter {
+    match streaming.part() {
+        None => stream.frame(txn, lsn, text),
+        // SAFETY: as promised by the caller
+        Some(_) => unsafe { streaming.frame_of(txn, writer, lsn) },
+    }
+}
+
+/// Sends the description of a table unless the stream already has this very one, or `part` of a
+/// transaction in progress. What a part has is for that part alone: it may be taken back.
+#[inline]
+fn announce(frame: &mut FrameWriter, entry: &mut Entry, part: Option<u64>) {
+    let sent = match part {
+        None => entry.sent,
+        Some(_) => entry.sent_in_part == part,
+    };
+    if sent {
+        return;
+    }
+    frame.relation(&entry.table.relation);
+    match part {
+        None => entry.sent = true,
+        Some(_) => entry.sent_in_part = part,
     }
 }
 

@@ -46,7 +46,7 @@ impl Stream {
             self.open = true;
         }
         if !self.begun {
-            self.frame.begin(&begin_of(txn, text));
+            self.frame.begin(&begin_of(txn, |origin| origin_name(origin, text)));
             self.begun = true;
         }
         &mut self.frame
@@ -73,6 +73,9 @@ impl Stream {
         self.begun = false;
     }
 
+    /// Sends what is held back, so that something else can go out behind it.
+    pub(super) fn send_held(&mut self, _out: &Output) {}
+
     fn send(&mut self, out: &Output) {
         self.open = false;
         out.write(self.frame.finish());
@@ -83,28 +86,30 @@ fn commit_of(txn: &pg_sys::ReorderBufferTXN) -> Commit {
     Commit {
         final_lsn: Lsn(txn.final_lsn),
         end_lsn: Lsn(txn.end_lsn),
-        // SAFETY: of a transaction that is neither prepared nor streamed the commit time is set
+        // SAFETY: of a transaction that is not prepared the commit time is set when it commits
         commit_time: unsafe { txn.xact_time.commit_time },
     }
 }
 
-fn begin_of(txn: &pg_sys::ReorderBufferTXN, text: ServerText) -> Begin {
+/// `origin`: gives the name of a replication origin.
+pub(super) fn begin_of(
+    txn: &pg_sys::ReorderBufferTXN,
+    origin: impl FnOnce(pg_sys::RepOriginId) -> String,
+) -> Begin {
     let commit = commit_of(txn);
+    let local = txn.origin_id == pg_sys::InvalidRepOriginId as pg_sys::RepOriginId;
     Begin {
         xid: txn.xid.into(),
         final_lsn: commit.final_lsn,
         end_lsn: commit.end_lsn,
         commit_time: commit.commit_time,
-        origin: origin_name(txn.origin_id, text),
+        origin: if local { String::new() } else { origin(txn.origin_id) },
     }
 }
 
-/// Empty for a local transaction. One without a name (dropped before the transaction ended) must not
-/// look like a local one: `#` and its number.
-fn origin_name(origin: pg_sys::RepOriginId, text: ServerText) -> String {
-    if origin == pg_sys::InvalidRepOriginId as pg_sys::RepOriginId {
-        return String::new();
-    }
+/// One without a name (dropped before the transaction ended) must not look like a local one: `#` and its
+/// number. Inside of a PostgreSQL transaction only.
+pub(super) fn origin_name(origin: pg_sys::RepOriginId, text: ServerText) -> String {
     let mut name = std::ptr::null_mut();
     // SAFETY: the name is a copy in the current memory context
     unsafe {
