@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rsrepl_wire::{Begin, Commit, Lsn, Message, Relation};
+use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation};
 
 use crate::batch::{Batch, Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
@@ -49,6 +49,8 @@ pub struct Assembler {
 struct Open {
     begin: Begin,
     skip: bool,
+    /// The tables as its own streamed frames describe them; nobody else's changes are read by these.
+    tables: HashMap<u32, Arc<Relation>>,
 }
 
 #[derive(Debug)]
@@ -97,14 +99,18 @@ impl Assembler {
         match item {
             Item::Frame(frame) => {
                 self.batch.bytes += frame.len();
-                let in_transaction = frame.xid() != 0;
                 for message in frame.messages() {
                     let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
-                    self.message(sequence, message, in_transaction)
+                    self.message(sequence, message, &frame)
                         .map_err(|error| error.at(frame.base()))?;
                 }
                 Ok(Pushed::Gathered)
             }
+            Item::Unreadable(error) => {
+                let message = "a transaction in the spool cannot be read";
+                Err(Error::new(Kind::Frame, message).because(error))
+            }
+            Item::Streamed(_) => Err(disorder("a streamed transaction that was not read")),
             Item::Progress { lsn, urgent } => {
                 self.progress = Some(Progress { lsn, urgent, sequence: sequence + 1 });
                 Ok(Pushed::Gathered)
@@ -129,13 +135,12 @@ impl Assembler {
         Pushed::Gathered
     }
 
-    fn message(&mut self, sequence: u64, message: Message, in_transaction: bool) -> Result<()> {
+    fn message(&mut self, sequence: u64, message: Message, frame: &Frame) -> Result<()> {
         match message {
             Message::Begin(begin) => return self.begin(begin),
             Message::Commit(commit) => return self.commit(sequence, commit),
             Message::Relation(relation) => {
-                self.describe(relation);
-                return Ok(());
+                return self.describe(relation, frame.streams());
             }
             // transactional or not: no target takes them yet
             Message::Logical(_) => return Ok(()),
@@ -144,12 +149,13 @@ impl Assembler {
             }
             _ => {}
         }
-        let Some(open) = self.open.as_ref().filter(|_| in_transaction) else {
+        let Some(open) = self.open.as_ref().filter(|_| frame.xid() != 0) else {
             return Err(disorder("a change outside of a transaction"));
         };
         if open.skip {
             return Ok(());
         }
+        let streamed = frame.streams();
         let (lsn, oid, operation) = match message {
             Message::Insert(m) => (m.lsn, m.relation, Operation::Insert { new: m.new }),
             Message::Update(m) => (m.lsn, m.relation, Operation::Update { old: m.old, new: m.new }),
@@ -157,17 +163,21 @@ impl Assembler {
             Message::Truncate(m) => {
                 let restart_identity = m.restart_identity;
                 for oid in m.relations {
-                    self.change(m.lsn, oid, Operation::Truncate { restart_identity })?;
+                    self.change(m.lsn, oid, Operation::Truncate { restart_identity }, streamed)?;
                 }
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        self.change(lsn, oid, operation)
+        self.change(lsn, oid, operation, streamed)
     }
 
-    fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation) -> Result<()> {
-        let Some(relation) = self.relations.get(&oid).cloned() else {
+    fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation, streamed: bool) -> Result<()> {
+        let relation = match &self.open {
+            Some(open) if streamed => open.tables.get(&oid),
+            _ => self.relations.get(&oid),
+        };
+        let Some(relation) = relation.cloned() else {
             return Err(disorder(&format!("a change of relation {oid}, which was not described")));
         };
         self.batch.changes.push(Change { lsn, relation, operation });
@@ -179,7 +189,7 @@ impl Assembler {
             return Err(disorder("a transaction begins inside another"));
         }
         let skip = begin.end_lsn <= self.position;
-        self.open = Some(Open { begin, skip });
+        self.open = Some(Open { begin, skip, tables: HashMap::new() });
         self.progress = None;
         Ok(())
     }
@@ -220,12 +230,20 @@ impl Assembler {
         Ok(())
     }
 
-    fn describe(&mut self, relation: Relation) {
+    fn describe(&mut self, relation: Relation, streamed: bool) -> Result<()> {
         // the same description keeps its Arc, so that what a target derived from it stays valid
-        if self.relations.get(&relation.oid).is_some_and(|known| **known == relation) {
-            return;
+        let same = |known: &&Arc<Relation>| ***known == relation;
+        let known = self.relations.get(&relation.oid).filter(same);
+        if streamed {
+            let Some(open) = &mut self.open else {
+                return Err(disorder("a part of a transaction without a begin"));
+            };
+            let known = known.or_else(|| open.tables.get(&relation.oid).filter(same)).cloned();
+            open.tables.insert(relation.oid, known.unwrap_or_else(|| Arc::new(relation)));
+        } else if known.is_none() {
+            Arc::make_mut(&mut self.relations).insert(relation.oid, Arc::new(relation));
         }
-        Arc::make_mut(&mut self.relations).insert(relation.oid, Arc::new(relation));
+        Ok(())
     }
 
     /// Changes gathered.

@@ -4,7 +4,7 @@ use rsrepl_wire::{Column, Encoding, Frame, FrameWriter, ReplicaIdentity, RowShap
 
 use super::*;
 
-fn relation(name: &str) -> Relation {
+pub(crate) fn relation(name: &str) -> Relation {
     Relation {
         oid: 1,
         schema: "public".into(),

@@ -26,6 +26,8 @@ pub enum Kind {
     Row,
     /// Something in a server must be changed by its owner first (a missing table, a wrong column).
     Setup,
+    /// The sidecar's own disk is full, or cannot be used.
+    Disk,
     /// The sidecar broke its own rules.
     Internal,
 }
@@ -117,9 +119,12 @@ impl Error {
     pub fn decision(&self) -> Decision {
         match self.0.kind {
             Kind::Config | Kind::Identity | Kind::Row => Decision::Stop,
-            Kind::Connection | Kind::Frame | Kind::Server | Kind::Setup | Kind::Internal => {
-                Decision::Retry
-            }
+            Kind::Connection
+            | Kind::Frame
+            | Kind::Server
+            | Kind::Setup
+            | Kind::Disk
+            | Kind::Internal => Decision::Retry,
         }
     }
 }
@@ -167,7 +172,9 @@ mod tests {
         for kind in [Kind::Config, Kind::Identity, Kind::Row] {
             assert_eq!(Error::new(kind, "").decision(), Decision::Stop, "{kind:?}");
         }
-        for kind in [Kind::Connection, Kind::Frame, Kind::Server, Kind::Setup, Kind::Internal] {
+        for kind in
+            [Kind::Connection, Kind::Frame, Kind::Server, Kind::Setup, Kind::Disk, Kind::Internal]
+        {
             assert_eq!(Error::new(kind, "").decision(), Decision::Retry, "{kind:?}");
         }
     }

@@ -22,6 +22,7 @@ use rsrepl_wire::Relation;
 use crate::config::{Config, Target, TargetOptions};
 use crate::error::{Error, Kind};
 use crate::redact::Mask;
+use crate::spool;
 use crate::target::clickhouse::{self, ClickHouseOptions};
 use crate::target::postgres::{self, PostgresOptions};
 
@@ -82,6 +83,8 @@ impl From<&Error> for Finding {
         let severity = match error.kind() {
             Kind::Config | Kind::Setup | Kind::Identity | Kind::Row => Severity::Error,
             Kind::Connection | Kind::Server | Kind::Frame | Kind::Internal => Severity::Transient,
+            // without it, large transactions come whole
+            Kind::Disk => Severity::Warning,
         };
         let mend = error.advice().unwrap_or_default().to_owned();
         Finding { what: error.what(), mend, severity }
@@ -164,11 +167,16 @@ pub async fn check(config: &Config, mask: &Mask) -> Report {
     Report { source, targets: check_targets(config, &tables, mask).await }
 }
 
-/// Checks the source; returns its tables too.
+/// Checks the source, and where its transactions in progress go; returns its tables too.
 pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Relation>) {
     let name = format!("source {}", config.source.connection.endpoint());
     let checked = tokio::time::timeout(PART_TIMEOUT, source::check(&config.source)).await;
-    let (findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
+    let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
+    if config.source.streaming
+        && let Err(error) = spool::check_dir(&config.spool.dir)
+    {
+        findings.push(Finding::from(&error));
+    }
     (PartReport::new(name, findings, mask), tables)
 }
 

@@ -33,6 +33,10 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
     /// Bytes of frames in the spool.
     pub spool_bytes: u64,
+    /// Bytes on disk of transactions in progress, and of those that are not applied everywhere.
+    pub streamed_bytes: u64,
+    /// Transactions in progress of which something has come.
+    pub open_streams: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

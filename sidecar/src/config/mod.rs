@@ -20,7 +20,7 @@ mod tests;
 mod value;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use load::{Environment, OVERRIDE_PREFIX, Syntax, environment};
@@ -55,6 +55,8 @@ pub struct Source {
     pub publications: Vec<String>,
     /// Create the slot when it is missing.
     pub create_slot: bool,
+    /// Receive large transactions while they run.
+    pub streaming: bool,
 }
 
 /// One of `[[targets.postgres]]` or `[[targets.clickhouse]]`.
@@ -159,8 +161,10 @@ pub struct Pipeline {
 }
 
 /// `[spool]`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Spool {
+    /// Where transactions in progress wait for their commits.
+    pub dir: PathBuf,
     /// Bytes of frames held for the slowest target before the slot waits.
     pub max_size: u64,
 }
@@ -244,7 +248,7 @@ impl Config {
     ) -> Result<Config, Problems> {
         let loaded = load::load(text, syntax, environment).map_err(|p| Problems(vec![p]))?;
         let reading = read::Reading::new(loaded.origins);
-        let config = resolve::config(read::Table::root(&reading, loaded.root));
+        let config = resolve::config(read::Table::root(&reading, loaded.root), environment);
         let mut problems = loaded.problems;
         problems.extend(reading.into_problems(catalog));
         match config {

@@ -1,6 +1,7 @@
 //! Every key, its default and its rule: from the tree to [`Config`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -8,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Consistency, Logging, Mode, Pipeline, Postgres, Retry, Source,
-    Spool, Target, TargetOptions, Telemetry,
+    BatchLimits, ClickHouse, Config, Consistency, Environment, Logging, Mode, Pipeline, Postgres,
+    Retry, Source, Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{ClickHouseOptions, Policies};
@@ -28,7 +29,7 @@ const MEMORY_MIN: u64 = 8 << 20;
 const NAME_MAX: usize = 63;
 
 /// Reads the whole tree; `None` after at least one problem.
-pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
+pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<Config> {
     let mut table = root.table("source");
     let source = source(&mut table);
     table.finish();
@@ -42,6 +43,11 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     let mut table = root.table("spool");
     let spool = spool(&mut table);
     table.finish();
+    let default_dir = |slot_name: &str| match environment.get("STATE_DIRECTORY") {
+        // systemd's; of several the first
+        Some(dirs) if !dirs.is_empty() => dirs.split(':').next().unwrap_or_default().into(),
+        _ => std::env::temp_dir().join(format!("rsrepl-{slot_name}")),
+    };
 
     let mut table = root.table("telemetry");
     let address = table.or::<Listen>("address", "127.0.0.1:9477");
@@ -60,11 +66,13 @@ pub(super) fn config(mut root: Table<'_>) -> Option<Config> {
     }
     root.finish();
 
+    let (source, (dir, max_size)) = (source?, spool?);
+    let dir = dir.unwrap_or_else(|| default_dir(&source.slot_name));
     Some(Config {
-        source: source?,
+        source,
         targets: targets?,
         pipeline: pipeline?,
-        spool: spool?,
+        spool: Spool { dir, max_size },
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
     })
@@ -92,11 +100,13 @@ fn source(table: &mut Table<'_>) -> Option<Source> {
     });
     let publication = table.optional::<Names>("publication");
     let create_slot = table.or("create_slot", "true");
+    let streaming = table.or("streaming", "true");
     Some(Source {
         connection: connection?,
         slot_name: slot_name?,
         publications: publication?.map(|names| names.0).unwrap_or_default(),
         create_slot: create_slot?,
+        streaming: streaming?,
     })
 }
 
@@ -266,11 +276,9 @@ fn enough_memory(size: &Size) -> Option<String> {
     (size.0 < MEMORY_MIN).then(|| "must be at least 8MiB".into())
 }
 
-fn spool(table: &mut Table<'_>) -> Option<Spool> {
-    let dir = table.optional::<String>("dir");
-    if let Some(Some(_)) = &dir {
-        table.problem("dir", "the spool is in memory in this version; leave this key out");
-    }
+/// `dir` and `max_size`.
+fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64)> {
+    let dir = table.optional::<String>("dir").map(|dir| dir.map(PathBuf::from));
     let max_size = table.or_if("max_size", "64MiB", enough_memory);
     let confirm = table.or_if("confirm", "applied", |rule: &String| match rule.as_str() {
         "applied" => None,
@@ -279,7 +287,8 @@ fn spool(table: &mut Table<'_>) -> Option<Spool> {
         }
         _ => Some("expected \"applied\"".into()),
     });
-    (dir?.is_none() && confirm.is_some()).then_some(Spool { max_size: max_size?.0 })
+    confirm?;
+    Some((dir?, max_size?.0))
 }
 
 /// Every key that there is, in the order in which it is read.
@@ -287,6 +296,6 @@ pub fn catalog() -> Vec<Key> {
     let specimen = json!({ "targets": { "postgres": [{}], "clickhouse": [{}] } });
     let reading = Reading::default();
     let map = if let Value::Object(map) = specimen { map } else { Map::new() };
-    let _ = config(Table::root(&reading, map));
+    let _ = config(Table::root(&reading, map), &Environment::new());
     reading.known()
 }

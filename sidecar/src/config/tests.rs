@@ -43,8 +43,17 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.targets[0].retry.max_attempts, None);
     assert_eq!(config.targets[1].batch.interval, Duration::from_secs(1));
     assert_eq!(config.spool.max_size, 64 << 20);
+    assert_eq!(config.spool.dir, std::env::temp_dir().join("rsrepl-shop"));
     assert_eq!(config.telemetry.address.expect("on").to_string(), "127.0.0.1:9477");
     assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn the_spool_lies_where_it_is_said_or_where_systemd_has_room() {
+    let state = [("STATE_DIRECTORY", "/var/lib/rsrepl:/var/lib/other")];
+    let dir = |text: &str| parse(text, &state).expect("valid").spool.dir;
+    assert_eq!(dir(MINIMAL), Path::new("/var/lib/rsrepl"));
+    assert_eq!(dir(&format!("{MINIMAL}\n[spool]\ndir = \"/scratch\"")), Path::new("/scratch"));
 }
 
 #[test]
@@ -92,7 +101,6 @@ worker_count = 1
 
 [spool]
 confirm = "spooled"
-dir = "/var/lib/rsrepl"
 "#,
         &[],
     );
@@ -106,7 +114,6 @@ dir = "/var/lib/rsrepl"
              \"1m 30s\", not 200",
             "targets.postgres[1].name: another target has the name \"a\" too",
             "targets.postgres[1].connection_string: expected a text",
-            "spool.dir: the spool is in memory in this version; leave this key out",
             "spool.confirm: \"spooled\" needs a durable spool, which this version does not have",
             "source.connection_strin: unknown key; the nearest known key is source.connection_string",
             "targets.postgres[0].retry.max_attemps: unknown key; the nearest known key is \

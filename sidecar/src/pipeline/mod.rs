@@ -11,6 +11,7 @@
 //! | queue | limit |
 //! |---|---|
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
+//! | streamed transactions | 256 files, each in memory with as much as is being written or read of it |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
 //! | ledger, link state | one value each |
 //!
@@ -39,7 +40,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::source::SourceInfo;
-use crate::spool::{Reader, Spool};
+use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
 use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
 use crate::target::postgres::{PostgresOptions, PostgresTarget};
@@ -80,6 +81,8 @@ pub async fn run(
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let (spool, readers) = Spool::new(limit, config.targets.len());
     let view = spool.view();
+    let streams = Streams::new(config.spool.dir.clone());
+    let streams_view = streams.view();
     let (ledger, ledger_receiver) = watch::channel(Ledger::new(config.targets.len()));
     let (link, link_receiver) = watch::channel(None);
     let shared = drive::Shared {
@@ -96,12 +99,19 @@ pub async fn run(
     drop(shared);
 
     let pulse_done = CancellationToken::new();
-    let pulse =
-        tokio::spawn(pulse::run(view, status.clone(), config.targets.len(), pulse_done.clone()));
+    let pulse = tokio::spawn(pulse::run(
+        view,
+        streams_view,
+        status.clone(),
+        config.targets.len(),
+        pulse_done.clone(),
+    ));
     let drained = CancellationToken::new();
     let receiver = receive::Receiver {
         config: config.clone(),
         spool,
+        streams,
+        refused_at: None,
         ledger: ledger_receiver,
         link,
         status,

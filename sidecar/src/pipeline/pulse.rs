@@ -5,14 +5,20 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::source_time;
-use crate::spool::{Pending, View};
+use crate::spool::{Pending, StreamsView, View};
 use crate::status::Status;
 
 /// How stale lag and spool size may be.
 const PULSE: Duration = Duration::from_millis(250);
 
 /// Runs until `done`.
-pub(super) async fn run(view: View, status: Status, targets: usize, done: CancellationToken) {
+pub(super) async fn run(
+    view: View,
+    streams: StreamsView,
+    status: Status,
+    targets: usize,
+    done: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(PULSE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -24,6 +30,7 @@ pub(super) async fn run(view: View, status: Status, targets: usize, done: Cancel
         status.update_source(|source| {
             source.received = received;
             source.spool_bytes = view.bytes() as u64;
+            source.streamed_bytes = streams.bytes();
         });
         for index in 0..targets {
             let pending = view.first_pending(index);
@@ -31,6 +38,7 @@ pub(super) async fn run(view: View, status: Status, targets: usize, done: Cancel
                 target.pending_since = match pending {
                     Pending::Nothing => None,
                     Pending::Evicted => target.pending_since.or_else(|| Some(SystemTime::now())),
+                    Pending::Since(commit_time) => Some(source_time(commit_time)),
                     Pending::Frame(frame) => match frame.begin() {
                         Ok(Some(begin)) => Some(source_time(begin.commit_time)),
                         // its own task reports what is wrong with it

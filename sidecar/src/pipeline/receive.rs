@@ -20,7 +20,7 @@ use crate::ledger::Ledger;
 use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, Event, ReplicationClient, ReplicationStream, StatusUpdate};
-use crate::spool::Spool;
+use crate::spool::{Spool, Streams};
 use crate::status::Status;
 
 /// The source is tried again for ever.
@@ -41,6 +41,10 @@ const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
 /// connection is given up, so that the shutdown is not held up (invariant 11).
 const SHUTDOWN_PINGS: u32 = 4;
 
+/// After a failure to keep a transaction in progress on disk, the source keeps them itself for so long
+/// (or for longer: until the next connection).
+const STREAMING_REST: Duration = Duration::from_secs(600);
+
 /// Why a connection was given up without a fault.
 enum Leave {
     Shutdown,
@@ -53,6 +57,10 @@ enum Leave {
 pub(super) struct Receiver {
     pub config: Arc<Config>,
     pub spool: Spool,
+    /// Transactions in progress.
+    pub streams: Streams,
+    /// When there was last no room for one, and what was said.
+    pub refused_at: Option<(Instant, String)>,
     pub ledger: watch::Receiver<Ledger>,
     pub link: watch::Sender<Option<LinkState>>,
     pub status: Status,
@@ -88,7 +96,11 @@ impl Receiver {
                 backoff.reset();
             }
             self.spool.cut();
-            self.status.update_source(|source| source.connected = false);
+            self.streams.clear();
+            self.status.update_source(|source| {
+                source.connected = false;
+                source.open_streams = 0;
+            });
             match result {
                 Ok(Leave::Shutdown) => break,
                 Ok(Leave::Rewind) => {
@@ -102,11 +114,25 @@ impl Receiver {
                     self.wait_for_room().await;
                 }
                 Err(_) if self.shutdown.is_cancelled() => break,
+                Err(error) if error.kind() == Kind::Disk => self.refuse_streaming(&error),
                 Err(error) => self.wait_after(&error, &mut backoff).await,
             }
             self.status.update_source(|source| source.reconnects += 1);
         }
         self.spool.close();
+    }
+
+    /// What is on the disk of the source alone is lost nowhere.
+    fn refuse_streaming(&mut self, failure: &Error) {
+        error!(error = %failure, "transactions in progress cannot be kept here: the source has to, and sends them when they have committed");
+        let said = format!("streaming is off: {failure}");
+        self.refused_at = Some((Instant::now(), said));
+    }
+
+    /// Transactions in progress are wanted.
+    fn streams_wanted(&mut self) -> bool {
+        self.refused_at = self.refused_at.take().filter(|(at, _)| at.elapsed() < STREAMING_REST);
+        self.config.source.streaming && self.refused_at.is_none()
     }
 
     async fn wait_for_room(&mut self) {
@@ -147,7 +173,7 @@ impl Receiver {
             source.connected = true;
             source.confirmed = confirmed;
             source.last_message = Some(Instant::now());
-            source.last_error = None;
+            source.last_error = self.refused_at.as_ref().map(|(_, said)| said.clone());
         });
         let mut feedback = Feedback {
             stream,
@@ -162,6 +188,7 @@ impl Receiver {
         let leave = self.receive(&mut feedback).await?;
         if matches!(leave, Leave::Shutdown) {
             self.spool.cut();
+            self.streams.clear();
             self.spool.close();
             feedback.until(&self.drained, self.spool.end()).await?;
         }
@@ -179,6 +206,7 @@ impl Receiver {
     /// Connects, checks that this is the right source (invariant 10) and starts the stream behind what
     /// the spool already has.
     async fn start(&mut self) -> Result<(ReplicationStream, Lsn)> {
+        let streaming = self.streams_wanted();
         let source = &self.config.source;
         let mut client = ReplicationClient::connect(&source.connection).await?;
         let info = source::identify(&mut client, &source.slot_name).await?;
@@ -207,7 +235,7 @@ impl Receiver {
             return Err(Error::new(Kind::Identity, message)
                 .hint("let only one sidecar use the slot; load the targets anew and restart"));
         }
-        let options = plugin_options(&source.publications);
+        let options = plugin_options(&source.publications, streaming);
         let stream = client.start(&source.slot_name, from, &options).await?;
         self.spool.starts_behind(confirmed);
         info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
@@ -236,6 +264,13 @@ impl Receiver {
             };
             self.status.update_source(|source| source.last_message = Some(Instant::now()));
             match event {
+                Event::Frame { frame, .. } if frame.streams() => {
+                    if let Some(streamed) = self.streams.take(&frame)? {
+                        self.spool.append_streamed(streamed)?;
+                    }
+                    let open = self.streams.open() as u64;
+                    self.status.update_source(|source| source.open_streams = open);
+                }
                 Event::Frame { frame, .. } => {
                     if let ControlFlow::Break(leave) =
                         self.append(&frame, feedback, &mut ticks).await?
@@ -284,8 +319,11 @@ impl Receiver {
 }
 
 /// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
-fn plugin_options(publications: &[String]) -> Vec<(String, String)> {
+fn plugin_options(publications: &[String], streaming: bool) -> Vec<(String, String)> {
     let mut options = vec![("format_version".to_owned(), FORMAT_VERSION.to_string())];
+    if streaming {
+        options.push(("streaming".to_owned(), "on".to_owned()));
+    }
     if !publications.is_empty() {
         let quoted = publications.iter().map(|name| identifier(name));
         options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));

@@ -106,6 +106,7 @@ mod tests {
             slot_name: "s".into(),
             publications: Vec::new(),
             create_slot: true,
+            streaming: true,
         };
         let slot = || Slot {
             plugin: Some(PLUGIN.into()),

@@ -7,6 +7,7 @@ use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
 
 use super::Item;
+use super::streams::{Reading, Streamed};
 use crate::error::{Error, Kind, Result};
 
 /// Handle of the one writer; see the module's documentation.
@@ -24,6 +25,8 @@ pub struct Reader {
     index: usize,
     /// Something was appended.
     news: watch::Receiver<()>,
+    /// The streamed transaction that is being read.
+    reading: Option<Reading>,
 }
 
 /// Reads how full the spool is and who lags; moves nothing.
@@ -142,7 +145,10 @@ impl Spool {
         let (room, room_receiver) = watch::channel(());
         let shared = Arc::new(Shared { state: Mutex::new(state), limit, news, room });
         let readers = (0..readers)
-            .map(|index| Reader { shared: shared.clone(), index, news: shared.news.subscribe() })
+            .map(|index| {
+                let (shared, news) = (shared.clone(), shared.news.subscribe());
+                Reader { shared, index, news, reading: None }
+            })
             .collect();
         (Spool { shared, room: room_receiver }, readers)
     }
@@ -169,6 +175,27 @@ impl Spool {
             // the sender lives in `shared`, so this cannot fail
             let _ = self.room.changed().await;
         }
+        self.shared.news.send_replace(());
+        Ok(())
+    }
+
+    /// Appends a transaction that was streamed and has committed. It takes no room in memory.
+    ///
+    /// # Errors
+    /// [`Kind::Frame`] when a transaction is under way.
+    pub fn append_streamed(&mut self, streamed: Streamed) -> Result<()> {
+        let mut state = self.shared.lock();
+        if state.open {
+            let message = format!(
+                "the change stream is out of order: transaction {} commits inside another",
+                streamed.begin.xid
+            );
+            return Err(Error::new(Kind::Frame, message).at(streamed.begin.final_lsn));
+        }
+        state.end = streamed.begin.end_lsn;
+        state.received = state.received.max(state.end);
+        state.push(Item::Streamed(Arc::new(streamed)));
+        drop(state);
         self.shared.news.send_replace(());
         Ok(())
     }
@@ -283,18 +310,35 @@ impl Drop for Spool {
 impl Reader {
     /// The next entry with its sequence number, if there is one.
     pub fn try_next(&mut self) -> Option<(u64, Item)> {
-        let mut state = self.shared.lock();
-        let cursor = *state.cursors.get(self.index)?;
-        if cursor.waits_for_rewind {
-            return None;
+        if self.reading.is_none() {
+            let state = self.shared.lock();
+            let cursor = *state.cursors.get(self.index)?;
+            if cursor.waits_for_rewind {
+                return None;
+            }
+            let item = state.get(cursor.next)?.clone();
+            drop(state);
+            let Item::Streamed(streamed) = item else {
+                self.passed(cursor.next);
+                return Some((cursor.next, item));
+            };
+            self.reading = Some(Reading::new(cursor.next, streamed));
         }
-        let item = state.get(cursor.next)?.clone();
-        if let Some(cursor) = state.cursors.get_mut(self.index) {
-            cursor.next += 1;
+        let reading = self.reading.as_mut()?;
+        let (sequence, item) = (reading.sequence, reading.next());
+        if reading.is_done() {
+            self.reading = None;
+            self.passed(sequence);
         }
-        drop(state);
+        Some((sequence, item))
+    }
+
+    /// The entry was given out.
+    fn passed(&mut self, sequence: u64) {
+        if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {
+            cursor.next = sequence + 1;
+        }
         self.shared.room.send_replace(());
-        Some((cursor.next, item))
     }
 
     /// The next entry; waits for it. `None` when the spool is closed and read to its end.
@@ -340,6 +384,7 @@ impl Reader {
     /// Goes back to the checkpoint. When that is [`Evicted`] a rewind is asked for, and the reader
     /// goes on behind it.
     pub fn restart(&mut self) -> std::result::Result<(), Evicted> {
+        self.reading = None;
         {
             let mut state = self.shared.lock();
             let base = state.base;
@@ -358,6 +403,7 @@ impl Reader {
 
     /// What is here is of no use (it cannot be decoded): have it sent again.
     pub fn ask_for_rewind(&mut self) {
+        self.reading = None;
         let mut state = self.shared.lock();
         state.rewind = true;
         if let Some(cursor) = state.cursors.get_mut(self.index) {
@@ -389,10 +435,11 @@ impl View {
         let skip = usize::try_from(cursor.applied - state.base).unwrap_or(usize::MAX);
         let mut pending = state.items.iter().skip(skip);
         let first = pending.find_map(|item| match item {
-            Item::Frame(frame) if frame.begins() => Some(frame.clone()),
+            Item::Frame(frame) if frame.begins() => Some(Pending::Frame(frame.clone())),
+            Item::Streamed(streamed) => Some(Pending::Since(streamed.begin.commit_time)),
             _ => None,
         });
-        first.map_or(Pending::Nothing, Pending::Frame)
+        first.unwrap_or(Pending::Nothing)
     }
 }
 
@@ -402,6 +449,8 @@ pub enum Pending {
     Nothing,
     /// The first frame of the oldest transaction not yet applied.
     Frame(Frame),
+    /// A streamed transaction, which committed then: microseconds since 2000-01-01.
+    Since(i64),
     /// There is something, but it is no longer here.
     Evicted,
 }

@@ -16,19 +16,37 @@
 //! The log is never rewritten. When the connection to the source breaks inside a transaction, or for a
 //! rewind, a [`Item::Cut`] says that the transaction under way will not go on; it comes again, whole.
 //!
-//! This one lives in memory; the interface is that of a log on disk.
+//! # Transactions in progress
+//!
+//! What is streamed of a transaction before it commits is not part of the log: it waits in a file
+//! ([`Streams`]). With its commit it becomes one entry of the log, which a reader reads as if the
+//! transaction had come whole, from the file and piece by piece. Such an entry counts as few bytes.
+//!
+//! The log itself lives in memory; the interface is that of a log on disk.
 
+mod file;
 mod memory;
+mod streams;
 
+pub use file::check_dir;
 pub use memory::{Evicted, Pending, Reader, Spool, View};
+pub use streams::{Streamed, Streams, StreamsView};
+
+use std::sync::Arc;
 
 use rsrepl_wire::{Frame, Lsn};
+
+use crate::error::Error;
 
 /// One entry of the log.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A part of a transaction, or a logical message.
     Frame(Frame),
+    /// A transaction that was streamed. A reader never gives this out: it gives the frames.
+    Streamed(Arc<Streamed>),
+    /// What a reader gives out for a frame that is no longer what it was.
+    Unreadable(Arc<Error>),
     /// Between two transactions: the source has nothing (more) for us up to here. `urgent` when it
     /// waits for that to be confirmed (it does so before it shuts down).
     Progress { lsn: Lsn, urgent: bool },
@@ -42,7 +60,7 @@ impl Item {
         const ENTRY: usize = size_of::<Item>();
         match self {
             Item::Frame(frame) => frame.len() + ENTRY,
-            Item::Progress { .. } | Item::Cut => ENTRY,
+            Item::Streamed(_) | Item::Unreadable(_) | Item::Progress { .. } | Item::Cut => ENTRY,
         }
     }
 }

@@ -131,7 +131,17 @@ impl Families<'_, '_> {
             "Last position confirmed to the slot, as a byte position",
             source.confirmed.0,
         )?;
-        self.gauge("rsrepl_spool_bytes", "Bytes of frames held for the targets", source.spool_bytes)
+        self.gauge(
+            "rsrepl_spool_bytes",
+            "Bytes of frames held for the targets",
+            source.spool_bytes,
+        )?;
+        self.gauge(
+            "rsrepl_streamed_bytes",
+            "Bytes on disk of transactions that were streamed and are not applied everywhere",
+            source.streamed_bytes,
+        )?;
+        self.gauge("rsrepl_open_streams", "Transactions in progress", source.open_streams)
     }
 
     fn counters(&mut self, targets: &[TargetStatus]) -> fmt::Result {
