@@ -7,6 +7,7 @@
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `slot` | the slot advances while nothing of interest happens |
+//! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
 //! | `roles` | what docs/operations.md grants is enough |
@@ -19,5 +20,6 @@ mod harness;
 mod roles;
 mod shutdown;
 mod slot;
+mod streaming;
 mod truth;
 mod workload;

@@ -1,0 +1,142 @@
+//! Transactions that are sent while they run: nothing of them shows before they commit, and nothing is
+//! lost, doubled or left behind whoever is killed meanwhile.
+
+use std::fs;
+use std::time::Duration;
+
+use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::wait;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+const SCHEMA: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)";
+
+/// Servers of which the source streams almost at once.
+fn rig(name: &str) -> Rig {
+    let mut rig = Rig::new(name, SCHEMA);
+    rig.source.execute("postgres", "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
+    rig.source.execute("postgres", "SELECT pg_reload_conf()");
+    let dir = rig.scratch.join("spool");
+    rig.configure(|config| config.sections = format!("[spool]\ndir = {dir:?}\n"));
+    rig
+}
+
+fn insert(from: i32, to: i32) -> String {
+    format!("INSERT INTO t SELECT i, 'row ' || i FROM generate_series({from}, {to}) i;")
+}
+
+/// Waits until something of so many open transactions has come. (WAL is sent when it is flushed, which a
+/// commit of somebody else sees to.)
+fn await_streams(rig: &Rig, count: f64) {
+    wait::until(LIMIT, "a part of the transaction has come", || {
+        rig.execute("SELECT pg_logical_emit_message(true, 'flush', '')");
+        rig.sidecar.metric("rsrepl_open_streams", &[]) == Some(count)
+            && rig.sidecar.metric("rsrepl_streamed_bytes", &[]) > Some(10_000.0)
+    });
+}
+
+fn await_no_files(rig: &Rig) {
+    wait::until(LIMIT, "the files are gone", || {
+        rig.sidecar.metric("rsrepl_streamed_bytes", &[]) == Some(0.0)
+    });
+}
+
+#[test]
+fn transactions_in_progress_show_when_they_commit() {
+    let mut rig = rig("streaming");
+    rig.run();
+    let mut first = rig.source.client(DATABASE);
+    let mut second = rig.source.client(DATABASE);
+    let both = |rig: &Rig| {
+        await_streams(rig, 2.0);
+        let names = fs::read_dir(rig.scratch.join("spool")).expect("the spool's folder").count();
+        assert_eq!(names, 0, "a file has a name");
+    };
+    first
+        .batch_execute(&format!(
+            "BEGIN; {} SAVEPOINT a; UPDATE t SET v = 'changed' WHERE id % 3 = 0; DELETE FROM t
+             WHERE id % 7 = 0;",
+            insert(1, 20_000)
+        ))
+        .expect("a transaction");
+    second.batch_execute(&format!("BEGIN; {}", insert(100_001, 120_000))).expect("another");
+    both(&rig);
+    // what is committed meanwhile is not held up, and what is not does not show
+    rig.execute("INSERT INTO u VALUES (1)");
+    rig.settle(LIMIT);
+    let shown = rig.standby.value(DATABASE, "SELECT count(*) FROM t");
+    assert_eq!(shown.as_deref(), Some("0"), "something shows before its commit");
+    first
+        .batch_execute(&format!(
+            "ROLLBACK TO a; {} SAVEPOINT b; TRUNCATE u; {} SAVEPOINT c; DELETE FROM t; ROLLBACK TO c;
+             RELEASE b; UPDATE t SET v = v || '!' WHERE id % 5 = 0; COMMIT",
+            insert(20_001, 21_000),
+            insert(21_001, 40_000)
+        ))
+        .expect("its end");
+    second.batch_execute("ROLLBACK").expect("its end");
+    rig.execute(&insert(200_001, 201_000));
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    await_no_files(&rig);
+    let counts = "SELECT (spill_txns, stream_txns > 0)::text FROM pg_stat_replication_slots";
+    wait::until(LIMIT, "the source has streamed and spilled nothing", || {
+        rig.source.value(DATABASE, counts).as_deref() == Some("(0,t)")
+    });
+}
+
+#[test]
+fn kills_in_the_middle_lose_and_double_nothing() {
+    let mut rig = rig("streaming-kills");
+    rig.run();
+    let mut client = rig.source.client(DATABASE);
+    for round in 0..4 {
+        let first = round * 100_000;
+        let part = insert(first + 1, first + 20_000);
+        client.batch_execute(&format!("BEGIN; {part} SAVEPOINT a;")).expect("a part");
+        await_streams(&rig, 1.0);
+        rig.sidecar.kill();
+        rig.sidecar.launch();
+        rig.sidecar.wait_ready(LIMIT);
+        let part = insert(first + 20_001, first + 30_000);
+        client.batch_execute(&format!("{part} ROLLBACK TO a; {part}")).expect("a part");
+        await_streams(&rig, 1.0);
+        client.batch_execute("COMMIT").expect("the end");
+        // while the transaction is read from its file
+        match round % 3 {
+            0 => {
+                rig.standby.kill();
+                rig.standby.launch();
+            }
+            1 => {
+                rig.clickhouse.kill();
+                rig.clickhouse.launch();
+            }
+            _ => {
+                rig.sidecar.terminate();
+                rig.sidecar.launch();
+            }
+        }
+        rig.execute("UPDATE t SET v = 'small' WHERE id % 10007 = 0");
+    }
+    rig.sidecar.wait_ready(LIMIT);
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    await_no_files(&rig);
+}
+
+#[test]
+fn without_a_disk_large_transactions_come_whole() {
+    let mut rig = rig("streaming-disk");
+    fs::write(rig.scratch.join("spool"), "not a folder").expect("write a file");
+    let check = rig.sidecar.command("check");
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains("spool.dir"), "{said}");
+    rig.run();
+    rig.execute(&insert(1, 20_000));
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    let log = rig.sidecar.log();
+    assert!(log.contains("transactions in progress cannot be kept here"), "{log}");
+}
