@@ -49,7 +49,7 @@ fn whatever_happens_all_systems_are_equal() {
     });
     rig.source.execute("postgres", "ALTER SYSTEM SET deadlock_timeout = '10ms'");
     // With every other seed, whatever is larger than a page or two is sent while it runs.
-    let work_mem = if seed % 2 == 0 { "64kB" } else { "64MB" };
+    let work_mem = if seed.is_multiple_of(2) { "64kB" } else { "64MB" };
     println!("differential: logical_decoding_work_mem = {work_mem}");
     let set = format!("ALTER SYSTEM SET logical_decoding_work_mem = '{work_mem}'");
     rig.source.execute("postgres", &set);

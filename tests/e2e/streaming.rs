@@ -90,6 +90,7 @@ fn transactions_in_progress_show_when_they_commit() {
 fn kills_in_the_middle_lose_and_double_nothing() {
     let mut rig = rig("streaming-kills");
     rig.run();
+    rig.execute("INSERT INTO u VALUES (1)");
     let mut client = rig.source.client(DATABASE);
     for round in 0..4 {
         let first = round * 100_000;
@@ -134,7 +135,7 @@ fn without_a_disk_large_transactions_come_whole() {
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success() && said.contains("spool.dir"), "{said}");
     rig.run();
-    rig.execute(&insert(1, 20_000));
+    rig.execute(&format!("{} INSERT INTO u VALUES (1)", insert(1, 20_000)));
     rig.settle(LIMIT);
     rig.assert_equal();
     let log = rig.sidecar.log();
