@@ -31,6 +31,7 @@ demo: build ## Replicate a live shop into PostgreSQL and ClickHouse, and compare
 	cargo run --locked --quiet --package rsrepl-tests --bin rsrepl-demo
 
 bench: build ## Measure against pgoutput, native subscriptions and ClickHouse (CASE="decode pg-bulk", ROWS=3000000, RUNS=3)
+	-@scripts/bench-peers.sh
 	cargo run --locked --quiet --package rsrepl-bench
 
 bench-report: ## Put the figures of the last `make bench` into README.md and docs/

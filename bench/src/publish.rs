@@ -86,31 +86,35 @@ fn between_marks(page: &str, tables: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n\n{tables}\n{END}{after}"))
 }
 
-/// A line for each headline.
+/// What a line of the short table shows; CPU seconds stand beside it.
+const SHOWN: [&str; 3] = ["rate", "latency p50", "latency p99"];
+
+/// Lines for each headline.
 fn short(headlines: &[Headline], results: &[Value]) -> String {
     let mut out = String::from(
-        "| case | rsrepl | strongest peer | | better by | CPU s | peer's | part of it |\n\
-         |---|--:|---|--:|--:|--:|--:|--:|\n",
+        "| case | strongest peer | | rsrepl | peer | times as good | CPU s: rsrepl | peer | of the peer's |\n\
+         |---|---|---|--:|--:|--:|--:|--:|--:|\n",
     );
     for headline in headlines {
-        let Some(first) = headline.figures.first() else { continue };
         let cpu = headline.figures.iter().find(|f| f["quantity"] == "CPU");
         let cpu_of = |side| cpu.and_then(|f| f[side].as_f64()).map_or("–".to_owned(), digits);
         let part = cpu.and_then(|f| f["ratio"].as_f64());
-        let ours = if headline.ours == "rsrepl" { "" } else { headline.ours };
-        let _ = writeln!(
-            out,
-            "| `{}`{} | {} | {} | {} | **{}×** | {} | {} | {} |",
-            headline.case,
-            ours.strip_prefix("rsrepl").unwrap_or_default(),
-            with_unit(first, "ours"),
-            headline.peer,
-            with_unit(first, "peer"),
-            advantage(first).map_or("–".to_owned(), |a| format!("{a:.2}")),
-            cpu_of("ours"),
-            cpu_of("peer"),
-            part.map_or("–".to_owned(), |p| format!("{:.0} %", p * 100.0)),
-        );
+        let part = part.map_or("–".to_owned(), |p| format!("{:.0} %", p * 100.0));
+        for figure in headline.figures.iter().filter(|f| SHOWN.contains(&text(f, "quantity"))) {
+            let _ = writeln!(
+                out,
+                "| `{}`{} | {} | {} | {} | {} | **{}×** | {} | {} | {part} |",
+                headline.case,
+                headline.ours.strip_prefix("rsrepl").unwrap_or_default(),
+                headline.peer,
+                text(figure, "quantity"),
+                with_unit(figure, "ours"),
+                with_unit(figure, "peer"),
+                advantage(figure).map_or("–".to_owned(), |a| format!("{a:.2}")),
+                cpu_of("ours"),
+                cpu_of("peer"),
+            );
+        }
     }
     let _ = write!(out, "\n{}\n", provenance(results));
     out

@@ -122,7 +122,13 @@ impl Servers {
     /// Drops the database of a run.
     pub fn drop_target(&self, database: &str) -> Result<(), String> {
         let mut admin = self.target.client("postgres");
-        execute(&mut admin, &format!("DROP DATABASE {database} WITH (FORCE)"))
+        execute(&mut admin, &format!("DROP DATABASE {database} WITH (FORCE)"))?;
+        // Each takes a place that the server has max_replication_slots of.
+        execute(
+            &mut admin,
+            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin
+             WHERE roname LIKE 'rsrepl%'",
+        )
     }
 }
 
