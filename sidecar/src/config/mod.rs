@@ -145,6 +145,8 @@ pub enum Mode {
 /// Of inserts into ClickHouse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
+    /// Not on this machine, LZ4 otherwise.
+    Auto,
     Lz4,
     None,
 }

@@ -157,7 +157,7 @@ fn check_places(root: &Table<'_>, source: &Source, targets: &[Target]) {
 type BatchDefaults = (&'static str, &'static str);
 
 const POSTGRES_BATCH: BatchDefaults = ("10000", "200ms");
-const CLICKHOUSE_BATCH: BatchDefaults = ("100000", "1s");
+const CLICKHOUSE_BATCH: BatchDefaults = ("500000", "1s");
 
 /// What targets of all kinds have in common.
 fn target(
@@ -248,7 +248,7 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     });
     let table_name = table.or("table_name", "{table}");
     let create_tables = table.or("create_tables", "true");
-    let compression = table.or("compression", "lz4");
+    let compression = table.or("compression", "auto");
     let unrepresentable = table.or("unrepresentable", "error");
     let columns = table.map("columns");
     Some(TargetOptions::ClickHouse(ClickHouse {

@@ -137,7 +137,7 @@ impl Setting for Listen {
 
 /// A setting that is one of a few words.
 macro_rules! words {
-    ($type:ty, $expected:literal, $($word:literal => $value:expr),+) => {
+    ($type:ty, $expected:literal, $($word:literal => $value:expr),+ $(,)?) => {
         impl Setting for $type {
             const EXPECTED: &'static str = $expected;
 
@@ -154,7 +154,13 @@ macro_rules! words {
 words!(Consistency, "\"transaction\" or \"parallel\"",
     "transaction" => Consistency::Transaction, "parallel" => Consistency::Parallel);
 words!(Mode, "\"mirror\" or \"history\"", "mirror" => Mode::Mirror, "history" => Mode::History);
-words!(Compression, "\"lz4\" or \"none\"", "lz4" => Compression::Lz4, "none" => Compression::None);
+words!(
+    Compression,
+    "\"auto\", \"lz4\" or \"none\"",
+    "auto" => Compression::Auto,
+    "lz4" => Compression::Lz4,
+    "none" => Compression::None,
+);
 words!(Unrepresentable, "\"error\", \"null\" or \"string\"",
     "error" => Unrepresentable::Error, "null" => Unrepresentable::Null,
     "string" => Unrepresentable::String);

@@ -313,6 +313,7 @@ impl<T: Target> Drive<T> {
 
     fn happened(&mut self, session: &mut Session, event: Event) {
         match event {
+            Event::Room => {}
             Event::Applied => self.applied(session),
             Event::Durable(lsn) => {
                 if let Some(checkpoint) = session.under_way.durable(lsn) {

@@ -35,17 +35,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
-use crate::config::{self, Config, TargetOptions};
+use crate::config::{self, BatchLimits, Config, TargetOptions};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
-use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget};
+use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresOptions, PostgresTarget};
 use crate::target::{OneByOne, Target};
 use crate::telemetry::Metrics;
+
+/// Changes that are handed to a ClickHouse target at a time, which puts them into larger groups, and how
+/// long they may wait for more: too few cost a thread's wake-up each, many take memory.
+const ENCODED_ROWS: usize = 50_000;
+const ENCODE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long targets may take at shutdown to apply what has been received; the rest comes again.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -170,13 +175,22 @@ fn spawn_target(
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
-            let target = ClickHouseTarget::new(options)?;
-            let linger = config.batch.interval;
-            drives
-                .spawn(driver(index, config, linger, OneByOne::new(target), reader, shared).run());
+            let target = ClickHouseTarget::new(options, groups(config.batch, reader.limit()))?;
+            let limits = BatchLimits { rows: config.batch.rows.min(ENCODED_ROWS), ..config.batch };
+            let linger = ENCODE_INTERVAL.min(config.batch.interval);
+            drives.spawn(
+                drive::Drive { limits, ..driver(index, config, linger, target, reader, shared) }
+                    .run(),
+            );
         }
     }
     Ok(())
+}
+
+/// Three eighths of the spool: as much again is being stored meanwhile, and the rest is for what the
+/// source sends.
+fn groups(batch: BatchLimits, spool: usize) -> GroupLimits {
+    GroupLimits { rows: batch.rows, bytes: spool / 8 * 3, interval: batch.interval }
 }
 
 fn driver<T: Target>(

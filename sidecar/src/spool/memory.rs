@@ -361,6 +361,11 @@ impl Reader {
         self.shared.lock().received
     }
 
+    /// Bytes that the spool holds at most.
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
     /// Everything before `sequence` shows on the target, and may have to be read again.
     pub fn applied(&mut self, sequence: u64) {
         if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {

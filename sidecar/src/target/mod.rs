@@ -99,6 +99,8 @@ pub trait Target: Send {
 /// What a [`Target`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// There may be room for more.
+    Room,
     /// The oldest batch under way: with a `commit` it is applied now; without, it is written, does not
     /// show, and the next one goes on with it.
     Applied,

@@ -9,14 +9,13 @@ use std::time::Duration;
 use fastrand::Rng;
 use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::error::Decision;
-use rsrepl_sidecar::target::Writer;
 use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
 use rsrepl_tests::clickhouse::USER;
 use rsrepl_tests::{SECRET, wait};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Rig, reopen_when_up};
+use crate::rig::{Apply, Rig, reopen_when_up};
 
 /// A stream of transactions, and what the tables hold at its end.
 struct Model {

@@ -1,10 +1,9 @@
 //! A table without a key under REPLICA IDENTITY FULL.
 
-use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Lsn, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Rig, apply, refused, reopen};
+use crate::rig::{Apply, Rig, apply, refused, reopen};
 
 #[tokio::test]
 async fn duplicate_rows_are_counted_right_also_on_a_replay() {

@@ -6,11 +6,13 @@
 //! | `toast` | values that the stream does not hold |
 //! | `keyless` | duplicate rows of a table without a key |
 //! | `faults` | killed servers, cut-off batches, a random stream against a model |
+//! | `groups` | batches that are stored together |
 //! | `types` | every value that PostgreSQL wrote into the golden file |
 //! | `setup` | tables and sources that do not fit |
 
 mod faults;
 mod feed;
+mod groups;
 mod keyless;
 mod mirror;
 mod rig;

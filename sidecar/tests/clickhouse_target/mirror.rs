@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use rsrepl_sidecar::batch::Change;
 use rsrepl_sidecar::config::Compression;
-use rsrepl_sidecar::target::Writer;
 use rsrepl_sidecar::target::clickhouse::ClickHouseOptions;
 use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Rig, apply, reopen};
+use crate::rig::{Apply, Rig, apply, reopen};
 
 fn pairs() -> Arc<Relation> {
     let columns = vec![key(int_column("id")), text_column("v")];

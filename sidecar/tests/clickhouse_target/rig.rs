@@ -6,8 +6,10 @@ use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::config::{Compression, Mode};
 use rsrepl_sidecar::error::{Error, Result};
 use rsrepl_sidecar::redact::Secret;
-use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, Policies};
-use rsrepl_sidecar::target::{SourceIdentity, Writer};
+use rsrepl_sidecar::target::clickhouse::{
+    ClickHouseOptions, ClickHouseTarget, GroupLimits, Policies,
+};
+use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
 use rsrepl_tests::SECRET;
 use rsrepl_tests::clickhouse::{ClickHouse, USER};
 use rsrepl_tests::scratch::Scratch;
@@ -16,6 +18,29 @@ use rsrepl_wire::Lsn;
 use crate::feed::batch;
 
 pub const DATABASE: &str = "mirror";
+
+/// Nothing is stored before somebody asks for it.
+pub const GROUPS: GroupLimits =
+    GroupLimits { rows: 1_000_000, bytes: 1 << 30, interval: Duration::from_secs(3600) };
+
+/// One batch at a time.
+pub trait Apply {
+    /// Has a batch written, and waits until it is stored.
+    async fn apply(&mut self, batch: Batch) -> Result<()>;
+}
+
+impl Apply for ClickHouseTarget {
+    async fn apply(&mut self, batch: Batch) -> Result<()> {
+        let last = match batch.commit {
+            Some(commit) => Event::Durable(commit.lsn),
+            None => Event::Applied,
+        };
+        self.submit(batch);
+        self.hurry();
+        while self.next().await? != last {}
+        Ok(())
+    }
+}
 
 /// Dropped in this order: the server before its folder.
 pub struct Rig {
@@ -54,7 +79,7 @@ impl Rig {
     }
 
     pub async fn target_with(&self, options: ClickHouseOptions) -> ClickHouseTarget {
-        let mut target = ClickHouseTarget::new(options).unwrap();
+        let mut target = ClickHouseTarget::new(options, GROUPS).unwrap();
         target.open(&source()).await.unwrap();
         target
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::redact::Secret;
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, check};
-use rsrepl_sidecar::target::{SourceIdentity, Writer};
+use rsrepl_sidecar::target::{SourceIdentity, Target};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{DATABASE, Rig, apply, refused, reopen, source};
+use crate::rig::{Apply, DATABASE, GROUPS, Rig, apply, refused, reopen, source};
 
 fn pairs(columns: Vec<rsrepl_wire::Column>) -> Arc<Relation> {
     let columns = [key(int_column("id"))].into_iter().chain(columns).collect();
@@ -108,7 +108,7 @@ async fn tables_of_the_user_are_checked() {
 async fn nothing_is_made_without_leave() {
     let rig = Rig::start();
     let options = ClickHouseOptions { create_tables: false, ..rig.options() };
-    let mut target = ClickHouseTarget::new(options.clone()).unwrap();
+    let mut target = ClickHouseTarget::new(options.clone(), GROUPS).unwrap();
     let error = target.open(&source()).await.expect_err("no database");
     assert_eq!(error.kind(), Kind::Setup, "{error}");
     rig.target().await; // makes the database and our own tables
@@ -135,12 +135,12 @@ async fn credentials_and_addresses() {
     let rig = Rig::start();
     let wrong = "wr0ng-s3cret";
     let options = ClickHouseOptions { password: Secret::new(wrong), ..rig.options() };
-    let mut target = ClickHouseTarget::new(options.clone()).unwrap();
+    let mut target = ClickHouseTarget::new(options.clone(), GROUPS).unwrap();
     let error = target.open(&source()).await.expect_err("a wrong password");
     assert_eq!((error.kind(), error.decision()), (Kind::Setup, Decision::Retry), "{error}");
     assert!(!format!("{error} {error:?} {options:?}").contains(wrong));
     let options = ClickHouseOptions { url: "http://127.0.0.1:1".into(), ..rig.options() };
-    let mut target = ClickHouseTarget::new(options).unwrap();
+    let mut target = ClickHouseTarget::new(options, GROUPS).unwrap();
     let error = target.open(&source()).await.expect_err("nobody there");
     assert_eq!((error.kind(), error.decision()), (Kind::Connection, Decision::Retry), "{error}");
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Kind};
-use rsrepl_sidecar::target::Writer;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Rig, apply, refused, reopen};
+use crate::rig::{Apply, Rig, apply, refused, reopen};
 
 fn longs(identity: ReplicaIdentity) -> Arc<Relation> {
     let columns = vec![

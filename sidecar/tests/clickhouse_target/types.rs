@@ -11,7 +11,7 @@ use rsrepl_wire::text::{self, oid};
 use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 
 use crate::feed::*;
-use crate::rig::{DATABASE, Rig, apply, refused};
+use crate::rig::{Apply, DATABASE, Rig, apply, refused};
 
 #[path = "../../../wire/tests/support/element.rs"]
 mod element;
@@ -359,7 +359,7 @@ async fn a_null_array_follows_its_policy() {
         let mut options = rig.options();
         options.policies.columns.insert(format!("public.t{i}.tags"), policy);
         let mut target = rig.target_with(options).await;
-        rsrepl_sidecar::target::Writer::apply(&mut target, row(i)).await.unwrap();
+        target.apply(row(i)).await.unwrap();
         assert_eq!(rig.rows("id, tags", &format!("t{i}")), [shown]);
     }
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::{Client, Compression};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use super::encode;
 use super::failure::{self, Attempt};
 use super::options::ClickHouseOptions;
 use super::types::take_varint;
@@ -28,8 +30,12 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Bytes of an INSERT that are compressed and sent at a time.
 const PIECE: usize = 256 * 1024;
-/// Rows that one parsed block may have: more than any INSERT of ours, so that each is one block.
+/// Rows of one INSERT, looked at between blocks of ours: fewer than [`BLOCK_ROWS`] in all, so that each
+/// INSERT is one block.
+pub(super) const INSERT_ROWS_MAX: usize = 1_000_000;
+/// Rows of one block of a table.
 const BLOCK_ROWS: &str = "1048576";
+const _: () = assert!(INSERT_ROWS_MAX + encode::BLOCK_ROWS + 1000 < 1_048_576);
 /// Bytes of a statement; that of a TOAST look-up holds its keys.
 const STATEMENT_MAX: &str = "16777216";
 
@@ -70,7 +76,8 @@ impl Server {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build(https);
         let compression = match options.compression {
-            config::Compression::Lz4 => Compression::Lz4,
+            config::Compression::Auto if options.is_local() => Compression::None,
+            config::Compression::Auto | config::Compression::Lz4 => Compression::Lz4,
             config::Compression::None => Compression::None,
         };
         let client = Client::with_http_client(http)
@@ -139,28 +146,34 @@ impl Server {
         Ok(rows)
     }
 
-    /// Sends rows in `RowBinary` as one block, which is there as a whole or not at all.
-    /// `sql` is `INSERT INTO … (…) FORMAT RowBinary`.
-    pub(super) async fn insert(&self, attempt: Attempt<'_>, sql: &str, rows: Bytes) -> Result<()> {
+    /// An INSERT that rows are sent to as they come. However many blocks they are, it is one for the
+    /// table, which is there as a whole or not at all: see [`INSERT_ROWS_MAX`]. `sql` is
+    /// `INSERT INTO … (…) FORMAT …`.
+    pub(super) fn begin_insert(&self, sql: &str) -> Insert {
         let client = self
             .next()
             // the answer must mean that the rows are written, and a dropped block that they are not
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "0")
-            // one INSERT is one block
+            // all blocks of an INSERT go together, up to a number of rows that it does not have
             .with_setting("input_format_parallel_parsing", "0")
-            .with_setting("max_insert_block_size", BLOCK_ROWS);
-        let mut insert = client
+            .with_setting("max_insert_block_size", BLOCK_ROWS)
+            .with_setting("min_insert_block_size_rows", BLOCK_ROWS)
+            .with_setting("min_insert_block_size_bytes", "0")
+            .with_setting("max_insert_threads", "1")
+            // versions of a row meet in merges and FINAL; looking for them here costs as much as the rest
+            .with_setting("optimize_on_insert", "0");
+        let insert = client
             .insert_formatted_with(sql)
             .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT));
-        let sent = async {
-            let mut rest = rows;
-            while !rest.is_empty() {
-                insert.send(rest.split_to(rest.len().min(PIECE))).await?;
-            }
-            insert.end().await
-        };
-        sent.await.map_err(|error| self.failed(attempt, error))
+        Insert { server: self.clone(), insert }
+    }
+
+    /// Inserts a few rows.
+    pub(super) async fn insert(&self, attempt: Attempt<'_>, sql: &str, rows: Bytes) -> Result<()> {
+        let mut insert = self.begin_insert(sql);
+        insert.send(attempt, rows).await?;
+        insert.end(attempt).await
     }
 
     /// What the ids of our queries begin with.
@@ -171,6 +184,28 @@ impl Server {
     /// The target's name.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// An INSERT under way. Dropped before its end, it is as if it had not been.
+pub(super) struct Insert {
+    server: Server,
+    insert: InsertFormatted,
+}
+
+impl Insert {
+    /// Sends a part of the rows; waits while the server has enough to do.
+    pub(super) async fn send(&mut self, attempt: Attempt<'_>, mut rows: Bytes) -> Result<()> {
+        while !rows.is_empty() {
+            let piece = rows.split_to(rows.len().min(PIECE));
+            self.insert.send(piece).await.map_err(|error| self.server.failed(attempt, error))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all rows are written.
+    pub(super) async fn end(self, attempt: Attempt<'_>) -> Result<()> {
+        self.insert.end().await.map_err(|error| self.server.failed(attempt, error))
     }
 }
 

@@ -29,16 +29,10 @@ fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
 }
 
-/// All columns that are written, as `(name, type)`.
-fn columns(plan: &Plan) -> impl Iterator<Item = (&str, ColumnType)> {
-    let theirs = plan.columns.iter().map(|column| (column.name.as_str(), column.ty));
-    theirs.chain(plan.own_columns().iter().copied())
-}
-
 /// The table that rows are written to.
 pub(super) fn create_table(database: &str, plan: &Plan) -> String {
     let mut sql = format!("CREATE TABLE IF NOT EXISTS {} (", qualified(database, &plan.storage()));
-    for (i, (name, ty)) in columns(plan).enumerate() {
+    for (i, (name, ty)) in plan.written_columns().enumerate() {
         let comma = if i == 0 { "" } else { ", " };
         let _ = write!(sql, "{comma}{} {ty}", quoted(name)); // a String takes all
     }
@@ -70,10 +64,10 @@ pub(super) fn create_view(database: &str, plan: &Plan) -> Option<String> {
     ))
 }
 
-/// `INSERT` of rows in `RowBinary`, in the order that the encoder writes.
+/// `INSERT` of the columns that the encoder writes.
 pub(super) fn insert(database: &str, plan: &Plan) -> String {
-    let names = list(columns(plan).map(|(name, _)| name));
-    format!("INSERT INTO {} ({names}) FORMAT RowBinary", qualified(database, &plan.storage()))
+    let names = list(plan.written_columns().map(|(name, _)| name));
+    format!("INSERT INTO {} ({names}) FORMAT Native", qualified(database, &plan.storage()))
 }
 
 /// What `system.tables` and `system.columns` say of a table.

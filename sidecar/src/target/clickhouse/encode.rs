@@ -1,21 +1,25 @@
-//! Changes of one table to rows in `RowBinary`. Pure; CPU only.
+//! Changes of one table to rows of a block. Pure; CPU only.
 
 use std::vec::IntoIter;
 
+use bytes::Bytes;
 use rsrepl_wire::{Lsn, OldRow, OldRowKind, Row, Value};
 
 use super::convert::Refusal;
-use super::plan::{Layout, Plan};
+use super::native::Block;
+use super::plan::{ColumnPlan, Layout, Plan};
 use super::refuse::{refused, without_identity};
+use super::sink::Sink;
 use super::toast::{Fill, Known};
 use crate::batch::Operation;
 use crate::error::{Error, Result};
 
-/// Bytes of one INSERT, after which the next one begins. An INSERT of the server's defaults is one
-/// block, and so all or nothing, under 256 MiB of columns in memory.
-const INSERT_BYTES: usize = 8 << 20;
-/// Rows of one INSERT; one block has at most 1,048,449 by the server's defaults.
-const INSERT_ROWS: usize = 500_000;
+/// Bytes of values, and rows, after which a block is sent; the next rows go into another block of the
+/// INSERT.
+const BLOCK_BYTES: usize = 4 << 20;
+pub(super) const BLOCK_ROWS: usize = 40_000;
+/// Rows between two looks at the size of a block.
+const LOOK_EVERY: u32 = 64;
 
 /// One change of a table; never a TRUNCATE.
 #[derive(Clone, Debug)]
@@ -29,54 +33,44 @@ pub(super) struct Item {
     pub(super) operation: Operation,
 }
 
-/// Rows of one INSERT.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) bytes: Vec<u8>,
-    pub(super) rows: usize,
-}
-
-impl Chunk {
-    fn is_full(&self) -> bool {
-        self.bytes.len() >= INSERT_BYTES || self.rows >= INSERT_ROWS
-    }
-}
-
-/// Encodes the next `left` items, or as many of them as make a full chunk, and lowers `left`.
+/// Encodes the next `left` items, or as many of them as fill the block, and lowers `left`.
 ///
 /// # Errors
 /// [`crate::error::Kind::Row`]: a value is refused; [`crate::error::Kind::Frame`]: it cannot be read.
+/// Nothing in the block is good then.
 pub(super) fn encode(
     plan: &Plan,
     known: &mut Option<Known>,
     items: &mut IntoIter<Item>,
     left: &mut usize,
-) -> Result<Chunk> {
-    let mut encoder = Encoder {
-        plan,
-        known,
-        chunk: Chunk::default(),
-        starts: Vec::new(),
-        old_key: Vec::new(),
-        new_key: Vec::new(),
-    };
-    while *left > 0 && !encoder.chunk.is_full() {
-        let Some(item) = items.next() else { break };
-        *left -= 1;
-        match plan.layout {
-            Layout::Keyed => encoder.keyed(&item)?,
-            Layout::Log => encoder.logged(&item)?,
+    block: &mut Block,
+) -> Result<()> {
+    let mut encoder =
+        Encoder { plan, known, block, kept: Vec::new(), old_key: Vec::new(), new_key: Vec::new() };
+    while *left > 0 && !is_full(encoder.block) {
+        for _ in 0..LOOK_EVERY.min(u32::try_from(*left).unwrap_or(u32::MAX)) {
+            let Some(item) = items.next() else { break };
+            *left -= 1;
+            match plan.layout {
+                Layout::Keyed => encoder.keyed(&item)?,
+                Layout::Log => encoder.logged(&item)?,
+            }
         }
     }
-    Ok(encoder.chunk)
+    Ok(())
+}
+
+/// Enough has gathered to be sent.
+pub(super) fn is_full(block: &Block) -> bool {
+    block.rows >= BLOCK_ROWS || block.bytes() >= BLOCK_BYTES
 }
 
 struct Encoder<'a> {
     plan: &'a Plan,
     known: &'a mut Option<Known>,
-    chunk: Chunk,
-    /// Where the columns of the row at hand start; kept only while `known` asks for it.
-    starts: Vec<usize>,
+    block: &'a mut Block,
+    /// The values of the row at hand that `known` keeps.
+    kept: Vec<Bytes>,
     old_key: Vec<u8>,
     new_key: Vec<u8>,
 }
@@ -121,16 +115,11 @@ impl Encoder<'_> {
         if moved && let Some(old) = old {
             self.tombstone(item, &old.row)?;
         }
-        let start = self.chunk.bytes.len();
         if self.columns(item, new, old, moved)? {
-            self.chunk.bytes.extend_from_slice(&item.version.to_le_bytes());
-            self.chunk.bytes.push(0);
-            self.chunk.rows += 1;
+            self.version(item.version, 0);
             if let Some(known) = self.known.as_mut() {
-                known.remember(&self.new_key, &self.chunk.bytes, &self.starts);
+                known.remember(&self.new_key, &mut self.kept);
             }
-        } else {
-            self.chunk.bytes.truncate(start);
         }
         if moved && let Some(known) = self.known.as_mut() {
             known.forget(&self.old_key);
@@ -138,8 +127,8 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// The columns of a new row. False: the row is not needed, as a later change that is already in
-    /// the table has ended it.
+    /// The columns of a new row. False, and nothing written: the row is not needed, as a later change
+    /// that is already in the table has ended it.
     fn columns(
         &mut self,
         item: &Item,
@@ -149,34 +138,56 @@ impl Encoder<'_> {
     ) -> Result<bool> {
         let plan = self.plan;
         let whole = old.is_some_and(|old| old.kind == OldRowKind::Full);
+        // an old key has its key columns only
+        let comes_with_old = |target: &ColumnPlan| whole || target.key;
+        let known = self.known.as_ref();
+        let old_key = moved.then_some(self.old_key.as_slice());
+        if let Some(known) = known {
+            for (index, (target, value)) in
+                plan.columns.iter().zip(new.values(&plan.relation)?).enumerate()
+            {
+                if value? == Value::Unchanged
+                    && !comes_with_old(target)
+                    && known.find(old_key, &self.new_key, index, item.lsn) == Fill::Dominated
+                {
+                    return Ok(false);
+                }
+            }
+        }
+        self.kept.clear();
+        let keeps = |index| known.is_some_and(|known| known.keeps(&self.new_key, index));
         let mut olds = old.map(|old| old.row.values(&plan.relation)).transpose()?;
         let mut news = new.values(&plan.relation)?;
-        self.starts.clear();
-        for (index, (target, column)) in plan.columns.iter().zip(&plan.relation.columns).enumerate()
+        for (index, ((target, column), to)) in
+            plan.columns.iter().zip(&plan.relation.columns).zip(&mut self.block.columns).enumerate()
         {
             let mut value = next(&mut news)?;
             let old = olds.as_mut().map(next).transpose()?;
-            // an old key has its key columns only
-            if value == Value::Unchanged && (whole || target.key) {
+            if value == Value::Unchanged && comes_with_old(target) {
                 value = old.unwrap_or(value);
             }
-            if let Some(known) = self.known.as_ref() {
-                self.starts.push(self.chunk.bytes.len());
-                if value == Value::Unchanged {
-                    let old_key = moved.then_some(self.old_key.as_slice());
-                    match known.find(old_key, &self.new_key, index, item.lsn) {
-                        Fill::Value(bytes) => self.chunk.bytes.extend_from_slice(bytes),
-                        Fill::Dominated => return Ok(false),
-                        Fill::Missing => {
-                            return Err(refused(plan, item, new, index, value, Refusal::Absent));
+            let refuse = |refusal| refused(plan, item, new, index, value, refusal);
+            if let Some(known) = known.filter(|_| value == Value::Unchanged) {
+                match known.find(old_key, &self.new_key, index, item.lsn) {
+                    Fill::Value(bytes) => {
+                        target
+                            .ty
+                            .put_row_binary(to, bytes)
+                            .ok_or_else(|| refuse(Refusal::Absent))?;
+                        if keeps(index) {
+                            self.kept.push(Bytes::copy_from_slice(bytes));
                         }
                     }
-                    continue;
+                    Fill::Dominated | Fill::Missing => return Err(refuse(Refusal::Absent)),
                 }
+                continue;
             }
-            target
-                .put(&mut self.chunk.bytes, column, value)
-                .map_err(|refusal| refused(plan, item, new, index, value, refusal))?;
+            target.put(to, column, value).map_err(refuse)?;
+            if keeps(index) {
+                let mut kept = Vec::new();
+                target.put(&mut kept, column, value).map_err(refuse)?;
+                self.kept.push(kept.into());
+            }
         }
         end(news)?;
         Ok(true)
@@ -186,22 +197,35 @@ impl Encoder<'_> {
     fn tombstone(&mut self, item: &Item, old: &Row) -> Result<()> {
         let plan = self.plan;
         let mut values = old.values(&plan.relation)?;
-        for (index, (target, column)) in plan.columns.iter().zip(&plan.relation.columns).enumerate()
+        for (index, ((target, column), to)) in
+            plan.columns.iter().zip(&plan.relation.columns).zip(&mut self.block.columns).enumerate()
         {
             let value = next(&mut values)?;
             if target.key {
                 target
-                    .put(&mut self.chunk.bytes, column, value)
+                    .put(to, column, value)
                     .map_err(|refusal| refused(plan, item, old, index, value, refusal))?;
             } else {
-                target.ty.put_default(&mut self.chunk.bytes);
+                target.ty.put_default(to);
             }
         }
         end(values)?;
-        self.chunk.bytes.extend_from_slice(&item.version.to_le_bytes());
-        self.chunk.bytes.push(1);
-        self.chunk.rows += 1;
+        self.version(item.version, 1);
         Ok(())
+    }
+
+    /// Our columns of a keyed table.
+    fn version(&mut self, version: u64, deleted: u8) {
+        self.own([&version.to_le_bytes(), &[deleted]]);
+    }
+
+    /// The columns behind the source's, which end the row.
+    fn own<const N: usize>(&mut self, values: [&[u8]; N]) {
+        let own = self.block.columns.iter_mut().skip(self.plan.columns.len());
+        for (to, value) in own.zip(values) {
+            to.value(false).extend_from_slice(value);
+        }
+        self.block.rows += 1;
     }
 
     /// A table without a key: what went, and what came.
@@ -224,11 +248,8 @@ impl Encoder<'_> {
 
     fn entry(&mut self, item: &Item, row: &Row, whole: Option<&OldRow>, sign: i8) -> Result<()> {
         self.columns(item, row, whole, false)?;
-        let out = &mut self.chunk.bytes;
-        out.extend_from_slice(&item.lsn.0.to_le_bytes());
-        out.extend_from_slice(&item.ordinal.to_le_bytes());
-        out.extend_from_slice(&sign.to_le_bytes());
-        self.chunk.rows += 1;
+        let Item { lsn, ordinal, .. } = item;
+        self.own([&lsn.0.to_le_bytes(), &ordinal.to_le_bytes(), &sign.to_le_bytes()]);
         Ok(())
     }
 }
@@ -337,8 +358,12 @@ mod tests {
         let limit = super::super::toast::LookupLimit::default();
         let lookup = super::super::toast::plan_lookup(&plan, items.as_slice(), &limit).unwrap();
         assert!(matches!(lookup, (1, None)), "nothing has to be read back: {lookup:?}");
-        let chunk = encode(&plan, &mut None, &mut items, &mut 1).unwrap();
-        assert_eq!(chunk.rows, 1, "the row, and no tombstone");
-        assert_eq!(chunk.bytes, b"\x03key\x03new\x01\0\0\0\0\0\0\0\0");
+        let mut block = Block::new(plan.written_columns());
+        encode(&plan, &mut None, &mut items, &mut 1, &mut block).unwrap();
+        assert_eq!(block.rows, 1, "the row, and no tombstone");
+        let sent = block.into_pieces().concat();
+        for value in [b"\x01k\x06String\x03key", b"\x01v\x06String\x03new"] {
+            assert!(sent.windows(value.len()).any(|part| part == value), "{sent:?}");
+        }
     }
 }

@@ -1,18 +1,24 @@
 //! Keeps tables of a ClickHouse database in step with the source.
 //!
 //! ```text
-//! batch ─► steps of each table ─► encode (threads) ─► INSERT … FORMAT RowBinary ─► position
+//! batches ─► steps of each table ─► encode (threads) ─► open INSERTs … FORMAT Native ─┐ a group is due
+//!                                                   position ◄── all rows are there ◄─┘
 //! ```
 //!
 //! | module | subject |
 //! |---|---|
-//! | `target` | batches to steps, the version of a row, the position behind the rows |
-//! | `write` | one table's steps in order: encode, insert, truncate |
+//! | `target` | what the pipeline sees |
+//! | `worker` | groups of batches: when they are stored, the position behind the rows |
+//! | `session` | batches to steps of tables, the version of a row |
+//! | `write` | one table's steps in order: encode, send, truncate |
+//! | `insertion` | one INSERT of a table, while it is open |
 //! | `encode` | changes to rows, tombstones, log entries (pure) |
 //! | `toast` | values that the stream does not hold, read back from the table |
 //! | `plan` | the columns and layout that a source table gets (pure) |
-//! | `convert` | one value to `RowBinary`, exactly or not at all (pure) |
-//! | `types` | ClickHouse types and their `RowBinary` (pure) |
+//! | `convert` | one value in ClickHouse's form, exactly or not at all (pure) |
+//! | `sink` | where values go: row by row, or column by column (pure) |
+//! | `native` | blocks of columns (pure) |
+//! | `types` | ClickHouse types and their values (pure) |
 //! | `ddl` | statements, and what does not fit about a table (pure) |
 //! | `check` | the preflight: the same questions, and nothing changed |
 //! | `setup` | what must be true of the server before rows go to it |
@@ -31,18 +37,24 @@ mod convert;
 mod ddl;
 mod encode;
 mod failure;
+mod insertion;
+mod native;
 mod options;
 mod plan;
 mod policy;
 mod position;
 mod refuse;
+mod session;
 mod setup;
+mod sink;
 mod target;
 mod toast;
 mod types;
+mod worker;
 mod write;
 
 pub use check::check;
 pub use options::ClickHouseOptions;
 pub use policy::{Policies, Unrepresentable};
 pub use target::ClickHouseTarget;
+pub use worker::GroupLimits;

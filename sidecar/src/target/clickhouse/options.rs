@@ -1,5 +1,7 @@
 //! What a ClickHouse target is told, resolved once from the configuration.
 
+use std::net::IpAddr;
+
 use crate::config::{self, Compression, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::quote;
@@ -52,6 +54,14 @@ impl ClickHouseOptions {
             compression: config.compression,
             policies: config.policies.clone(),
         })
+    }
+
+    /// Whether the server is on this machine, as far as its address tells.
+    pub fn is_local(&self) -> bool {
+        let host = self.url.split_once("://").map_or("", |(_, host)| host);
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
     /// The name of the target table of a source table.
@@ -131,9 +141,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn table_names() {
-        let mut options = ClickHouseOptions {
+    fn options() -> ClickHouseOptions {
+        ClickHouseOptions {
             name: String::new(),
             url: String::new(),
             database: String::new(),
@@ -144,7 +153,24 @@ mod tests {
             create_tables: true,
             compression: Compression::None,
             policies: Policies::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn servers_on_this_machine() {
+        let is_local =
+            |url: &str| ClickHouseOptions { url: url.to_owned(), ..options() }.is_local();
+        for url in ["http://127.0.0.1:8123", "http://localhost:9", "https://[::1]:8443"] {
+            assert!(is_local(url), "{url}");
+        }
+        for url in ["http://10.0.0.1:8123", "http://localhost.example:1", "http://[fe80::1]:2"] {
+            assert!(!is_local(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn table_names() {
+        let mut options = options();
         assert_eq!(options.target_table("shop", "a{schema}"), "shop_a{schema}");
         options.table_name = "pg_{table}".to_owned();
         assert_eq!(options.target_table("shop", "orders"), "pg_orders");

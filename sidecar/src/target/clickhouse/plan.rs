@@ -9,7 +9,8 @@ use rsrepl_wire::{Column, Encoding, Relation, TypeKind, Value};
 
 use super::convert::{Codec, DateRange, Refusal, Source};
 use super::policy::{Policies, Unrepresentable};
-use super::types::{ColumnType, DECIMAL_PRECISION_MAX, Scalar, put_varint};
+use super::sink::Sink;
+use super::types::{ColumnType, DECIMAL_PRECISION_MAX, Scalar};
 use crate::error::{Error, Kind, Result};
 
 /// Names of our own columns and tables begin so.
@@ -104,6 +105,12 @@ impl Plan {
         }
     }
 
+    /// All columns that are written, in the order that the encoder has them.
+    pub(super) fn written_columns(&self) -> impl Iterator<Item = (&str, ColumnType)> {
+        let theirs = self.columns.iter().map(|column| (column.name.as_str(), column.ty));
+        theirs.chain(self.own_columns().iter().copied())
+    }
+
     /// What the rows of the table are sorted and told apart by.
     pub(super) fn sorting_key(&self) -> Vec<&str> {
         match self.layout {
@@ -132,54 +139,62 @@ impl ColumnPlan {
         ColumnPlan { name: column.name.clone(), ty, codec, element, policy, key: column.key }
     }
 
-    /// Appends a value, or what the policy puts in its place.
+    /// Writes a value, or what the policy puts in its place.
     ///
     /// # Errors
-    /// `value` is refused; `out` then holds an unknown part of it.
+    /// `value` is refused; `to` then holds an unknown part of it.
     #[inline]
     pub(super) fn put(
         &self,
-        out: &mut Vec<u8>,
+        to: &mut impl Sink,
         column: &Column,
         value: Value<'_>,
     ) -> Result<(), Refusal> {
-        let start = out.len();
-        match self.put_exactly(out, column, value) {
+        let start = to.mark();
+        match self.put_exactly(to, column, value) {
             Err(Refusal::Unrepresentable(_)) if self.policy == Unrepresentable::Null => {
-                out.truncate(start);
-                self.ty.put_default(out);
+                to.rewind(start);
+                self.ty.put_default(to);
                 Ok(())
             }
             result => result,
         }
     }
 
+    #[inline]
     fn put_exactly(
         &self,
-        out: &mut Vec<u8>,
+        to: &mut impl Sink,
         column: &Column,
         value: Value<'_>,
     ) -> Result<(), Refusal> {
         match (self.ty, value) {
             (_, Value::Unchanged) => Err(Refusal::Absent),
             (ColumnType::Plain(_), Value::Data(data)) => {
-                self.codec.put(out, Source::Column(column), data)
+                self.codec.put(to.value(false), Source::Column(column), data)
             }
             (ColumnType::Plain(_), Value::Null) => Err(Refusal::NullNotAllowed),
             (ColumnType::Nullable(_), Value::Data(data)) => {
-                out.push(0);
-                self.codec.put(out, Source::Column(column), data)
+                self.codec.put(to.value(true), Source::Column(column), data)
             }
-            (ColumnType::Nullable(_), Value::Null) => {
-                out.push(1);
+            (ColumnType::Nullable(scalar), Value::Null) => {
+                to.null(scalar);
                 Ok(())
             }
-            (ColumnType::Array(_), Value::Data(data)) => self.put_array(out, column, data),
+            (ColumnType::Array(scalar), Value::Data(data)) => {
+                self.put_array(to, column, scalar, data)
+            }
             (ColumnType::Array(_), Value::Null) => Err(Refusal::Unrepresentable("a NULL array")),
         }
     }
 
-    fn put_array(&self, out: &mut Vec<u8>, column: &Column, data: &[u8]) -> Result<(), Refusal> {
+    fn put_array(
+        &self,
+        to: &mut impl Sink,
+        column: &Column,
+        scalar: Scalar,
+        data: &[u8],
+    ) -> Result<(), Refusal> {
         let array = Array::parse(column.encoding, data)?;
         match array.dimensions() {
             [] => {}
@@ -187,19 +202,18 @@ impl ColumnPlan {
             [_] => return Err(Refusal::Unrepresentable("an array that does not start at 1")),
             _ => return Err(Refusal::Unrepresentable("an array of several dimensions")),
         }
-        put_varint(out, array.len() as u64);
+        to.array(array.len());
         let (encoding, ty) = self.element.as_ref().ok_or(Refusal::Absent)?;
         for element in array.elements() {
             let Some(element) = element? else {
-                out.push(1);
+                to.null(scalar);
                 continue;
             };
-            let start = out.len();
-            out.push(0);
-            match self.codec.put(out, Source::Element(*encoding, ty), element) {
+            let start = to.mark();
+            match self.codec.put(to.value(true), Source::Element(*encoding, ty), element) {
                 Err(Refusal::Unrepresentable(_)) if self.policy == Unrepresentable::Null => {
-                    out.truncate(start);
-                    out.push(1);
+                    to.rewind(start);
+                    to.null(scalar);
                 }
                 result => result?,
             }

@@ -178,19 +178,17 @@ impl Known {
         }
     }
 
-    /// Takes note of a row that was written, when its key is one that was looked up.
-    pub(super) fn remember(&mut self, key: &[u8], chunk: &[u8], starts: &[usize]) {
-        if !self.found.contains_key(key) {
-            return;
+    /// Whether [`Self::remember`] needs the column of the row under this key.
+    pub(super) fn keeps(&self, key: &[u8], column: usize) -> bool {
+        self.columns.contains(&column) && self.found.contains_key(key)
+    }
+
+    /// Takes note of a row that was written, when its key is one that was looked up: `kept` are the
+    /// values that [`Self::keeps`] asked for, in `RowBinary`.
+    pub(super) fn remember(&mut self, key: &[u8], kept: &mut Vec<Bytes>) {
+        if self.found.contains_key(key) {
+            self.newer.insert(key.into(), std::mem::take(kept));
         }
-        let end = chunk.len() - ROW_TAIL;
-        let value = |column: &usize| {
-            let start = starts.get(*column).copied().unwrap_or(end);
-            let stop = starts.get(*column + 1).copied().unwrap_or(end);
-            Bytes::copy_from_slice(chunk.get(start..stop).unwrap_or_default())
-        };
-        let values = self.columns.iter().map(value).collect();
-        self.newer.insert(key.into(), values);
     }
 
     /// Takes note of a tombstone.
@@ -198,9 +196,6 @@ impl Known {
         self.newer.remove(key);
     }
 }
-
-/// Version and tombstone flag, behind the columns of a row.
-const ROW_TAIL: usize = 9;
 
 /// Reads the rows of a look-up from the table.
 pub(super) async fn fetch(

@@ -1,9 +1,10 @@
-//! The ClickHouse types that columns get, and their values in `RowBinary`.
+//! The ClickHouse types that columns get, and their values in `RowBinary` (see `sink`).
 //!
-//! The server does not validate `RowBinary`: what is written here is what is stored. Format:
-//! <https://clickhouse.com/docs/interfaces/formats/RowBinary>.
+//! The server does not validate them: what is written here is what is stored.
 
 use std::fmt;
+
+use super::sink::Sink;
 
 /// A type without NULL and without elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +68,7 @@ impl Scalar {
     }
 
     /// Appends the value that ClickHouse takes for a missing one.
-    fn put_default(self, out: &mut Vec<u8>) {
+    pub(super) fn put_default(self, out: &mut Vec<u8>) {
         out.resize(out.len() + self.width().unwrap_or(1), 0);
     }
 }
@@ -99,13 +100,29 @@ impl ColumnType {
         start.get(..start.len() - bytes.len())
     }
 
-    /// Appends NULL, the empty array, or the scalar's default.
-    pub(super) fn put_default(self, out: &mut Vec<u8>) {
+    /// Writes NULL, the empty array, or the scalar's default.
+    pub(super) fn put_default(self, to: &mut impl Sink) {
         match self {
-            ColumnType::Plain(scalar) => scalar.put_default(out),
-            ColumnType::Nullable(_) => out.push(1),
-            ColumnType::Array(_) => out.push(0),
+            ColumnType::Plain(scalar) => scalar.put_default(to.value(false)),
+            ColumnType::Nullable(scalar) => to.null(scalar),
+            ColumnType::Array(_) => to.array(0),
         }
+    }
+
+    /// Writes one value that is there in `RowBinary`; `None` when it is not one.
+    pub(super) fn put_row_binary(self, to: &mut impl Sink, mut value: &[u8]) -> Option<()> {
+        match self {
+            ColumnType::Plain(_) => to.value(false).extend_from_slice(value),
+            ColumnType::Nullable(scalar) => put_nullable(scalar, to, &mut value)?,
+            ColumnType::Array(scalar) => {
+                let len = take_varint(&mut value)?;
+                to.array(usize::try_from(len).ok()?);
+                for _ in 0..len {
+                    put_nullable(scalar, to, &mut value)?;
+                }
+            }
+        }
+        Some(())
     }
 
     /// Whether the server's name of a type stands for this one, as far as `RowBinary` can tell.
@@ -118,6 +135,18 @@ fn skip_nullable(scalar: Scalar, bytes: &mut &[u8]) -> Option<()> {
     let (null, rest) = bytes.split_first()?;
     *bytes = rest;
     if *null == 0 { scalar.skip(bytes) } else { Some(()) }
+}
+
+fn put_nullable(scalar: Scalar, to: &mut impl Sink, bytes: &mut &[u8]) -> Option<()> {
+    let (null, rest) = bytes.split_first()?;
+    *bytes = rest;
+    if *null != 0 {
+        to.null(scalar);
+        return Some(());
+    }
+    scalar.skip(bytes)?;
+    to.value(true).extend_from_slice(rest.get(..rest.len() - bytes.len())?);
+    Some(())
 }
 
 /// Without spaces, without LowCardinality (a matter of storage only) and without the time zone of a
@@ -256,6 +285,21 @@ mod tests {
         }
         assert!(rest.is_empty());
         assert_eq!(ColumnType::Plain(Scalar::Uuid).take(&mut &row[..15]), None);
+    }
+
+    #[test]
+    fn a_value_that_was_read_back_is_written_again() {
+        let array = [3, 1, 0, 2, b'a', b'b', 0, 0]; // [NULL, 'ab', '']
+        let mut again = Vec::new();
+        let ty = ColumnType::Array(Scalar::String);
+        assert_eq!(ty.put_row_binary(&mut again, &array), Some(()));
+        assert_eq!(again, array);
+        assert_eq!(ty.put_row_binary(&mut again, &array[..4]), None);
+        again.clear();
+        for value in [&[1][..], &[0, 7, 0, 0, 0]] {
+            ColumnType::Nullable(Scalar::Int32).put_row_binary(&mut again, value).unwrap();
+        }
+        assert_eq!(again, [1, 0, 7, 0, 0, 0]);
     }
 
     #[test]

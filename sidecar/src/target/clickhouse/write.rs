@@ -1,15 +1,16 @@
-//! The way of one table's changes of a batch: encode on a thread for it, insert, in stream order.
+//! The way of one table's changes of a batch: encoded on a thread for it and sent, in stream order.
 
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use bytes::Bytes;
 use rsrepl_wire::Lsn;
+use tokio::sync::watch;
 
 use super::client::Server;
 use super::ddl::qualified;
-use super::encode::{Chunk, Item, encode};
+use super::encode::{self, Item, encode};
 use super::failure::Attempt;
+use super::insertion::Insertion;
 use super::plan::Plan;
 use super::position;
 use super::toast::{self, Known, Lookup, LookupLimit};
@@ -41,32 +42,109 @@ pub(super) struct Table {
     pub(super) lookup_limit: LookupLimit,
 }
 
-/// Applies the steps one after the other. When it fails, some are applied: the stream must be applied
-/// again from the last position.
-pub(super) async fn run(context: Context, steps: Vec<Step>) -> Result<()> {
-    for step in steps {
-        match step {
-            Step::Rows { table, items } => rows(&context, table, items).await?,
-            Step::Truncate { table, lsn } => truncate(&context, &table, lsn).await?,
+/// Whether what is being stored before this has been: the rows of a table are inserted in stream order.
+#[derive(Clone)]
+pub(super) struct Before(pub(super) watch::Receiver<bool>);
+
+impl Before {
+    /// Waits for it.
+    pub(super) async fn stored(&mut self) -> Result<()> {
+        match self.0.wait_for(|stored| *stored).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(Kind::Internal, "what comes before was not stored")),
         }
     }
-    Ok(())
 }
 
-/// TRUNCATE leaves no tombstones, so it is written down first: `toast` must know why rows are gone
-/// when the changes before it are applied again. Applying it again is harmless, since every change
-/// after it is applied again too.
-async fn truncate(context: &Context, table: &Table, lsn: Lsn) -> Result<()> {
-    let storage = table.plan.storage();
-    let Context { server, database, slot } = context;
-    position::write_truncate(server, database, slot, &storage, lsn).await?;
-    let sql = format!("TRUNCATE TABLE {}", qualified(database, &storage));
-    server.execute(Attempt::Truncate(&storage), &sql).await.map_err(|error| error.at(lsn))
+/// Writes to one table. When it fails, some of it is applied: the stream must be applied again from the
+/// last position.
+pub(super) struct Writer {
+    pub(super) context: Context,
+    pub(super) before: Before,
+    /// What is under way.
+    pub(super) insertion: Option<Insertion>,
+}
+
+impl Writer {
+    /// Takes the steps one after the other. Rows may then still be under way.
+    pub(super) async fn run(mut self, steps: Vec<Step>) -> Result<Option<Insertion>> {
+        for step in steps {
+            match step {
+                Step::Rows { table, items } => self.rows(table, items).await?,
+                Step::Truncate { table, lsn } => self.truncate(&table, lsn).await?,
+            }
+        }
+        Ok(self.insertion)
+    }
+
+    /// Has everything so far in the table.
+    async fn end(&mut self) -> Result<()> {
+        self.before.stored().await?;
+        match &mut self.insertion {
+            Some(insertion) => insertion.end(&self.context.server).await,
+            None => Ok(()),
+        }
+    }
+
+    /// TRUNCATE leaves no tombstones, so it is written down first: `toast` must know why rows are gone
+    /// when the changes before it are applied again. Applying it again is harmless, since every change
+    /// after it is applied again too.
+    async fn truncate(&mut self, table: &Table, lsn: Lsn) -> Result<()> {
+        self.end().await?;
+        let storage = table.plan.storage();
+        let Context { server, database, slot } = &self.context;
+        position::write_truncate(server, database, slot, &storage, lsn).await?;
+        let sql = format!("TRUNCATE TABLE {}", qualified(database, &storage));
+        server.execute(Attempt::Truncate(&storage), &sql).await.map_err(|error| error.at(lsn))
+    }
+
+    async fn rows(&mut self, table: Arc<Table>, items: Vec<Item>) -> Result<()> {
+        let insertion = match self.insertion.take() {
+            Some(insertion) if Arc::ptr_eq(&insertion.table, &table) => insertion,
+            None => Insertion::new(table),
+            // of the table as it was before it was altered
+            Some(mut earlier) => {
+                self.before.stored().await?;
+                earlier.end(&self.context.server).await?;
+                Insertion::new(table)
+            }
+        };
+        let mut task = Task { insertion, items: items.into_iter(), left: 0, known: None };
+        while !task.items.as_slice().is_empty() {
+            let lookup;
+            (task, lookup) = blocking(task, Task::plan_lookup).await?;
+            task.known = match lookup {
+                None => None,
+                Some(lookup) => Some(self.look_up(&mut task.insertion, lookup).await?),
+            };
+            while task.left > 0 {
+                (task, ()) = blocking(task, Task::encode).await?;
+                if encode::is_full(&task.insertion.block) {
+                    task.insertion.send(&self.context.server).await?;
+                }
+                if task.insertion.is_full() {
+                    self.before.stored().await?;
+                    task.insertion.end(&self.context.server).await?;
+                }
+            }
+        }
+        self.insertion = Some(task.insertion);
+        Ok(())
+    }
+
+    /// Reads values back, once everything before is in the table.
+    async fn look_up(&mut self, insertion: &mut Insertion, lookup: Lookup) -> Result<Known> {
+        let Context { server, database, .. } = &self.context;
+        self.before.stored().await?;
+        insertion.end(server).await?;
+        let Table { plan, truncated, lookup_limit, .. } = insertion.table.as_ref();
+        toast::fetch(server, database, plan, lookup, *truncated, lookup_limit).await
+    }
 }
 
 /// Changes on their way through the encoder.
 struct Task {
-    table: Arc<Table>,
+    insertion: Insertion,
     items: IntoIter<Item>,
     /// Items that can be encoded with what is known.
     left: usize,
@@ -75,57 +153,16 @@ struct Task {
 
 impl Task {
     fn plan_lookup(&mut self) -> Result<Option<Lookup>> {
-        let Table { plan, lookup_limit, .. } = self.table.as_ref();
+        let Table { plan, lookup_limit, .. } = self.insertion.table.as_ref();
         let (left, lookup) = toast::plan_lookup(plan, self.items.as_slice(), lookup_limit)?;
         self.left = left;
         Ok(lookup)
     }
 
-    fn encode(&mut self) -> Result<Chunk> {
-        encode(&self.table.plan, &mut self.known, &mut self.items, &mut self.left)
+    fn encode(&mut self) -> Result<()> {
+        let Insertion { table, block, .. } = &mut self.insertion;
+        encode(&table.plan, &mut self.known, &mut self.items, &mut self.left, block)
     }
-}
-
-async fn rows(context: &Context, table: Arc<Table>, items: Vec<Item>) -> Result<()> {
-    let mut task = Task { table, items: items.into_iter(), left: 0, known: None };
-    while !task.items.as_slice().is_empty() {
-        let lookup;
-        (task, lookup) = blocking(task, Task::plan_lookup).await?;
-        task.known = match lookup {
-            None => None,
-            Some(lookup) => {
-                let Table { plan, truncated, lookup_limit, .. } = task.table.as_ref();
-                let Context { server, database, .. } = context;
-                Some(toast::fetch(server, database, plan, lookup, *truncated, lookup_limit).await?)
-            }
-        };
-        task = stretch(context, task).await?;
-    }
-    Ok(())
-}
-
-/// Encodes and inserts the items that `task.known` is good for; the next chunk is encoded while the
-/// last one is on its way. All is inserted at the end, so that the next look-up sees it.
-async fn stretch(context: &Context, mut task: Task) -> Result<Task> {
-    let mut ready = Chunk::default();
-    while task.left > 0 {
-        let table = Arc::clone(&task.table);
-        let sent = insert(context, &table, ready);
-        let encoded = blocking(task, Task::encode);
-        let (sent, encoded) = tokio::join!(sent, encoded);
-        sent?;
-        (task, ready) = encoded?;
-    }
-    insert(context, &task.table, ready).await?;
-    Ok(task)
-}
-
-async fn insert(context: &Context, table: &Table, chunk: Chunk) -> Result<()> {
-    if chunk.rows == 0 {
-        return Ok(());
-    }
-    let attempt = Attempt::Insert(&table.plan.name);
-    context.server.insert(attempt, &table.insert, Bytes::from(chunk.bytes)).await
 }
 
 /// Runs CPU-bound work beside the tasks of tokio.

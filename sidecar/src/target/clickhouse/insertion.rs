@@ -1,0 +1,60 @@
+//! Rows of one table on their way into one INSERT.
+
+use std::sync::Arc;
+
+use super::client::{INSERT_ROWS_MAX, Insert, Server};
+use super::failure::Attempt;
+use super::native::Block;
+use super::write::Table;
+use crate::error::Result;
+
+/// Sends its rows as they come; they are in the table once it has ended.
+pub(super) struct Insertion {
+    pub(super) table: Arc<Table>,
+    /// What has not been sent; the request begins with the first full block.
+    pub(super) block: Block,
+    insert: Option<Insert>,
+    /// Rows that have been sent.
+    sent: usize,
+}
+
+impl Insertion {
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        let block = Block::new(table.plan.written_columns());
+        Insertion { table, block, insert: None, sent: 0 }
+    }
+
+    /// The request has begun.
+    pub(super) fn is_open(&self) -> bool {
+        self.insert.is_some()
+    }
+
+    /// More rows would not be one block on the server.
+    pub(super) fn is_full(&self) -> bool {
+        self.sent + self.block.rows >= INSERT_ROWS_MAX
+    }
+
+    /// Sends what has gathered.
+    pub(super) async fn send(&mut self, server: &Server) -> Result<()> {
+        if self.block.rows == 0 {
+            return Ok(());
+        }
+        let table = &self.table;
+        let insert = self.insert.get_or_insert_with(|| server.begin_insert(&table.insert));
+        self.sent += self.block.rows;
+        for piece in self.block.take().into_pieces() {
+            insert.send(Attempt::Insert(&table.plan.name), piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the rest, and waits until all of it is in the table. What comes next is another INSERT.
+    pub(super) async fn end(&mut self, server: &Server) -> Result<()> {
+        self.send(server).await?;
+        self.sent = 0;
+        match self.insert.take() {
+            Some(insert) => insert.end(Attempt::Insert(&self.table.plan.name)).await,
+            None => Ok(()),
+        }
+    }
+}

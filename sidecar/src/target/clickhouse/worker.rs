@@ -1,0 +1,263 @@
+//! The task that writes: batches go into open INSERTs as they come, and a *group* of them is stored
+//! together, rows first and then the position behind them.
+//!
+//! ```text
+//! batch, batch, … ─► encode ─► open INSERTs ─┐ the group is due
+//!                                            └─► end INSERTs ─► position ─► told
+//!                       batch, … ─► encode ─► open INSERTs of the next group …
+//! ```
+//!
+//! One group is filled while the one before is being stored; the server parses rows while more come.
+//! What waits is in the source's or the server's memory, never twice in ours.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::insertion::Insertion;
+use super::position;
+use super::session::Session;
+use super::write::{Before, Context, Writer};
+use crate::batch::{Batch, Position};
+use crate::error::{Error, Kind, Result};
+use crate::guard::guarded;
+use crate::target::Event;
+
+/// Tables that are written at the same time.
+const CONCURRENT_TABLES: usize = 4;
+
+/// For how long a request may stay open with little or nothing to send; the server gives up after 30 s
+/// (`http_receive_timeout`).
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// When a group is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupLimits {
+    /// Changes of one group.
+    pub rows: usize,
+    /// Bytes of frames of one group, which the spool keeps until it is stored.
+    pub bytes: usize,
+    /// From one group to the next, unless they are full.
+    pub interval: Duration,
+}
+
+/// What the worker is told.
+pub(super) enum Command {
+    Write(Batch),
+    /// Store what there is, now.
+    Hurry,
+}
+
+/// What it tells: events of the target, and that it can take one more batch.
+pub(super) type Told = Result<Event>;
+
+/// See the module's documentation.
+pub(super) struct Worker {
+    session: Session,
+    limits: GroupLimits,
+    told: mpsc::UnboundedSender<Told>,
+    group: Group,
+    /// The group before, while it is being stored.
+    storing: Option<AbortOnDropHandle<()>>,
+    before: Before,
+    /// When the last group was.
+    last: Option<Instant>,
+    hurry: bool,
+}
+
+/// Batches that are stored together.
+#[derive(Default)]
+struct Group {
+    /// By a table's place in the session.
+    insertions: Vec<Option<Insertion>>,
+    batches: usize,
+    rows: usize,
+    bytes: usize,
+    commit: Option<Position>,
+    since: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        session: Session,
+        limits: GroupLimits,
+        told: mpsc::UnboundedSender<Told>,
+    ) -> Self {
+        Worker {
+            session,
+            limits,
+            told,
+            group: Group::default(),
+            storing: None,
+            before: Before(watch::channel(true).1),
+            last: None,
+            hurry: false,
+        }
+    }
+
+    /// Runs until it is told nothing more, or something fails.
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        if let Err(error) = guarded(self.serve(&mut commands)).await {
+            let _ = self.told.send(Err(error));
+        }
+    }
+
+    async fn serve(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> Result<()> {
+        loop {
+            let due = self.due();
+            if self.storing.is_none() && due.is_some_and(|due| due <= Instant::now()) {
+                self.store();
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = ended(&mut self.storing) => self.storing = None,
+                command = commands.recv(), if !self.is_full() => match command {
+                    Some(Command::Write(batch)) => self.write(batch).await?,
+                    Some(Command::Hurry) => self.hurry = self.group.batches > 0,
+                    None => return Ok(()),
+                },
+                () = sleep_until(due), if self.storing.is_none() => {}
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.group.rows >= self.limits.rows || self.group.bytes >= self.limits.bytes
+    }
+
+    /// When the group is to be stored; `None` while there is nothing to store. A first change waits for
+    /// a little company, and groups are `interval` apart.
+    fn due(&self) -> Option<Instant> {
+        let since = self.group.since?;
+        if self.hurry || self.is_full() || self.group.rows == 0 {
+            return Some(since);
+        }
+        let company = since + self.limits.interval / 10;
+        let due = self.last.map_or(company, |last| company.max(last + self.limits.interval));
+        let open = self.group.insertions.iter().flatten().any(Insertion::is_open);
+        Some(if open { due.min(since + OPEN_MAX) } else { due })
+    }
+
+    /// Encodes a batch and sends what fills a block.
+    async fn write(&mut self, batch: Batch) -> Result<()> {
+        let group = &mut self.group;
+        group.since.get_or_insert_with(Instant::now);
+        group.batches += 1;
+        group.rows += batch.changes.len();
+        group.bytes += batch.bytes;
+        group.commit = batch.commit.or(group.commit);
+        let steps = self.session.steps(batch.changes).await?;
+        if group.insertions.len() < steps.len() {
+            group.insertions.resize_with(steps.len(), || None);
+        }
+        let mut running = JoinSet::new();
+        for (index, steps) in steps.into_iter().enumerate() {
+            if steps.is_empty() {
+                continue;
+            }
+            if running.len() >= CONCURRENT_TABLES {
+                put_back(&mut group.insertions, running.join_next().await)?;
+            }
+            let (context, before) = (self.session.context.clone(), self.before.clone());
+            let insertion = group.insertions.get_mut(index).and_then(Option::take);
+            let writer = Writer { context, before, insertion };
+            running.spawn(async move { Ok((index, writer.run(steps).await?)) });
+        }
+        while !running.is_empty() {
+            put_back(&mut group.insertions, running.join_next().await)?;
+        }
+        // there is room for the next
+        let _ = self.told.send(Ok(Event::Room));
+        Ok(())
+    }
+
+    /// Ends the group: a task stores it while the next one is filled.
+    fn store(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        (self.last, self.hurry) = (Some(Instant::now()), false);
+        let (stored, before) = watch::channel(false);
+        let before = std::mem::replace(&mut self.before, Before(before));
+        let (context, source) = (self.session.context.clone(), self.session.source.clone());
+        let told = self.told.clone();
+        self.storing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let (batches, commit) = (group.batches, group.commit);
+            let work = async {
+                end_all(&context, before, group.insertions).await?;
+                if let Some(commit) = commit {
+                    let Context { server, database, .. } = &context;
+                    position::write(server, database, &source, commit).await?;
+                }
+                Ok(())
+            };
+            if let Err(error) = guarded(work).await {
+                let _ = told.send(Err(error));
+                return;
+            }
+            for _ in 0..batches {
+                let _ = told.send(Ok(Event::Applied));
+            }
+            if let Some(commit) = commit {
+                let _ = told.send(Ok(Event::Durable(commit.lsn)));
+            }
+            stored.send_replace(true);
+        })));
+    }
+}
+
+/// What a table's writer ends with: its place, and what is under way.
+type Ended =
+    Option<std::result::Result<Result<(usize, Option<Insertion>)>, tokio::task::JoinError>>;
+
+fn put_back(insertions: &mut [Option<Insertion>], ended: Ended) -> Result<()> {
+    let Some(ended) = ended else { return Ok(()) };
+    let (index, insertion) = ended.map_err(lost)??;
+    if let Some(place) = insertions.get_mut(index) {
+        *place = insertion;
+    }
+    Ok(())
+}
+
+/// Tables side by side, a few at a time.
+async fn end_all(
+    context: &Context,
+    mut before: Before,
+    insertions: Vec<Option<Insertion>>,
+) -> Result<()> {
+    before.stored().await?;
+    let mut running: JoinSet<Result<()>> = JoinSet::new();
+    for mut insertion in insertions.into_iter().flatten() {
+        if running.len() >= CONCURRENT_TABLES
+            && let Some(ended) = running.join_next().await
+        {
+            ended.map_err(lost)??;
+        }
+        let server = context.server.clone();
+        running.spawn(async move { insertion.end(&server).await });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(lost)??;
+    }
+    Ok(())
+}
+
+#[cold]
+fn lost(error: tokio::task::JoinError) -> Error {
+    Error::new(Kind::Internal, "a table's writer failed").because(error)
+}
+
+async fn ended(task: &mut Option<AbortOnDropHandle<()>>) {
+    match task {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,148 @@
+//! Batches that are stored together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsrepl_sidecar::batch::{Batch, Change};
+use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
+use rsrepl_sidecar::target::{Event, Target};
+use rsrepl_tests::wait;
+use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
+
+use crate::feed::*;
+use crate::rig::{GROUPS, Rig, reopen, source};
+
+/// Rows of one batch: several fill a block.
+const ROWS: u64 = 30_000;
+
+fn narrow() -> Arc<Relation> {
+    let columns = vec![key(int_column("id")), text_column("v")];
+    table(1, "narrow", ReplicaIdentity::Default, columns)
+}
+
+/// The `i`-th batch of rows.
+fn rows(t: &Arc<Relation>, i: u64) -> Batch {
+    let row = |n: u64| insert(t, 10 + n, &[int(n as i32), text("some value")]);
+    let changes: Vec<Change> = (i * ROWS..(i + 1) * ROWS).map(row).collect();
+    batch(changes, Some(end(i)))
+}
+
+fn end(i: u64) -> u64 {
+    10 + (i + 1) * ROWS
+}
+
+/// Hands over batches as there is room, and waits until the last has been encoded; nothing is stored.
+async fn encoded(target: &mut ClickHouseTarget, t: &Arc<Relation>, batches: u64) {
+    let mut rooms = 0;
+    for i in 0..batches {
+        while !target.has_room(ROWS as usize) {
+            assert_eq!(target.next().await.unwrap(), Event::Room);
+            rooms += 1;
+        }
+        target.submit(rows(t, i));
+    }
+    while rooms < batches {
+        assert_eq!(target.next().await.unwrap(), Event::Room);
+        rooms += 1;
+    }
+}
+
+fn count(rig: &Rig) -> String {
+    rig.server.query("SELECT count() FROM mirror.narrow").trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_group_is_one_part_and_shows_as_a_whole() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = narrow();
+    encoded(&mut target, &t, 4).await;
+    assert_eq!(count(&rig), "0");
+    target.hurry();
+    let mut events = Vec::new();
+    while events.last() != Some(&Event::Durable(Lsn(end(3)))) {
+        events.push(target.next().await.unwrap());
+    }
+    assert_eq!(events[..4], [Event::Applied; 4]);
+    assert_eq!(events.len(), 5);
+    assert_eq!(count(&rig), (4 * ROWS).to_string());
+    let parts = "SELECT count(), any(name) FROM system.parts WHERE database = 'mirror' AND table = 'narrow'";
+    assert_eq!(rig.server.query(parts).trim(), "1\tall_1_1_0", "one INSERT, one block, not merged");
+    assert_eq!(reopen(&mut target).await.0, end(3));
+}
+
+#[tokio::test]
+async fn a_group_that_is_cut_off_leaves_nothing() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = narrow();
+    encoded(&mut target, &t, 4).await;
+    let inserts = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT%'";
+    // several blocks are on the server
+    assert_eq!(rig.server.query(inserts).trim(), "1");
+    target.close().await;
+    wait::until(Duration::from_secs(20), "the INSERT ends", || {
+        rig.server.query(inserts).trim() == "0"
+    });
+    assert_eq!(count(&rig), "0");
+    assert_eq!(reopen(&mut target).await, Lsn::INVALID);
+}
+
+#[tokio::test]
+async fn a_group_is_stored_when_it_is_due_or_full() {
+    let rig = Rig::start();
+    let t = narrow();
+    let second = Duration::from_secs(1);
+    for limits in [
+        GroupLimits { interval: second, ..GROUPS },
+        GroupLimits { rows: ROWS as usize, ..GROUPS },
+        GroupLimits { bytes: 1, ..GROUPS },
+    ] {
+        let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+        target.open(&source()).await.unwrap();
+        for i in 0..3 {
+            target.submit(Batch { bytes: 1, ..rows(&t, i) });
+            while target.next().await.unwrap() != Event::Durable(Lsn(end(i))) {}
+            assert_eq!(count(&rig), ((i + 1) * ROWS).to_string());
+        }
+        target.close().await;
+        rig.server.query("DROP DATABASE mirror SYNC");
+    }
+}
+
+/// A later group neither overtakes the one before nor loses what comes between.
+#[tokio::test]
+async fn groups_are_stored_in_order() {
+    let rig = Rig::start();
+    let t = narrow();
+    let limits = GroupLimits { rows: 1, ..GROUPS };
+    let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+    target.open(&source()).await.unwrap();
+    // all of one version: of two rows with one key the last that was inserted wins
+    let batches: Vec<Batch> = (0..40)
+        .map(|i| {
+            let change = match i % 8 {
+                7 => truncate(&t, 10),
+                _ => insert(&t, 10, &[int(i % 2), text(&i.to_string())]),
+            };
+            batch(vec![change], Some(100 + i as u64))
+        })
+        .collect();
+    let mut durable = 0;
+    let mut batches = batches.into_iter();
+    while durable < 139 {
+        while target.has_room(1)
+            && let Some(batch) = batches.next()
+        {
+            target.submit(batch);
+        }
+        if let Event::Durable(lsn) = target.next().await.unwrap() {
+            assert!(lsn.0 > durable);
+            durable = lsn.0;
+        }
+    }
+    assert!(rig.rows("id, v", "narrow").is_empty());
+    target.submit(batch(vec![insert(&t, 10, &[int(1), text("last")])], Some(200)));
+    while target.next().await.unwrap() != Event::Durable(Lsn(200)) {}
+    assert_eq!(rig.rows("id, v", "narrow"), ["1\tlast"]);
+}
