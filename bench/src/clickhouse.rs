@@ -1,10 +1,13 @@
-//! Into ClickHouse: the sidecar against inserting the same rows from files over HTTP.
+//! Into ClickHouse: the sidecar against inserting the same rows from files over HTTP, and against
+//! ClickHouse's own engine (see `materialized`).
 //!
-//! The clock of our side starts when the slot becomes active and stops when all rows are counted on
-//! ClickHouse; it includes the `batch_interval` that the last batch may wait. The files are RowBinary,
+//! The clock of our side starts when the slot becomes active and stops when the slot is confirmed up to
+//! the backlog's end and all rows are counted on ClickHouse; it includes the `batch_interval` that the
+//! last batch may wait. (To count them again and again would cost the server more than to insert them.) The files are RowBinary,
 //! exported from what the first run has written; the peer's clock is that of the requests, one table
 //! after the other. CPU of ClickHouse is that of the whole server, merges included.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -18,16 +21,14 @@ use rsrepl_tests::scratch::free_port;
 use rsrepl_tests::sidecar::Sidecar;
 
 use crate::Plan;
+use crate::materialized;
 use crate::measure::{
-    Contender, CpuSeconds, Measure, Outcome, Reading, cpu_of, interleave, sessions_cpu,
+    Contender, CpuSeconds, Measure, Outcome, POLL, Reading, cpu_of, interleave, sessions_cpu,
 };
 use crate::servers::{
-    DATABASE, PUBLICATION, Servers, await_active, connect, copy_slot, drop_slot, text,
+    Backlog, DATABASE, PUBLICATION, Servers, await_active, connect, copy_slot, drop_slot, text,
 };
 use crate::workload::{TABLES, Workload};
-
-/// The pause between two counts of ClickHouse's rows.
-const POLL: Duration = Duration::from_millis(25);
 
 /// How long one run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
@@ -37,12 +38,19 @@ const MODEL: &str = "bench_model";
 
 /// Runs the case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
-    servers.prepare(workload)?;
-    let clickhouse = &ClickHouse::start(&servers.scratch);
-    let ours: Measure = Box::new(move |run| replay(servers, workload, clickhouse, run));
-    let file: Measure = Box::new(move |run| insert_files(servers, workload, clickhouse, run));
-    let contenders =
-        vec![Contender::ours("rsrepl", ours), Contender::limit("file over HTTP", file)];
+    let backlog = &servers.prepare(workload)?;
+    let clickhouse = &RefCell::new(ClickHouse::start(&servers.scratch));
+    let ours: Measure =
+        Box::new(move |run| replay(servers, workload, backlog, &clickhouse.borrow(), run));
+    let file: Measure =
+        Box::new(move |run| insert_files(servers, workload, &clickhouse.borrow(), run));
+    let engine: Measure =
+        Box::new(move |run| materialized::replay(servers, workload, clickhouse, run));
+    let contenders = vec![
+        Contender::ours("rsrepl", ours),
+        Contender::limit("file over HTTP", file),
+        Contender::peer("MaterializedPostgreSQL", engine),
+    ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
 
@@ -50,6 +58,7 @@ pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcom
 fn replay(
     servers: &Servers,
     workload: &Workload,
+    backlog: &Backlog,
     clickhouse: &ClickHouse,
     run: u32,
 ) -> Result<Reading, String> {
@@ -78,8 +87,14 @@ fn replay(
     let before = cpu(servers, clickhouse, &sidecar, &mut source)?;
     let counts = TABLES.map(|table| format!("(SELECT count() FROM {database}.{table})"));
     let count = format!("SELECT concat({})", counts.join(", ' ', "));
-    // Until the tables are made the query is an error.
-    while !clickhouse.try_query(&count).is_ok_and(|found| found.trim() == expected) {
+    let confirmed = format!(
+        "SELECT (confirmed_flush_lsn >= '{}')::text FROM pg_replication_slots
+         WHERE slot_name = '{slot}'",
+        backlog.end
+    );
+    while text(&mut source, &confirmed)? != "true"
+        || clickhouse.try_query(&count)?.trim() != expected
+    {
         if start.elapsed() > RUN_LIMIT {
             return Err(format!("not done after {RUN_LIMIT:?}"));
         }
@@ -168,7 +183,7 @@ fn insert_files(
 }
 
 /// A POST whose body is the query, or what goes after `query`.
-fn request(
+pub fn request(
     clickhouse: &ClickHouse,
     query: &str,
 ) -> ureq::RequestBuilder<ureq::typestate::WithBody> {

@@ -11,6 +11,7 @@
 //! | [`copy`] | the same rows from files into PostgreSQL |
 //! | [`latency`] | from the commit until it is visible on the target |
 //! | [`clickhouse`] | into ClickHouse |
+//! | [`materialized`] | into ClickHouse, with its own engine |
 //! | [`report`] | figures, the table and `bench/out/results.json` |
 //! | [`goals`] | what the figures are to be |
 //! | [`publish`] | figures into README and docs: `make bench-report` |
@@ -32,6 +33,7 @@ mod decode;
 mod engine;
 mod goals;
 mod latency;
+mod materialized;
 mod measure;
 mod postgres;
 mod publish;

@@ -140,7 +140,7 @@ pub fn connect(server: &Postgres, database: &str) -> Result<Client, String> {
 }
 
 /// Does a step. Only the making of a backlog is spared the waits for the disk.
-fn perform(server: &Postgres, database: &str, step: &Step) -> Result<(), String> {
+pub fn perform(server: &Postgres, database: &str, step: &Step) -> Result<(), String> {
     match step {
         Step::Sql(statements) => {
             let mut client = server.client(database);
