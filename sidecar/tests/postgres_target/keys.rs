@@ -96,6 +96,37 @@ async fn a_key_that_is_wider_on_the_target() {
 }
 
 #[tokio::test]
+async fn a_key_of_one_integer() {
+    // in ranges, and with gaps
+    for (database, step) in [("dense_key", 1), ("sparse_key", 3)] {
+        every_change(
+            database,
+            "CREATE TABLE t (x int PRIMARY KEY, n int, a text)",
+            vec![int_column("x")],
+            |id| vec![int(-id * step)],
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_range_takes_no_row_for_another() {
+    let standby = Standby::new("ranges", "CREATE TABLE t (id int PRIMARY KEY)");
+    let table = relation("t", ReplicaIdentity::Default, vec![key(int_column("id"))]);
+    let mut target = standby.target();
+    target.open(&standby.source()).await.unwrap();
+    let mut stream = Stream::after(1000);
+    (0..100).for_each(|id| stream.insert(&table, &[int(id)]));
+    target.apply(stream.commit()).await.unwrap();
+    // one of the range is gone on the target, and one outside of it was never there on the source
+    standby.execute("DELETE FROM t WHERE id = 50; INSERT INTO t VALUES (-1)");
+    (0..100).for_each(|id| stream.delete(&table, &[int(id)]));
+    let error = target.apply(stream.commit()).await.unwrap_err();
+    assert!(error.to_string().contains("delete from public.t (id)=(50)"), "{error}");
+    assert_eq!(standby.rows("SELECT count(*) FROM t"), "(100)");
+}
+
+#[tokio::test]
 async fn a_key_that_is_an_array() {
     let ints = Column {
         kind: TypeKind::Array,

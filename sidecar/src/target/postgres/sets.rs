@@ -2,7 +2,7 @@
 //!
 //! | set | statement | rows |
 //! |---|---|---|
-//! | deletes | `DELETE … WHERE key = ANY ($1)` | an array for each key column |
+//! | deletes | `DELETE … WHERE key = ANY ($1)`, or by ranges of integers | an array for each key column |
 //! | updates | `UPDATE … FROM unnest($1)`, one for each shape | an array of rows |
 //! | inserts | `COPY`, or `INSERT … SELECT … FROM unnest($1)` for a few | COPY's stream, or an array of rows |
 //!
@@ -11,12 +11,14 @@
 //! differently, is rolled back and applied again in order: either the sets could not say it (a unique
 //! value went from one row to another), or the way in order finds the row that is wrong.
 
+mod deletes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::future::join;
-use rsrepl_wire::{DecodeError, Relation, Row, Value};
+use rsrepl_wire::{DecodeError, Relation, Value};
 use tokio_postgres::Client;
 
 use super::array::{Array, RowType};
@@ -189,31 +191,6 @@ impl Sets<'_> {
         self.judge(unexpected)
     }
 
-    async fn delete(&mut self, deletes: &[&Row]) -> Result<(), Failure> {
-        if deletes.len() < SET_MIN || !self.table.fit.takes_key_arrays() {
-            return self.singly(deletes, |table, row| rows::of_delete(table, row)).await;
-        }
-        let fit = Arc::clone(&self.table.fit);
-        let last_key = fit.keys().last().map_or(0, |(index, _)| index);
-        let mut arrays: Vec<Array> = fit.keys().map(|(_, c)| Array::new(c.arrives_oid)).collect();
-        for row in deletes {
-            let mut next = arrays.iter_mut();
-            let values = row.values(self.relation)?.zip(&fit.columns).take(last_key + 1);
-            for (value, column) in values {
-                if let (value, true) = (value?, column.key) {
-                    let (Value::Data(data), Some(array)) = (value, next.next()) else {
-                        return Err(Failure::Refused("a key without a value".into()));
-                    };
-                    array.value(data, column.codec).map_err(|error| self.unsent(error.into()))?;
-                }
-            }
-            if arrays.iter().map(Array::size).sum::<usize>() >= SET_BYTES {
-                self.send(StatementKey::DeleteSet, &mut arrays).await?;
-            }
-        }
-        self.send(StatementKey::DeleteSet, &mut arrays).await
-    }
-
     /// All updates of one shape are one statement. Updates that leave different columns unchanged
     /// never share one: nothing is overwritten that did not come.
     fn by_shape<'n>(
@@ -349,10 +326,19 @@ impl Sets<'_> {
 
     /// Sends what has been gathered, with one statement for all of it.
     async fn send(&mut self, key: StatementKey, arrays: &mut [Array]) -> Result<(), Failure> {
-        let rows = arrays.first().map_or(0, Array::count);
-        if rows == 0 {
-            return Ok(());
+        match arrays.first().map_or(0, Array::count) {
+            0 => Ok(()),
+            rows => self.send_for(rows, key, arrays).await,
         }
+    }
+
+    /// The same for a statement that hits so many rows.
+    async fn send_for(
+        &mut self,
+        rows: usize,
+        key: StatementKey,
+        arrays: &mut [Array],
+    ) -> Result<(), Failure> {
         let params = arrays.iter_mut().map(|array| Param::encoded(array.take())).collect();
         let statement = self.statement(key).await?;
         let answered = self.pipeline.send(rows, statement, params).await;

@@ -334,4 +334,18 @@ impl TargetTable {
             self.key_is_given()
         )
     }
+
+    /// Deletes the rows between two keys, both included; parameters are an array of each end. For a key
+    /// of one integer column.
+    pub fn delete_ranges(&self) -> String {
+        let key = self.keys().next().map(|(_, c)| (c.ident.as_str(), c.sql_type.as_str()));
+        let (key, sql_type) = key.unwrap_or_default();
+        format!(
+            "DELETE FROM {} AS t \
+             USING ROWS FROM (pg_catalog.unnest($1::{sql_type}[]), pg_catalog.unnest($2::{sql_type}[])) \
+                   AS s (first, last) \
+             WHERE t.{key} OPERATOR(pg_catalog.>=) s.first AND t.{key} OPERATOR(pg_catalog.<=) s.last",
+            self.only()
+        )
+    }
 }

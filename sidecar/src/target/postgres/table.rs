@@ -38,6 +38,7 @@ pub enum StatementKey {
     Copy,
     InsertSet,
     DeleteSet,
+    DeleteRanges,
     UpdateSet(Shape),
 }
 
@@ -106,6 +107,7 @@ impl Table {
             StatementKey::Copy => fit.copy(),
             StatementKey::InsertSet => fit.insert_set(row_type),
             StatementKey::DeleteSet => fit.delete_set(),
+            StatementKey::DeleteRanges => fit.delete_ranges(),
             StatementKey::UpdateSet(shape) => fit.update_set(row_type, shape),
         }
     }
