@@ -49,6 +49,45 @@ mod tests {
         assert_eq!(changes[3], format!("UPDATE public.t a=2 {new} (full a=2 {young})"));
     }
 
+    /// Neighbours without padding between them go out as one; nulls, padding, dropped and younger
+    /// columns come between.
+    #[pg_test]
+    fn columns_of_fixed_width_in_any_order() {
+        let mut source = Source::new("columns_fixed");
+        source.run(
+            "CREATE TABLE t (a bool, b int2, c int4, d int8, e uuid, f int4, g bool, h int8, i int8,
+                             j \"char\", k int4, l int4, s text, m int4, n int8, o int4, p int2);
+             ALTER TABLE t REPLICA IDENTITY FULL",
+        );
+        let uuid = "77777777-7777-7777-7777-777777777777";
+        source.run(&format!(
+            "INSERT INTO t VALUES (true, 2, 3, 4, '{uuid}', 6, false, 8, 9, 'j', 11, 12, 's', 13,
+                                   14, 15, 16)"
+        ));
+        source.run("INSERT INTO t (c, d, h, i, s, n, o, p) VALUES (3, 4, 8, 9, '', 14, 15, 16)");
+        source.run("ALTER TABLE t DROP d, DROP i, ADD q int8 DEFAULT 17, ADD r int8 DEFAULT 18");
+        source.run("DELETE FROM t");
+        let some = |d: &str, i: &str, rest: &str| {
+            format!(
+                "public.t a=t b=2 c=3{d} e={uuid} f=6 g=f h=8{i} j=j k=11 l=12 s=s m=13 n=14 o=15 \
+                 p=16{rest}"
+            )
+        };
+        let null = |d: &str, i: &str, rest: &str| {
+            format!(
+                "public.t a=NULL b=NULL c=3{d} e=NULL f=NULL g=NULL h=8{i} j=NULL k=NULL l=NULL s= \
+                 m=NULL n=14 o=15 p=16{rest}"
+            )
+        };
+        let expected = [
+            format!("INSERT {}", some(" d=4", " i=9", "")),
+            format!("INSERT {}", null(" d=4", " i=9", "")),
+            format!("DELETE {}", some("", "", " q=17 r=18 (full)")),
+            format!("DELETE {}", null("", "", " q=17 r=18 (full)")),
+        ];
+        assert_eq!(source.changes(&[]), expected);
+    }
+
     #[pg_test]
     fn generated_columns_come_as_stored() {
         let mut source = Source::new("columns_generated");

@@ -91,6 +91,14 @@ impl<'a> RowWriter<'a> {
         self.column += 1;
     }
 
+    /// The values of the next `columns` columns, each of the width its encoding says and one right
+    /// behind the other.
+    #[inline]
+    pub fn fixed_run(&mut self, bytes: &[u8], columns: usize) {
+        self.buf.extend_from_slice(bytes);
+        self.column += columns;
+    }
+
     /// The next column's value, of any length.
     #[inline]
     pub fn variable(&mut self, bytes: &[u8]) {

@@ -3,7 +3,16 @@
 /// Bytes of the longest 64-bit varint.
 pub(crate) const MAX_LEN: usize = 10;
 
-pub(crate) fn put(buf: &mut Vec<u8>, mut value: u64) {
+#[inline]
+pub(crate) fn put(buf: &mut Vec<u8>, value: u64) {
+    // nearly all lengths and LSN differences are of one byte
+    match u8::try_from(value) {
+        Ok(byte) if byte < 0x80 => buf.push(byte),
+        _ => put_long(buf, value),
+    }
+}
+
+fn put_long(buf: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         buf.push((value as u8) | 0x80);
         value >>= 7;

@@ -7,7 +7,7 @@ use super::invalidation::type_hash;
 use super::publications::Operations;
 use super::report;
 use super::text::ServerText;
-use super::tuple::{Attribute, Writing};
+use super::tuple::{Attribute, Run, Writing};
 use super::types::{ColumnType, alignment, schema_name};
 use crate::compat;
 
@@ -62,6 +62,7 @@ impl Table {
                 align: usize::from(alignment(attribute.attalign as u8)),
                 by_value: attribute.attbyval,
                 writing,
+                run: Run::default(),
             });
             if let Some(column_type) = column_type {
                 let mut may_change = [attribute.atttypid, column_type.base_oid].to_vec();
@@ -71,6 +72,7 @@ impl Table {
                 columns.push(column(attribute, column_type, &key, text));
             }
         }
+        Run::find(&mut attributes);
         types.sort_unstable();
         types.dedup();
         Table {
@@ -90,7 +92,13 @@ impl Table {
 
     /// A table of which nothing is wanted needs no description.
     pub(super) fn unwanted(attributes: usize) -> Table {
-        let skip = || Attribute { len: -1, align: 1, by_value: false, writing: Writing::Skip };
+        let skip = || Attribute {
+            len: -1,
+            align: 1,
+            by_value: false,
+            writing: Writing::Skip,
+            run: Run::default(),
+        };
         Table {
             relation: Relation {
                 oid: 0,

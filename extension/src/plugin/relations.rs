@@ -18,6 +18,7 @@ const COLUMNS_MAX: usize = 64 * 1024;
 
 /// A table in the cache.
 pub(super) struct Entry {
+    oid: u32,
     pub(super) table: Table,
     /// This very description is on the wire, for whole transactions.
     pub(super) sent: bool,
@@ -64,7 +65,11 @@ pub(super) struct Catalog {
 /// All tables that were seen and not yet forgotten.
 #[derive(Default)]
 pub(super) struct Relations {
-    entries: HashMap<u32, Entry, BuildHasherDefault<OidHasher>>,
+    entries: Vec<Entry>,
+    /// Where the table of an oid is in `entries`.
+    places: HashMap<u32, usize, BuildHasherDefault<OidHasher>>,
+    /// The place of the last change's table, which is mostly that of the next one.
+    last: usize,
     columns: usize,
 }
 
@@ -82,17 +87,22 @@ impl Relations {
         // SAFETY: as promised by the caller
         let (oid, columns) =
             unsafe { ((*relation).rd_id.to_u32(), (*(*relation).rd_att).natts as usize) };
-        let known = self.entries.get(&oid);
+        if self.entries.get(self.last).is_none_or(|entry| entry.oid != oid) {
+            self.last = self.places.get(&oid).copied().unwrap_or(usize::MAX);
+        }
+        let known = self.entries.get(self.last);
         if !known.is_some_and(|entry| entry.valid && entry.table.attributes.len() == columns) {
             // SAFETY: as promised by the caller
             unsafe { self.rebuild(relation, catalog) };
         }
-        match self.entries.get_mut(&oid) {
+        match self.entries.get_mut(self.last) {
             Some(entry) => entry,
             None => report::internal(format!("table {oid} is not in the cache")),
         }
     }
 
+    /// Describes the table at `last`, or a new one.
+    ///
     /// # Safety
     /// As [`Self::entry`].
     #[cold]
@@ -108,43 +118,42 @@ impl Relations {
         };
         // SAFETY: `relation` is open
         let oid = unsafe { (*relation).rd_id.to_u32() };
-        let old = self.remove(oid);
-        if self.columns + columns_of(&table) > COLUMNS_MAX {
-            self.clear();
-        }
-        self.columns += columns_of(&table);
         let mut entry =
-            Entry { table, sent: false, sent_in_part: None, warned: false, valid: true };
-        if let Some(old) = old {
+            Entry { oid, table, sent: false, sent_in_part: None, warned: false, valid: true };
+        let known = self.entries.get(self.last).map_or(0, |old| columns_of(&old.table));
+        let columns = self.columns - known + columns_of(&entry.table);
+        if columns > COLUMNS_MAX {
+            self.clear();
+        } else if let Some(old) = self.entries.get_mut(self.last) {
             if old.table.relation == entry.table.relation {
                 (entry.sent, entry.sent_in_part) = (old.sent, old.sent_in_part);
             }
             entry.warned = old.warned;
-            old.table.release();
+            self.columns = columns;
+            std::mem::replace(old, entry).table.release();
+            return;
         }
-        self.entries.insert(oid, entry);
-    }
-
-    fn remove(&mut self, oid: u32) -> Option<Entry> {
-        let entry = self.entries.remove(&oid)?;
-        self.columns -= columns_of(&entry.table);
-        Some(entry)
+        self.columns += columns_of(&entry.table);
+        self.last = self.entries.len();
+        self.places.insert(oid, self.last);
+        self.entries.push(entry);
     }
 
     /// Marks what may have changed; nothing is freed.
     pub(super) fn invalidate(&mut self, marks: &Marks) {
         if marks.all || marks.publications {
-            return self.entries.values_mut().for_each(|entry| entry.valid = false);
+            return self.entries.iter_mut().for_each(|entry| entry.valid = false);
         }
         for oid in marks.relations() {
-            if let Some(entry) = self.entries.get_mut(oid) {
+            let place = self.places.get(oid).copied().unwrap_or(usize::MAX);
+            if let Some(entry) = self.entries.get_mut(place) {
                 entry.valid = false;
             }
         }
         if !marks.types().is_empty() {
             let changed =
                 |entry: &Entry| entry.table.types.iter().any(|t| marks.types().contains(t));
-            for entry in self.entries.values_mut() {
+            for entry in &mut self.entries {
                 entry.valid &= !changed(entry);
             }
         }
@@ -152,7 +161,8 @@ impl Relations {
 
     /// Forgets all tables.
     pub(super) fn clear(&mut self) {
-        for (_, entry) in self.entries.drain() {
+        self.places.clear();
+        for entry in self.entries.drain(..) {
             entry.table.release();
         }
         self.columns = 0;

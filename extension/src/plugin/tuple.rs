@@ -22,6 +22,38 @@ pub(super) struct Attribute {
     pub(super) align: usize,
     pub(super) by_value: bool,
     pub(super) writing: Writing,
+    /// What begins here.
+    pub(super) run: Run,
+}
+
+/// Attributes of fixed width that lie without padding between them, wherever the first one lies: of a
+/// row without nulls they go out as one.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Run {
+    columns: usize,
+    bytes: usize,
+}
+
+impl Run {
+    /// Finds the run that begins at each attribute.
+    pub(super) fn find(attributes: &mut [Attribute]) {
+        for index in 0..attributes.len() {
+            let Some((first, rest)) = attributes.get_mut(index..).and_then(<[_]>::split_first_mut)
+            else {
+                return;
+            };
+            let mut run = Run::default();
+            for next in std::iter::once(&*first).chain(&*rest) {
+                // of the place of the first one no more is known than its own alignment
+                let packed = next.align <= first.align && run.bytes.is_multiple_of(next.align);
+                if !packed || !matches!(next.writing, Writing::Fixed) {
+                    break;
+                }
+                run = Run { columns: run.columns + 1, bytes: run.bytes + next.len as usize };
+            }
+            first.run = run;
+        }
+    }
 }
 
 /// How a value gets onto the wire.
@@ -103,7 +135,14 @@ impl<'a> Tuple<'a> {
     pub(super) fn write(&self, row: &mut RowWriter<'_>) {
         let has_nulls = self.has_nulls();
         let mut at = self.first;
-        for (index, attribute) in self.attributes.iter().enumerate() {
+        let mut index = 0;
+        while let Some(attribute) = self.attributes.get(index) {
+            let run = attribute.run;
+            if !has_nulls && run.columns > 1 && index + run.columns <= self.stored {
+                row.fixed_run(self.fixed(&mut at, attribute.align, run.bytes), run.columns);
+                index += run.columns;
+                continue;
+            }
             if index >= self.stored {
                 self.write_missing(index, attribute, row);
             } else if has_nulls && self.is_null(index) {
@@ -114,6 +153,7 @@ impl<'a> Tuple<'a> {
                 let value = self.value(&mut at, attribute);
                 self.write_value(value, attribute, row);
             }
+            index += 1;
         }
     }
 
@@ -127,12 +167,12 @@ impl<'a> Tuple<'a> {
     /// The bytes of the value at `*at`, which moves on behind it.
     #[inline]
     fn value(&self, at: &mut usize, attribute: &Attribute) -> &'a [u8] {
-        let aligned = || (*at + attribute.align - 1) & !(attribute.align - 1);
         let (start, len) = match attribute.len {
-            len if len > 0 => (aligned(), len as usize),
+            len if len > 0 => return self.fixed(at, attribute.align, len as usize),
             -1 => {
                 // a short header is not aligned, and is never the zero byte of padding
-                let start = if self.bytes.get(*at) == Some(&0) { aligned() } else { *at };
+                let padded = self.bytes.get(*at) == Some(&0);
+                let start = if padded { aligned(*at, attribute.align) } else { *at };
                 (start, varlena_len(self.bytes.get(start..).unwrap_or_default()))
             }
             _ => {
@@ -140,6 +180,17 @@ impl<'a> Tuple<'a> {
                 (*at, rest.iter().position(|byte| *byte == 0).map_or(usize::MAX, |len| len + 1))
             }
         };
+        self.take(at, start, len)
+    }
+
+    /// So many bytes at `*at`, aligned.
+    #[inline]
+    fn fixed(&self, at: &mut usize, align: usize, len: usize) -> &'a [u8] {
+        self.take(at, aligned(*at, align), len)
+    }
+
+    #[inline]
+    fn take(&self, at: &mut usize, start: usize, len: usize) -> &'a [u8] {
         let end = start.saturating_add(len);
         *at = end;
         match self.bytes.get(start..end) {
@@ -223,6 +274,11 @@ impl<'a> Tuple<'a> {
             Tuple { bytes: value, ..*self }.write_value(value, attribute, row);
         }
     }
+}
+
+#[inline]
+fn aligned(at: usize, align: usize) -> usize {
+    (at + align - 1) & !(align - 1)
 }
 
 /// Writes a value of any length.
