@@ -26,7 +26,10 @@ mod tests {
             assert_eq!(source.refusal(options).message, *message);
         }
         let hint = source.refusal(&[("compression", "on")]).hint;
-        assert!(hint.contains("format_version, publications, messages and origin"), "{hint}");
+        assert!(
+            hint.contains("format_version, publications, messages, origin and streaming"),
+            "{hint}"
+        );
     }
 
     #[pg_test]
