@@ -192,7 +192,9 @@ async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> Part
         match &target.options {
             TargetOptions::Postgres(options) => {
                 let (name, connection) = (target.name.clone(), options.connection.clone());
-                postgres::check(&PostgresOptions { name, connection }, tables).await
+                let (workers, batches) = (options.workers, 1);
+                postgres::check(&PostgresOptions { name, connection, workers, batches }, tables)
+                    .await
             }
             TargetOptions::ClickHouse(options) => {
                 match ClickHouseOptions::from_config(&target.name, options) {

@@ -115,9 +115,9 @@ pub struct Postgres {
 /// What a PostgreSQL target shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// Whole transactions in commit order.
+    /// Whole transactions in commit order, by one writer.
     Transaction,
-    /// Each table on its own way: faster, at the price of that order.
+    /// The same, by several: what does not depend on each other is written at the same time.
     Parallel,
 }
 
@@ -156,7 +156,7 @@ pub enum Compression {
 pub struct Pipeline {
     /// Threads that convert values, for all targets together.
     pub worker_count: usize,
-    /// Frames between two stages; every queue has this limit.
+    /// Batches of one target that are written or wait to be, at most.
     pub buffer_size: usize,
     /// Bytes of changes held in memory, over all targets.
     pub memory_limit: u64,

@@ -19,10 +19,12 @@ use crate::tls::{self, PgConnect};
 /// Rows of one batch: an INSERT into ClickHouse is all-or-nothing only as one block, which ends at
 /// 1,048,449 rows.
 const BATCH_SIZE_MAX: usize = 1_000_000;
-/// Frames of one queue.
+/// Batches under way.
 const BUFFER_SIZE_MAX: usize = 65_536;
-/// Threads, and sessions of one target.
+/// Threads.
 const WORKERS_MAX: usize = 256;
+/// Sessions of one target: each has batches of up to 8 MiB under way.
+const PARALLEL_MAX: usize = 16;
 /// Bytes below which a limit on memory cannot be kept.
 const MEMORY_MIN: u64 = 8 << 20;
 /// Bytes of PostgreSQL's identifiers.
@@ -228,13 +230,14 @@ fn postgres_connection(table: &mut Table<'_>) -> Option<PgConnect> {
 
 fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let connection = postgres_connection(table);
-    // the rows of one target by several writers give up the order of transactions: a later version
-    let consistency = table.or_if("consistency", "transaction", |consistency: &Consistency| {
-        let parallel = *consistency == Consistency::Parallel;
-        parallel.then(|| "\"parallel\" is not available in this version".into())
-    });
-    let workers = table.or_if("workers", "1", |workers: &usize| {
-        (*workers != 1).then(|| "must be 1: more need consistency = \"parallel\"".into())
+    let consistency = table.or::<Consistency>("consistency", "transaction");
+    let parallel = consistency == Some(Consistency::Parallel);
+    // the default is that of "transaction", which the catalog of keys shows
+    let default = if parallel { "2" } else { "1" };
+    let workers = table.or_if("workers", default, |workers: &usize| match (parallel, *workers) {
+        (false, 2..) => Some("must be 1: more need consistency = \"parallel\"".into()),
+        (_, 1..=PARALLEL_MAX) => None,
+        _ => Some(format!("must be between 1 and {PARALLEL_MAX}")),
     });
     let (connection, consistency, workers) = (connection?, consistency?, workers?);
     Some(TargetOptions::Postgres(Postgres { connection, consistency, workers }))

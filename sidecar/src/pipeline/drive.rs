@@ -260,11 +260,10 @@ impl<T: Target> Drive<T> {
 
     /// Gives the target what is due, if it has room for it.
     fn hand_over(&mut self, session: &mut Session) -> bool {
-        let assembler = &mut session.assembler;
-        if session.under_way.is_full() || !self.target.has_room(assembler.rows()) {
+        let full = session.is_full(self.limits);
+        if session.under_way.is_full() || !self.target.has_room(full) {
             return false;
         }
-        let full = session.is_full(self.limits);
         let waited = session.waiting_since.is_some_and(|since| since.elapsed() >= self.linger);
         if full || (session.assembler.has_whole() && (waited || session.ended)) {
             let (batch, checkpoint) = session.assembler.take();

@@ -13,6 +13,7 @@
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
 //! | streamed transactions | 256 files, each in memory with as much as is being written or read of it |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
+//! | batches of a target | 1 gathering; under way: 1 (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
 //! | ledger, link state | one value each |
 //!
 //! At shutdown the receiver stops reading and closes the spool; each target applies the whole
@@ -97,9 +98,10 @@ pub async fn run(
         metrics,
         shutdown: shutdown.clone(),
     };
+    let batches = config.pipeline.buffer_size;
     let mut drives = JoinSet::new();
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
-        spawn_target(&mut drives, index, target, reader, shared.clone())?;
+        spawn_target(&mut drives, index, target, reader, batches, shared.clone())?;
     }
     drop(shared);
 
@@ -162,16 +164,18 @@ fn spawn_target(
     index: usize,
     config: &config::Target,
     reader: Reader,
+    batches: usize,
     shared: drive::Shared,
 ) -> Result<()> {
     match &config.options {
         TargetOptions::Postgres(options) => {
-            let connection = options.connection.clone();
-            let target =
-                PostgresTarget::new(PostgresOptions { name: config.name.clone(), connection });
-            drives.spawn(
-                driver(index, config, Duration::ZERO, OneByOne::new(target), reader, shared).run(),
-            );
+            let target = PostgresTarget::new(PostgresOptions {
+                name: config.name.clone(),
+                connection: options.connection.clone(),
+                workers: options.workers,
+                batches,
+            });
+            drives.spawn(driver(index, config, Duration::ZERO, target, reader, shared).run());
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;

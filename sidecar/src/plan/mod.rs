@@ -12,9 +12,11 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `footprint` | what a batch touches, and which two may be written side by side |
 //! | `image` | a row to be written, possibly put together from several updates |
 //! | `net` | the net effect of the changes of one table |
 
+mod footprint;
 mod image;
 mod net;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 use rsrepl_wire::{Lsn, Relation};
 
+pub use self::footprint::Footprint;
 pub use self::image::{Cell, Image};
 pub use self::net::{Effect, Net, NetUpdate, net};
 

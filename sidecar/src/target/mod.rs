@@ -75,9 +75,9 @@ pub trait Target: Send {
     /// is durable. What was under way is forgotten: no event of it will come.
     fn open(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<Lsn>> + Send;
 
-    /// Whether a batch of so many changes may be handed over now. Changes only with `submit` and with
-    /// what `next` tells; with nothing under way there is room for any batch.
-    fn has_room(&self, rows: usize) -> bool;
+    /// Whether a batch may be handed over now; `full`: it cannot gather more. Changes only with `submit`
+    /// and with what `next` tells; with nothing under way there is room for any batch.
+    fn has_room(&self, full: bool) -> bool;
 
     /// Takes a batch to be written behind those before it. Only when there is room for it.
     fn submit(&mut self, batch: Batch);

@@ -66,7 +66,7 @@ impl<W: Writer> Target for OneByOne<W> {
         self.idle().await?.open(source).await
     }
 
-    fn has_room(&self, _: usize) -> bool {
+    fn has_room(&self, _: bool) -> bool {
         self.writing.is_none()
     }
 

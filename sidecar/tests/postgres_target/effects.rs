@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rsrepl_sidecar::target::Writer;
+use rsrepl_sidecar::target::Target;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
-use crate::Standby;
 use crate::stream::{Stream, V, int, int_column, key, relation, text, text_column};
+use crate::{Apply, Standby};
 
 /// `extra` is the target's own: an update must leave it alone.
 const SCHEMA: &str = "\

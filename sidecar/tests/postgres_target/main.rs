@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `stream` | batches as the assembler gives them |
 //! | `exactly_once` | positions, crashes, a second sidecar, the wrong source |
+//! | `crashes` | a server killed between a commit and its flush |
+//! | `beside` | several writers, and what makes their batches wait for each other |
 //! | `effects` | what arrives is what the stream says, in every way of applying it |
 //! | `keys` | keys of several columns and of every kind, rows of every size |
 //! | `refusals` | what a target refuses names the row, and nothing of it stays |
@@ -11,7 +13,9 @@
 //! | `types` | every type, as a real server and the real plugin wrote it |
 //! | `preflight` | what `check` finds |
 
+mod beside;
 mod columns;
+mod crashes;
 mod effects;
 mod exactly_once;
 mod keys;
@@ -22,10 +26,23 @@ mod types;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rsrepl_sidecar::target::SourceIdentity;
+use rsrepl_sidecar::batch::Batch;
+use rsrepl_sidecar::error::Result;
 use rsrepl_sidecar::target::postgres::{PostgresOptions, PostgresTarget};
+use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::Scratch;
+
+/// Has batches applied one at a time.
+trait Apply: Target {
+    async fn apply(&mut self, batch: Batch) -> Result<()> {
+        self.submit(batch);
+        while self.next().await? != Event::Applied {}
+        Ok(())
+    }
+}
+
+impl Apply for PostgresTarget {}
 
 /// One server for all tests that run at the same time; it ends with the last of them.
 struct Server {
@@ -78,6 +95,8 @@ impl Standby {
         PostgresOptions {
             name: "standby".to_owned(),
             connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
+            workers: 1,
+            batches: 2,
         }
     }
 

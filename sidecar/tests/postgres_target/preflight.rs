@@ -1,11 +1,11 @@
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::preflight::Severity;
-use rsrepl_sidecar::target::Writer;
+use rsrepl_sidecar::target::Target;
 use rsrepl_sidecar::target::postgres::check;
 use rsrepl_wire::{Column, Encoding, ReplicaIdentity};
 
-use crate::Standby;
 use crate::stream::{Stream, column, int, int_column, key, relation, text_column};
+use crate::{Apply, Standby};
 
 #[tokio::test]
 async fn everything_that_does_not_fit_is_told_at_once() {

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Error, Kind};
-use rsrepl_sidecar::target::Writer;
+use rsrepl_sidecar::target::Target;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
-use crate::Standby;
 use crate::stream::{Stream, V, int, int_column, key, relation, text, text_column};
+use crate::{Apply, Standby};
 
 const SCHEMA: &str = "\
 CREATE TABLE t (id int PRIMARY KEY, a text CHECK (a <> 'bad'));

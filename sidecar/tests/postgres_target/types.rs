@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rsrepl_sidecar::batch::{Batch, Change, Operation, Position};
-use rsrepl_sidecar::target::Writer;
+use rsrepl_sidecar::target::Target;
 use rsrepl_wire::text::oid;
 use rsrepl_wire::{Column, Encoding, Frame, Message, Relation, ReplicaIdentity, TypeKind};
 
 use crate::stream::{Stream, V, column, int, int_column, key, relation};
-use crate::{Standby, blocking};
+use crate::{Apply, Standby, blocking};
 
 #[path = "../../../wire/tests/support/element.rs"]
 mod element;

@@ -1,14 +1,23 @@
 //! A standby PostgreSQL, written exactly once.
 //!
 //! ```text
-//! BEGIN; lock the position ─► truncates ─► per table: net effect ─► sets, or row by row
-//!                                                 ─► move the position; COMMIT
+//!                 ┌─ BEGIN ─► truncates ─► per table: net effect ─► sets, or row by row ─┐
+//! batches ─► order┤                                                                      ├► in turn: move the
+//!                 └─ the same, of a batch that depends on none of those before it ───────┘  position; COMMIT
 //! ```
+//!
+//! Sessions commit without waiting for the disk; a batch counts as durable once the target's WAL is
+//! flushed past its commit.
 //!
 //! | module | subject |
 //! |---|---|
+//! | `order` | which batch is written when, and beside which others (pure) |
+//! | `writer` | a session's task |
+//! | `apply` | what a session writes |
+//! | `durability` | when what was committed is on disk (pure) |
 //! | `session` | settings of a session, the right to replicate, the replication origin |
 //! | `positions` | `rsrepl.positions`: what makes it exactly once |
+//! | `flight` | statements that have been sent and are answered later |
 //! | `catalog` | the target's table for a relation, and how its columns fit |
 //! | `table` | a table being written to, with its prepared statements |
 //! | `sql` | the text of every statement |
@@ -22,13 +31,17 @@
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
+mod apply;
 mod array;
 mod catalog;
 mod check;
 mod codec;
 mod copy;
+mod durability;
 mod errors;
+mod flight;
 mod in_order;
+mod order;
 mod pipeline;
 mod positions;
 mod rows;
@@ -36,194 +49,214 @@ mod session;
 mod sets;
 mod sql;
 mod table;
+mod writer;
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rsrepl_wire::{Lsn, Relation};
-use tokio_postgres::Client;
+use rsrepl_wire::Lsn;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub use self::check::check;
 
-use self::catalog::Unfit;
-use self::positions::Positions;
-use self::table::Table;
-use super::{SourceIdentity, Writer};
+use self::durability::Durability;
+use self::order::{Order, Step, Work};
+use self::writer::{Job, Outcome, Report, Writer};
+use super::{Event, SourceIdentity, Target};
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
-use crate::plan::{Plan, TableChanges, Truncation};
 use crate::tls::PgConnect;
 
-/// How long a target may take to roll back when it is closed.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an idle target is asked whether the last commits are on its disk.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Where a target is, and how it is called.
+/// How long an idle target is waited for to flush its WAL by itself.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where a target is, how it is called, and how it is written to.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     /// As configured; in messages and reports.
     pub name: String,
     pub connection: PgConnect,
+    /// Sessions that write, at least 1.
+    pub workers: usize,
+    /// Batches under way at most, at least 1.
+    pub batches: usize,
 }
 
-/// The target; see [`Writer`] for what its methods promise.
+/// The target; see [`Target`] for what its methods promise.
 pub struct PostgresTarget {
     options: PostgresOptions,
-    session: Option<Session>,
+    open: Option<Open>,
 }
 
-/// An open session and what it knows.
-struct Session {
-    target: String,
-    client: Client,
-    positions: Positions,
-    /// The position as it is stored.
-    applied: Lsn,
-    /// A transaction of the target is open: part of a large one of the source.
-    in_transaction: bool,
-    /// By [`Relation::oid`].
-    tables: HashMap<u32, Table>,
-    /// Tables looked up so far; names row types.
-    resolved: usize,
+struct Open {
+    writers: Vec<Writer>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    order: Order,
+    /// The end of what was handed over.
+    given: Lsn,
+    durability: Durability,
+    /// The next commit is to wait for the disk.
+    hurry: Arc<AtomicBool>,
+    /// When the last batch was committed, and when the WAL is looked at next.
+    committed_at: Instant,
+    look_at: Instant,
+    /// A session was sent to look.
+    looking: bool,
+    /// To be told.
+    events: VecDeque<Event>,
 }
 
 impl PostgresTarget {
-    /// No connection is made before [`open`](Writer::open).
+    /// No connection is made before [`open`](Target::open).
     pub fn new(options: PostgresOptions) -> Self {
-        PostgresTarget { options, session: None }
+        PostgresTarget { options, open: None }
+    }
+
+    fn not_open(&self) -> Error {
+        Error::new(Kind::Internal, format!("target {} is not open", self.options.name))
     }
 }
 
-impl Writer for PostgresTarget {
+impl Target for PostgresTarget {
     async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
-        // ends an old session first: its open transaction would hold the lock on the position
-        self.session = None;
-        let session = Session::open(&self.options, source).await?;
-        let applied = session.applied;
-        self.session = Some(session);
+        // ends the old sessions first: an open transaction would hold the lock on the position
+        self.open = None;
+        let (sessions, applied) = session::open_all(&self.options, source).await?;
+        let (sender, reports) = mpsc::unbounded_channel();
+        let hurry = Arc::new(AtomicBool::new(false));
+        let writers = sessions.into_iter().enumerate().map(|(number, session)| {
+            Writer::start(number, session, sender.clone(), Arc::clone(&hurry))
+        });
+        let now = Instant::now();
+        self.open = Some(Open {
+            writers: writers.collect(),
+            reports,
+            order: Order::new(self.options.workers),
+            given: applied,
+            durability: Durability::default(),
+            hurry,
+            committed_at: now,
+            look_at: now,
+            looking: false,
+            events: VecDeque::new(),
+        });
         Ok(applied)
     }
 
-    async fn apply(&mut self, batch: Batch) -> Result<()> {
-        let Some(session) = &mut self.session else {
-            let name = &self.options.name;
-            return Err(Error::new(Kind::Internal, format!("target {name} is not open")));
-        };
-        let applied = session.apply(batch).await;
-        if applied.is_err() {
-            self.session = None; // the server rolls back what was open
+    fn has_room(&self, full: bool) -> bool {
+        let under_way = self.open.as_ref().map_or(0, |open| open.order.len());
+        // one more than can be written: it is planned, and begins as soon as a session is free
+        let most = self.options.batches.min(self.options.workers + 1);
+        under_way == 0 || (full && under_way < most)
+    }
+
+    fn submit(&mut self, batch: Batch) {
+        let Some(open) = &mut self.open else { return };
+        // a source that is a target itself has positions of its own, which are not ours
+        let work = Work::new(batch, open.given, |relation| !positions::is_positions(relation));
+        open.given = work.commit.map_or(open.given, |commit| commit.lsn);
+        open.order.push(work);
+        open.proceed();
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        let Some(open) = &mut self.open else { return Err(self.not_open()) };
+        let event = open.next().await;
+        if event.is_err() {
+            self.open = None; // the server rolls back what was open
         }
-        applied
+        event
+    }
+
+    fn hurry(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.hurry.store(true, Ordering::Relaxed);
+            open.look_at = Instant::now();
+        }
     }
 
     async fn close(&mut self) {
-        if let Some(session) = self.session.take()
-            && session.in_transaction
-        {
-            // whatever comes of it: a session that ends takes its transaction back
-            let rollback = session.client.batch_execute("ROLLBACK");
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rollback).await;
+        for writer in self.open.take().into_iter().flat_map(|open| open.writers) {
+            writer.close().await;
         }
     }
 }
 
-impl Session {
-    async fn open(options: &PostgresOptions, source: &SourceIdentity) -> Result<Session> {
-        let target = options.name.as_str();
-        let mut client = session::open(target, &options.connection).await?;
-        positions::create(target, options.connection.user(), &client).await?;
-        let applied = positions::load(target, &mut client, source).await?;
-        let origin = session::set_up_origin(target, &client, &source.slot).await?;
-        let positions = Positions::prepare(target, &client, &source.slot, origin).await?;
-        Ok(Session {
-            target: target.to_owned(),
-            client,
-            positions,
-            applied,
-            in_transaction: false,
-            tables: HashMap::new(),
-            resolved: 0,
-        })
-    }
-
-    async fn apply(&mut self, batch: Batch) -> Result<()> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if !self.in_transaction {
-            self.positions.begin(&self.client, self.applied).await?;
-            self.in_transaction = true;
-        }
-        let mut plan = Plan::new(batch.changes);
-        // a source that is a target itself has positions of its own, which are not ours
-        plan.tables.retain(|table| !positions::is_positions(&table.relation));
-        for truncation in &mut plan.truncates {
-            truncation.relations.retain(|relation| !positions::is_positions(relation));
-        }
-        plan.truncates.retain(|truncation| !truncation.relations.is_empty());
-        for truncation in &plan.truncates {
-            self.truncate(truncation).await?;
-        }
-        for table in &plan.tables {
-            self.write(table).await?;
-        }
-        if let Some(position) = batch.commit {
-            if position.lsn < self.applied {
-                let (target, applied) = (&self.target, self.applied);
-                return Err(Error::new(
-                    Kind::Internal,
-                    format!("target {target}: a batch ends before the position {applied}"),
-                )
-                .at(position.lsn));
+impl Open {
+    /// Does what can be done before something happens.
+    fn proceed(&mut self) {
+        while let Some(step) = self.order.next() {
+            let (Step::Start { writer, .. } | Step::Turn { writer } | Step::TakeBack { writer }) =
+                &step;
+            let Some(writer) = self.writers.get_mut(*writer) else { return };
+            match step {
+                Step::Start { work, alone, .. } => writer.write(work, alone),
+                Step::Turn { .. } => writer.turn(),
+                Step::TakeBack { .. } => writer.take_back(),
             }
-            self.positions.commit(&self.client, position).await?;
-            self.applied = position.lsn;
-            self.in_transaction = false;
         }
-        Ok(())
     }
 
-    async fn write(&mut self, changes: &TableChanges) -> Result<()> {
-        self.resolve(&changes.relation).await?;
-        let Some(table) = self.tables.get_mut(&changes.relation.oid) else { return Ok(()) };
-        sets::apply(&self.target, &self.client, table, &changes.changes).await
-    }
-
-    async fn truncate(&mut self, truncation: &Truncation) -> Result<()> {
-        for relation in &truncation.relations {
-            self.resolve(relation).await?;
-        }
-        let tables: Vec<_> = truncation
-            .relations
-            .iter()
-            .filter_map(|relation| self.tables.get(&relation.oid))
-            .map(|table| &*table.fit)
-            .collect();
-        let statement = catalog::TargetTable::truncate(&tables, truncation.restart_identity);
-        self.client.batch_execute(&statement).await.map_err(|error| {
-            let names: Vec<_> = truncation.relations.iter().map(ToString::to_string).collect();
-            let what = format!("truncate of {}", names.join(", "));
-            errors::of_server(&self.target, &what, error).at(truncation.lsn)
-        })
-    }
-
-    /// Makes sure that `tables` has the target's table for this description of the relation.
-    async fn resolve(&mut self, relation: &Arc<Relation>) -> Result<()> {
-        if self.tables.get(&relation.oid).is_some_and(|table| table.describes(relation)) {
-            return Ok(());
-        }
-        let fit = catalog::resolve(&self.client, relation).await.map_err(|unfit| match unfit {
-            Unfit::Server(error) => errors::of_server(&self.target, "reading its catalog", error),
-            Unfit::Findings(findings) => {
-                let what: Vec<_> = findings.iter().map(|f| f.what.as_str()).collect();
-                let mend: Vec<_> = findings.iter().map(|f| f.mend.as_str()).collect();
-                Error::new(Kind::Setup, format!("target {}: {}", self.target, what.join("; ")))
-                    .hint(format!("on the target: {}", mend.join("; ")))
+    /// Cancel-safe: what it waits for is kept outside of it.
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
-        })?;
-        self.resolved += 1;
-        let table = Table::new(Arc::clone(relation), fit, self.resolved);
-        self.tables.insert(relation.oid, table);
+            let looks = self.durability.is_waiting() && !self.looking;
+            let idle = self.order.idle().filter(|_| looks);
+            tokio::select! {
+                Some(report) = self.reports.recv() => self.reported(report)?,
+                () = tokio::time::sleep_until(self.look_at), if idle.is_some() => self.look(idle),
+            }
+        }
+    }
+
+    /// Has a session see how far the WAL is flushed, or flush it when somebody waits.
+    fn look(&mut self, writer: Option<usize>) {
+        let Some(writer) = writer.and_then(|writer| self.writers.get(writer)) else { return };
+        self.looking = true;
+        let waited = self.committed_at.elapsed() >= FLUSH_PATIENCE;
+        let flush = self.hurry.swap(false, Ordering::Relaxed) || waited;
+        writer.give(if flush { Job::Flush } else { Job::Look });
+    }
+
+    fn reported(&mut self, Report { writer, result }: Report) -> Result<()> {
+        match result {
+            Ok(Outcome::Written) => {
+                self.order.finished(writer);
+                self.events.push_back(Event::Applied);
+            }
+            Ok(Outcome::Committed(wal)) => {
+                let position = self.order.finished(writer);
+                self.events.push_back(Event::Applied);
+                self.committed_at = Instant::now();
+                self.look_at = self.committed_at + LOOK_INTERVAL;
+                let durable = position.and_then(|at| self.durability.committed(at.lsn, wal));
+                self.events.extend(durable.map(Event::Durable));
+            }
+            Ok(Outcome::Looked(wal)) => {
+                self.looking = false;
+                self.look_at = Instant::now() + LOOK_INTERVAL;
+                self.events.extend(self.durability.seen(wal).map(Event::Durable));
+            }
+            Ok(Outcome::TakenBack) => self.order.taken_back(writer),
+            Err(error) => {
+                // what company cannot have caused, or did not
+                let by_company = matches!(error.kind(), Kind::Server | Kind::Row | Kind::Setup);
+                if !by_company || !self.order.failed(writer) {
+                    return Err(error);
+                }
+                tracing::debug!(%error, "failed beside other batches; they are written again one by one");
+            }
+        }
+        self.proceed();
         Ok(())
     }
 }

@@ -2,14 +2,20 @@
 //!
 //! ```text
 //! BEGIN
-//!   SELECT … WHERE slot = … FOR UPDATE      is it still where I think? nobody else may write
+//!   SELECT … WHERE slot = … FOR UPDATE      is it still where I think? (only of a batch written alone)
 //!   rows
-//!   UPDATE rsrepl.positions …               the new position
+//!   UPDATE rsrepl.positions …               from where I think it is to the new position, or an error
 //! COMMIT                                    all or nothing: exactly once
 //! ```
 //!
-//! The row lock is what keeps two sidecars of one slot from applying the same transactions: the second
-//! waits for the first, then finds another position than it has, and starts over from there.
+//! The compare-and-set is what keeps two sidecars of one slot, and two sessions of one sidecar, from
+//! applying the same transactions: the second waits for the first's row lock, then finds another position
+//! than it has, and nothing of it is committed. The lock at the beginning lets a second sidecar find
+//! that out before it stumbles over the rows of the first.
+//!
+//! What belongs together is sent without waiting for each answer. That is safe: COMMIT after an error
+//! rolls back, and a session is read-only outside of a transaction that was begun here, so that no row
+//! is written when BEGIN itself has failed.
 
 use std::error::Error as StdError;
 
@@ -18,7 +24,9 @@ use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
+use super::durability::Wal;
 use super::errors;
+use super::flight::Sent;
 use super::sql::{ident, literal};
 use crate::batch::Position;
 use crate::error::{Error, Kind, Result};
@@ -49,22 +57,49 @@ SELECT system_id, timeline, database, applied_lsn FROM rsrepl.positions WHERE sl
 
 const SET_TIMELINE: &str = "UPDATE rsrepl.positions SET timeline = $2 WHERE slot = $1";
 
+/// Without a position to move it divides by zero: an error, so that a COMMIT sent behind it cannot succeed.
 const ADVANCE: &str = "\
+WITH moved AS (
 UPDATE rsrepl.positions
    SET applied_lsn = $2, commit_time = COALESCE($3, commit_time), xid = COALESCE($4, xid),
        updated = pg_catalog.clock_timestamp()
- WHERE slot = $1";
+ WHERE slot = $1 AND applied_lsn = $5 RETURNING ";
+
+const ADVANCE_END: &str = ") SELECT 1 / pg_catalog.count(*) FROM moved";
+
+/// SQLSTATE of a division by zero.
+const NOT_MOVED: &str = "22012";
 
 /// With it the commit record names the transaction of the source that it ends with. The function is
 /// strict: a position that no transaction ends at leaves the origin as it is.
-const ADVANCE_WITH_ORIGIN: &str = " RETURNING pg_catalog.pg_replication_origin_xact_setup($2, $3)";
+const WITH_ORIGIN: &str = "pg_catalog.pg_replication_origin_xact_setup($2, $3)";
+
+const LOOK: &str =
+    "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()";
+
+const WAIT_FOR_DISK: &str = "SET LOCAL synchronous_commit = local";
+
+/// How long a batch written beside others waits for a lock: one of them may have it, and waits itself.
+const LOCK_TIMEOUT_BESIDE: &str = "1s";
 
 /// The statements of one session, for the position of one slot.
 pub struct Positions {
     target: String,
     slot: String,
-    begin: String,
+    /// Commits do not wait for the disk.
+    asynchronous: bool,
+    begin_alone: String,
+    begin_beside: String,
+    flush: String,
     advance: Statement,
+}
+
+/// The transaction that [`Positions::begin`] began.
+pub struct Begun<'a> {
+    positions: &'a Positions,
+    /// Where the position should be, when it was asked for.
+    expected: Option<Lsn>,
+    answer: Sent<'a, Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>>,
 }
 
 /// Microseconds since 2000-01-01, which is what a timestamptz is on the wire.
@@ -203,36 +238,108 @@ impl Stored {
 }
 
 impl Positions {
-    /// Prepares the statements of a session; `origin`: it has a replication origin.
-    pub async fn prepare(target: &str, client: &Client, slot: &str, origin: bool) -> Result<Self> {
+    /// Prepares the statements of a session; `origin`: it has a replication origin; `asynchronous`: its
+    /// commits do not wait for the disk.
+    pub async fn prepare(
+        target: &str,
+        client: &Client,
+        slot: &str,
+        origin: bool,
+        asynchronous: bool,
+    ) -> Result<Self> {
         let server = |error| errors::of_server(target, "preparing to write positions", error);
-        let advance = format!("{ADVANCE}{}", if origin { ADVANCE_WITH_ORIGIN } else { "" });
+        let returning = if origin { WITH_ORIGIN } else { "slot" };
+        let advance = format!("{ADVANCE}{returning}{ADVANCE_END}");
+        let of_slot = format!("slot = {}", literal(slot));
         Ok(Positions {
             target: target.to_owned(),
             slot: slot.to_owned(),
-            begin: format!(
-                "BEGIN; SELECT applied_lsn FROM rsrepl.positions WHERE slot = {} FOR UPDATE",
-                literal(slot)
+            asynchronous,
+            begin_alone: format!(
+                "BEGIN READ WRITE; \
+                 SELECT applied_lsn FROM rsrepl.positions WHERE {of_slot} FOR UPDATE"
+            ),
+            begin_beside: format!(
+                "BEGIN READ WRITE; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_BESIDE}'"
+            ),
+            flush: format!(
+                "BEGIN READ WRITE; {WAIT_FOR_DISK}; UPDATE rsrepl.positions \
+                 SET updated = pg_catalog.clock_timestamp() WHERE {of_slot}; COMMIT; {LOOK}"
             ),
             advance: client.prepare(&advance).await.map_err(server)?,
         })
     }
 
-    /// Begins a transaction that nobody else can have begun from `expected`.
-    pub async fn begin(&self, client: &Client, expected: Lsn) -> Result<()> {
-        let messages = client
-            .simple_query(&self.begin)
-            .await
-            .map_err(|error| errors::of_server(&self.target, "locking rsrepl.positions", error))?;
-        let stored = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<Lsn>().ok(),
+    /// Sends what begins a transaction. `alone`: one that nobody else can have begun from `expected`;
+    /// else the position is looked at when it is moved.
+    pub async fn begin<'a>(&'a self, client: &'a Client, expected: Lsn, alone: bool) -> Begun<'a> {
+        let begin = if alone { &self.begin_alone } else { &self.begin_beside };
+        let answer = Sent::new(client.simple_query(begin)).await;
+        Begun { positions: self, expected: alone.then_some(expected), answer }
+    }
+
+    /// Moves the position within the open transaction, and commits it. `durable`: comes back when it is on
+    /// disk; else when others see it.
+    pub async fn commit(
+        &self,
+        client: &Client,
+        from: Lsn,
+        to: Position,
+        durable: bool,
+    ) -> Result<Wal> {
+        // without an xid the position is one of progress alone, between transactions
+        let of_transaction = to.xid != 0;
+        let time = of_transaction.then_some(Timestamp(to.commit_time));
+        let xid = of_transaction.then_some(i64::from(to.xid));
+        let (lsn, expected) = (PgLsn::from(to.lsn.0), PgLsn::from(from.0));
+        let params: [&(dyn ToSql + Sync); 5] = [&self.slot, &lsn, &time, &xid, &expected];
+        let commit = match (self.asynchronous, durable) {
+            (true, false) => format!("COMMIT; {LOOK}"),
+            (true, true) => format!("{WAIT_FOR_DISK}; COMMIT; {LOOK}"),
+            (false, _) => "COMMIT".to_owned(),
+        };
+        let moved = Sent::new(client.execute(&self.advance, &params)).await;
+        let committed = Sent::new(client.simple_query(&commit)).await;
+        moved.answer().await.map_err(|error| match error.code() {
+            Some(code) if code.code() == NOT_MOVED => self.not_at(from, "elsewhere"),
+            _ => errors::of_server(&self.target, "moving the position", error),
+        })?;
+        let server = |error| errors::of_server(&self.target, "committing", error);
+        let messages = committed.answer().await.map_err(server)?;
+        if self.asynchronous { self.wal(&messages) } else { Ok(Wal::FLUSHED) }
+    }
+
+    /// How far the WAL is written and flushed.
+    pub async fn look(&self, client: &Client) -> Result<Wal> {
+        self.ask_for_wal(client, LOOK).await
+    }
+
+    /// The same after having it flushed.
+    pub async fn flush(&self, client: &Client) -> Result<Wal> {
+        self.ask_for_wal(client, &self.flush).await
+    }
+
+    async fn ask_for_wal(&self, client: &Client, query: &str) -> Result<Wal> {
+        let server = |error| errors::of_server(&self.target, "looking at its WAL", error);
+        let messages = client.simple_query(query).await.map_err(server)?;
+        self.wal(&messages)
+    }
+
+    fn wal(&self, messages: &[SimpleQueryMessage]) -> Result<Wal> {
+        let wal = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some(Wal { end: row.get(0)?.parse().ok()?, flushed: row.get(1)?.parse().ok()? })
+            }
             _ => None,
         });
-        if stored == Some(expected) {
-            return Ok(());
-        }
-        let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
-        Err(Error::new(
+        wal.ok_or_else(|| {
+            let message = format!("target {}: its WAL positions cannot be read", self.target);
+            Error::new(Kind::Server, message)
+        })
+    }
+
+    fn not_at(&self, expected: Lsn, found: &str) -> Error {
+        Error::new(
             Kind::Server,
             format!(
                 "target {}: the position of slot {} is {found} and should be {expected}: \
@@ -240,31 +347,27 @@ impl Positions {
                 self.target, self.slot
             ),
         )
-        .hint("run one sidecar per slot"))
+        .hint("run one sidecar per slot")
     }
+}
 
-    /// Moves the position within the open transaction, and commits it.
-    pub async fn commit(&self, client: &Client, position: Position) -> Result<()> {
-        let server = |error| errors::of_server(&self.target, "moving the position", error);
-        let lsn = PgLsn::from(position.lsn.0);
-        // without an xid the position is one of progress alone, between transactions
-        let of_transaction = position.xid != 0;
-        let time = of_transaction.then_some(Timestamp(position.commit_time));
-        let xid = of_transaction.then_some(i64::from(position.xid));
-        let moved = client
-            .execute(&self.advance, &[&self.slot, &lsn, &time, &xid])
-            .await
-            .map_err(server)?;
-        if moved != 1 {
-            return Err(Error::new(
-                Kind::Internal,
-                format!("target {}: the position of slot {} is gone", self.target, self.slot),
-            ));
+impl Begun<'_> {
+    pub async fn answer(self) -> Result<()> {
+        let Begun { positions, expected, answer } = self;
+        let messages = answer.answer().await.map_err(|error| {
+            errors::of_server(&positions.target, "locking rsrepl.positions", error)
+        })?;
+        let stored = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<Lsn>().ok(),
+            _ => None,
+        });
+        match expected {
+            Some(expected) if stored != Some(expected) => {
+                let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
+                Err(positions.not_at(expected, &found))
+            }
+            _ => Ok(()),
         }
-        client
-            .batch_execute("COMMIT")
-            .await
-            .map_err(|error| errors::of_server(&self.target, "committing", error))
     }
 }
 

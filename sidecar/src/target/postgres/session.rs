@@ -1,9 +1,13 @@
 //! A session with the target: its settings, the right to replicate, the replication origin.
 
+use rsrepl_wire::Lsn;
 use tokio_postgres::Client;
 
+use super::apply::Session;
 use super::errors;
+use super::positions::{self, Positions};
 use super::sql::literal;
+use super::{PostgresOptions, SourceIdentity};
 use crate::error::{Error, Kind, Result};
 use crate::tls::PgConnect;
 
@@ -41,11 +45,55 @@ const SETTINGS: &[(&str, &str)] = &[
     ("enable_bitmapscan", "off"),
 ];
 
-/// What was committed must be on disk before the slot hears of it (invariant 4): a position that a crash
-/// takes back would lie below what the slot can send again.
+/// The position that a session begins with is on disk once this session has locked it and committed.
 const DURABLE: &str = "\
 SELECT pg_catalog.set_config('synchronous_commit', 'local', false)
  WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+
+/// What was committed must be on disk before the slot hears of it (invariant 4): a position that a crash
+/// takes back would lie below what the slot can send again. Nobody has to wait for the disk for that, as
+/// long as the disk of this server is all that the user wants to wait for.
+const ASYNCHRONOUS: &str = "\
+SELECT pg_catalog.set_config('synchronous_commit', 'off', false)
+ WHERE pg_catalog.current_setting('synchronous_commit') = 'local'
+    OR (pg_catalog.current_setting('synchronous_commit') = 'on'
+        AND pg_catalog.current_setting('synchronous_standby_names') = '')";
+
+/// From here on rows are written in transactions that are begun as such only; see `positions`.
+const READ_ONLY: &str = "SET default_transaction_read_only = on";
+
+/// Opens the sessions that write, and gives the stored position.
+pub async fn open_all(
+    options: &PostgresOptions,
+    source: &SourceIdentity,
+) -> Result<(Vec<Session>, Lsn)> {
+    let target = options.name.as_str();
+    let mut first = open(target, &options.connection).await?;
+    positions::create(target, options.connection.user(), &first).await?;
+    let applied = positions::load(target, &mut first, source).await?;
+    let mut sessions = vec![to_write(options, first, source, 0).await?];
+    for number in 1..options.workers {
+        let client = open(target, &options.connection).await?;
+        sessions.push(to_write(options, client, source, number).await?);
+    }
+    Ok((sessions, applied))
+}
+
+/// Makes session `number` ready to write.
+async fn to_write(
+    options: &PostgresOptions,
+    client: Client,
+    source: &SourceIdentity,
+    number: usize,
+) -> Result<Session> {
+    let target = options.name.as_str();
+    let server = |error| errors::of_server(target, "preparing the session", error);
+    let origin = set_up_origin(target, &client, &origin_name(&source.slot, number)).await?;
+    let asynchronous = client.query_opt(ASYNCHRONOUS, &[]).await.map_err(server)?.is_some();
+    let positions = Positions::prepare(target, &client, &source.slot, origin, asynchronous).await?;
+    client.batch_execute(READ_ONLY).await.map_err(server)?;
+    Ok(Session::new(target, client, positions))
+}
 
 /// Opens a session that may write as a replica: triggers and foreign keys do not fire.
 pub async fn open(target: &str, connection: &PgConnect) -> Result<Client> {
@@ -106,20 +154,22 @@ fn replica_role(target: &str, user: &str, error: tokio_postgres::Error) -> Error
     }
 }
 
-/// Name of the replication origin, as SQL: what a database that replicates further can tell our rows
-/// by. Origins belong to the whole server, and one session at a time may use one: two targets may be
-/// databases of one server, so the database's oid is in it.
-fn origin_name(slot: &str) -> String {
+/// Name of a session's replication origin, as SQL: what a database that replicates further can tell our
+/// rows by. Origins belong to the whole server, and one session at a time may use one: two targets may be
+/// databases of one server, so the database's oid is in it, and each further session has its own.
+fn origin_name(slot: &str, session: usize) -> String {
     let name = literal(&format!("rsrepl_{slot}_"));
+    let number = if session == 0 { String::new() } else { format!("_{}", session + 1) };
     format!(
-        "{name} || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+        "{name} || (SELECT oid FROM pg_catalog.pg_database \
+         WHERE datname = pg_catalog.current_database()) || {}",
+        literal(&number)
     )
 }
 
 /// Sets up the replication origin for the session. `false`: not permitted, or not possible there; rows
 /// then count as the target's own.
-pub async fn set_up_origin(target: &str, client: &Client, slot: &str) -> Result<bool> {
-    let name = origin_name(slot);
+async fn set_up_origin(target: &str, client: &Client, name: &str) -> Result<bool> {
     let create = format!(
         "SELECT pg_catalog.pg_replication_origin_create({name}) \
           WHERE pg_catalog.pg_replication_origin_oid({name}) IS NULL"

@@ -1,0 +1,151 @@
+//! What a session writes: the rows of a planned batch, then the position, in one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsrepl_wire::{Lsn, Relation};
+use tokio_postgres::Client;
+
+use super::catalog::{self, Unfit};
+use super::durability::Wal;
+use super::order::Work;
+use super::positions::Positions;
+use super::table::Table;
+use super::{errors, sets};
+use crate::batch::Position;
+use crate::error::{Error, Kind, Result};
+use crate::plan::{Plan, TableChanges, Truncation};
+
+/// How long a target may take to roll back when it is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open session and what it knows.
+pub struct Session {
+    target: String,
+    client: Arc<Client>,
+    positions: Arc<Positions>,
+    /// A transaction of the target is open: part of a large one of the source.
+    in_transaction: bool,
+    /// By [`Relation::oid`].
+    tables: HashMap<u32, Table>,
+    /// Tables looked up so far; names row types.
+    resolved: usize,
+}
+
+impl Session {
+    pub fn new(target: &str, client: Client, positions: Positions) -> Session {
+        Session {
+            target: target.to_owned(),
+            client: Arc::new(client),
+            positions: Arc::new(positions),
+            in_transaction: false,
+            tables: HashMap::new(),
+            resolved: 0,
+        }
+    }
+
+    /// Writes the rows within a transaction, which it begins if none is open.
+    pub async fn write_rows(&mut self, work: &Work, alone: bool) -> Result<()> {
+        if self.in_transaction {
+            return self.write_plan(&work.plan).await;
+        }
+        self.in_transaction = true;
+        let (client, positions) = (Arc::clone(&self.client), Arc::clone(&self.positions));
+        let begun = positions.begin(&client, work.from, alone).await;
+        let written = self.write_plan(&work.plan).await;
+        // first: what follows from a transaction that did not begin well explains nothing
+        begun.answer().await?;
+        written
+    }
+
+    async fn write_plan(&mut self, plan: &Plan) -> Result<()> {
+        for truncation in &plan.truncates {
+            self.truncate(truncation).await?;
+        }
+        for table in &plan.tables {
+            self.write_table(table).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the position from where it should be, and commits; `durable`: waits for the disk.
+    pub async fn commit(&mut self, from: Lsn, to: Position, durable: bool) -> Result<Wal> {
+        if to.lsn < from {
+            let message =
+                format!("target {}: a batch ends before the position {from}", self.target);
+            return Err(Error::new(Kind::Internal, message).at(to.lsn));
+        }
+        let wal = self.positions.commit(&self.client, from, to, durable).await?;
+        self.in_transaction = false;
+        Ok(wal)
+    }
+
+    pub async fn roll_back(&mut self) -> Result<()> {
+        // row types go with the transaction that made them
+        self.tables.clear();
+        self.in_transaction = false;
+        let rolled_back = self.client.batch_execute("ROLLBACK").await;
+        rolled_back.map_err(|error| errors::of_server(&self.target, "rolling back", error))
+    }
+
+    pub async fn look(&self) -> Result<Wal> {
+        self.positions.look(&self.client).await
+    }
+
+    pub async fn flush(&self) -> Result<Wal> {
+        self.positions.flush(&self.client).await
+    }
+
+    pub async fn close(self) {
+        if self.in_transaction {
+            // whatever comes of it: a session that ends takes its transaction back
+            let rollback = self.client.batch_execute("ROLLBACK");
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rollback).await;
+        }
+    }
+
+    async fn write_table(&mut self, changes: &TableChanges) -> Result<()> {
+        self.resolve(&changes.relation).await?;
+        let Some(table) = self.tables.get_mut(&changes.relation.oid) else { return Ok(()) };
+        sets::apply(&self.target, &self.client, table, &changes.changes).await
+    }
+
+    async fn truncate(&mut self, truncation: &Truncation) -> Result<()> {
+        for relation in &truncation.relations {
+            self.resolve(relation).await?;
+        }
+        let tables: Vec<_> = truncation
+            .relations
+            .iter()
+            .filter_map(|relation| self.tables.get(&relation.oid))
+            .map(|table| &*table.fit)
+            .collect();
+        let statement = catalog::TargetTable::truncate(&tables, truncation.restart_identity);
+        self.client.batch_execute(&statement).await.map_err(|error| {
+            let names: Vec<_> = truncation.relations.iter().map(ToString::to_string).collect();
+            let what = format!("truncate of {}", names.join(", "));
+            errors::of_server(&self.target, &what, error).at(truncation.lsn)
+        })
+    }
+
+    /// Makes sure that `tables` has the target's table for this description of the relation.
+    async fn resolve(&mut self, relation: &Arc<Relation>) -> Result<()> {
+        if self.tables.get(&relation.oid).is_some_and(|table| table.describes(relation)) {
+            return Ok(());
+        }
+        let fit = catalog::resolve(&self.client, relation).await.map_err(|unfit| match unfit {
+            Unfit::Server(error) => errors::of_server(&self.target, "reading its catalog", error),
+            Unfit::Findings(findings) => {
+                let what: Vec<_> = findings.iter().map(|f| f.what.as_str()).collect();
+                let mend: Vec<_> = findings.iter().map(|f| f.mend.as_str()).collect();
+                Error::new(Kind::Setup, format!("target {}: {}", self.target, what.join("; ")))
+                    .hint(format!("on the target: {}", mend.join("; ")))
+            }
+        })?;
+        self.resolved += 1;
+        let table = Table::new(Arc::clone(relation), fit, self.resolved);
+        self.tables.insert(relation.oid, table);
+        Ok(())
+    }
+}
