@@ -1,6 +1,7 @@
 //! The differential test: whatever the workload did and whoever was killed, all systems are equal.
 //!
-//! `SEED=…` repeats a workload and its faults, `TRANSACTIONS=…` changes its size.
+//! `SEED=…` repeats a workload and its faults, `TRANSACTIONS=…` changes its size, `WORKERS=…` the number of
+//! the standby's writers (by the seed: 1 to 3).
 
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
@@ -41,11 +42,17 @@ enum Fault {
 fn whatever_happens_all_systems_are_equal() {
     let seed = setting("SEED", now());
     let count = setting("TRANSACTIONS", TRANSACTIONS);
-    println!("differential: SEED={seed} TRANSACTIONS={count}");
+    let workers = setting("WORKERS", 1 + seed % 3);
+    println!("differential: SEED={seed} TRANSACTIONS={count} WORKERS={workers}");
     let mut rig = Rig::new("differential", &schema::statements());
     rig.configure(|config| {
         // The workload has values that ClickHouse's own types cannot hold.
         config.clickhouse[0].options = "unrepresentable = \"string\"".to_owned();
+        if workers > 1 {
+            // small batches, so that there are some to be written side by side
+            config.postgres[0].options =
+                format!("consistency = \"parallel\"\nworkers = {workers}\nbatch_size = 50");
+        }
     });
     rig.source.execute("postgres", "ALTER SYSTEM SET deadlock_timeout = '10ms'");
     // With every other seed, whatever is larger than a page or two is sent while it runs.
