@@ -2,7 +2,7 @@
 //!
 //! # Progress tracking
 //!
-//! A target's position is what it has *stored*: `end_lsn` of the last transaction in it, or a later
+//! A target's position is what it has *stored* so that no crash takes it back: `end_lsn` of the last transaction in it, or a later
 //! LSN up to which the source had nothing for it. The slot is confirmed up to the lowest stored
 //! position and never further. Hence `confirmed_flush_lsn ≤ position` for every target at all times,
 //! also after a crash of anything; a position *below* it at start proves that changes are missing

@@ -86,7 +86,7 @@ pub struct TargetStatus {
     pub name: String,
     pub kind: TargetKind,
     pub state: TargetState,
-    /// End of the last transaction that is durable on the target, or of what had nothing for it.
+    /// End of the last transaction that the target shows, or of what had nothing for it.
     pub applied: Lsn,
     /// Commit time of that transaction on the source.
     pub applied_commit_time: Option<SystemTime>,

@@ -40,7 +40,7 @@ impl Metrics {
         Metrics((0..targets).map(|_| histograms()).collect())
     }
 
-    /// A target has made a batch durable: `rows` row changes, `latency` from handing it over to `Ok`.
+    /// A target has applied a batch: `rows` row changes, `latency` from handing it over.
     #[expect(clippy::cast_precision_loss, reason = "rows of one batch are far below 2^52")]
     pub fn observe_batch(&self, target: usize, rows: usize, latency: Duration) {
         if let Some(histograms) = self.0.get(target) {
@@ -196,7 +196,7 @@ impl Families<'_, '_> {
         self.per_target(
             targets,
             "rsrepl_applied_lsn",
-            "End of the last transaction durable on the target, as a byte position",
+            "End of the last transaction that the target shows, as a byte position",
             |t| t.applied.0,
         )?;
         const STATES: [TargetState; 4] = [
@@ -228,7 +228,7 @@ impl Families<'_, '_> {
         type Value = fn(&TargetHistograms) -> &Histogram;
         let families: [(&str, &str, Value); 2] = [
             ("rsrepl_batch_size", "Row changes of one batch", |h| &h.batch_size),
-            ("rsrepl_sink_latency_seconds", "Time until a batch was durable on the target", |h| {
+            ("rsrepl_sink_latency_seconds", "Time until a batch was applied", |h| {
                 &h.latency
             }),
         ];

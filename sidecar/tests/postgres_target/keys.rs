@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use postgres_protocol::IsNull;
 use postgres_protocol::types::{ArrayDimension, array_to_sql, int4_to_sql};
-use rsrepl_sidecar::target::Writer;
+use rsrepl_sidecar::target::Target;
 use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 
-use crate::Standby;
 use crate::stream::{Stream, V, column, int, int_column, key, relation, text, text_column};
+use crate::{Apply, Standby};
 
 /// Rows applied one by one, and so many that they go by sets.
 const SIZES: [i32; 2] = [3, 100];
