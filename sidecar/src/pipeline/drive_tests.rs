@@ -10,7 +10,8 @@ use crate::config::Retry;
 use crate::source::SourceInfo;
 use crate::spool::Spool;
 use crate::status::{TargetKind, TargetStatus};
-use crate::target::{OneByOne, SourceIdentity, Writer};
+use crate::target::SourceIdentity;
+use crate::target::one_by_one::{OneByOne, Writer};
 
 /// More than any of these takes.
 const LIMIT: Duration = Duration::from_secs(20);

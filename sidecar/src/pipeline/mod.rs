@@ -43,9 +43,9 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
+use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresOptions, PostgresTarget};
-use crate::target::{OneByOne, Target};
 use crate::telemetry::Metrics;
 
 /// Changes that are handed to a ClickHouse target at a time, which puts them into larger groups, and how

@@ -1,12 +1,11 @@
 //! The contract of a target, and its implementations.
 
 pub mod clickhouse;
-mod one_by_one;
+#[cfg(test)]
+pub(crate) mod one_by_one;
 pub mod postgres;
 
 use rsrepl_wire::Lsn;
-
-pub use self::one_by_one::OneByOne;
 
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
@@ -106,17 +105,4 @@ pub enum Event {
     Applied,
     /// Everything that was applied and ends at or below this position is durable.
     Durable(Lsn),
-}
-
-/// A target that writes one batch at a time; [`OneByOne`] makes a [`Target`] of it.
-pub trait Writer: Send + 'static {
-    /// As [`Target::open`].
-    fn open(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<Lsn>> + Send;
-
-    /// Applies one batch. With `Ok` for a batch with a `commit`, all of it and of the partial ones
-    /// before it is durable, and so is the position.
-    fn apply(&mut self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
-
-    /// As [`Target::close`].
-    fn close(&mut self) -> impl Future<Output = ()> + Send;
 }

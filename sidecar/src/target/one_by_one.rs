@@ -1,4 +1,5 @@
-//! A target that writes one batch at a time, in a task of its own while the next batch gathers.
+//! A target that writes one batch at a time, in a task of its own while the next batch gathers: the
+//! simplest there can be, for tests of those who drive one.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -6,10 +7,23 @@ use std::pin::Pin;
 use rsrepl_wire::Lsn;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Event, SourceIdentity, Target, Writer};
+use super::{Event, SourceIdentity, Target};
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::guard::guarded;
+
+/// What writes; [`OneByOne`] makes a [`Target`] of it.
+pub trait Writer: Send + 'static {
+    /// As [`Target::open`].
+    fn open(&mut self, source: &SourceIdentity) -> impl Future<Output = Result<Lsn>> + Send;
+
+    /// Applies one batch. With `Ok` for a batch with a `commit`, all of it and of the partial ones
+    /// before it is durable, and so is the position.
+    fn apply(&mut self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
+
+    /// As [`Target::close`].
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
 
 /// See the module's documentation.
 pub struct OneByOne<W> {

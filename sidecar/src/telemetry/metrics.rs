@@ -228,9 +228,7 @@ impl Families<'_, '_> {
         type Value = fn(&TargetHistograms) -> &Histogram;
         let families: [(&str, &str, Value); 2] = [
             ("rsrepl_batch_size", "Row changes of one batch", |h| &h.batch_size),
-            ("rsrepl_sink_latency_seconds", "Time until a batch was applied", |h| {
-                &h.latency
-            }),
+            ("rsrepl_sink_latency_seconds", "Time until a batch was applied", |h| &h.latency),
         ];
         for (name, help, value) in families {
             self.family(name, help, MetricType::Histogram, |mut metric| {

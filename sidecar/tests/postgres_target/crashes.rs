@@ -37,6 +37,7 @@ async fn apply(target: &mut PostgresTarget, mut next: u64, last: u64) -> u64 {
         match target.next().await.unwrap() {
             Event::Applied => applied += 1,
             Event::Durable(position) => durable = number(position),
+            Event::Room => {}
         }
     }
     durable

@@ -66,7 +66,7 @@ impl Target for ClickHouseTarget {
         Ok(lsn)
     }
 
-    fn has_room(&self, _: usize) -> bool {
+    fn has_room(&self, _: bool) -> bool {
         self.running.as_ref().is_some_and(|running| running.waiting < WAITING_MAX)
     }
 
