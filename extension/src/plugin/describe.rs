@@ -86,7 +86,7 @@ impl Table {
             attributes,
             wanted,
             types,
-            memory: functions.memory,
+            memory: functions.finish(),
         }
     }
 
@@ -154,7 +154,22 @@ struct Functions {
     memory: pg_sys::MemoryContext,
 }
 
+impl Drop for Functions {
+    /// After an ERROR in the middle of a description: the session may go on (see `streaming`).
+    fn drop(&mut self) {
+        if !self.memory.is_null() {
+            // SAFETY: made by `function`, a child of the session's context; nothing points into it
+            unsafe { pg_sys::MemoryContextDelete(self.memory) };
+        }
+    }
+}
+
 impl Functions {
+    /// The memory of the functions, now the table's.
+    fn finish(mut self) -> pg_sys::MemoryContext {
+        std::mem::replace(&mut self.memory, std::ptr::null_mut())
+    }
+
     fn writing(&mut self, of: &ColumnType, attribute: &pg_sys::FormData_pg_attribute) -> Writing {
         match of.encoding {
             Encoding::Fixed(width) => {
