@@ -27,7 +27,7 @@ mod tests {
         }
         let hint = source.refusal(&[("compression", "on")]).hint;
         assert!(
-            hint.contains("format_version, publications, messages, origin and streaming"),
+            hint.contains("format_version, publications, messages, origin, streaming and combine"),
             "{hint}"
         );
     }

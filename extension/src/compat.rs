@@ -36,6 +36,23 @@ fn tuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
     tuple
 }
 
+/// Decoding may wait for other standbys although there is WAL (`synchronized_standby_slots`).
+///
+/// # Safety
+/// `ctx` is valid and has a slot.
+pub(crate) unsafe fn waits_for_standbys(ctx: *mut pg_sys::LogicalDecodingContext) -> bool {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    {
+        _ = ctx;
+        false
+    }
+    // SAFETY: as promised by the caller
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    unsafe {
+        (*(*ctx).slot).data.failover
+    }
+}
+
 /// The physical attributes of a table, dropped ones included.
 ///
 /// # Safety

@@ -37,8 +37,10 @@ pub struct Assembler {
     /// The transaction under way.
     open: Option<Open>,
     batch: Batch,
-    /// The end of the last whole transaction in `batch`.
+    /// The end of the last whole transaction in `batch`; complete after each frame.
     whole: Option<Whole>,
+    /// The last transaction of the current frame that is not skipped.
+    ended: Option<Position>,
     /// A part of the transaction under way was given out by [`Assembler::take`].
     given_out: bool,
     /// The source has nothing more for us up to here.
@@ -101,8 +103,10 @@ impl Assembler {
                 self.batch.bytes += frame.len();
                 for message in frame.messages() {
                     let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
-                    self.message(sequence, message, &frame)
-                        .map_err(|error| error.at(frame.base()))?;
+                    self.message(message, &frame).map_err(|error| error.at(frame.base()))?;
+                }
+                if frame.commits() {
+                    self.between_transactions(sequence + 1);
                 }
                 Ok(Pushed::Gathered)
             }
@@ -135,10 +139,10 @@ impl Assembler {
         Pushed::Gathered
     }
 
-    fn message(&mut self, sequence: u64, message: Message, frame: &Frame) -> Result<()> {
+    fn message(&mut self, message: Message, frame: &Frame) -> Result<()> {
         match message {
             Message::Begin(begin) => return self.begin(begin),
-            Message::Commit(commit) => return self.commit(sequence, commit),
+            Message::Commit(commit) => return self.commit(commit),
             Message::Relation(relation) => {
                 return self.describe(relation, frame.streams());
             }
@@ -194,7 +198,7 @@ impl Assembler {
         Ok(())
     }
 
-    fn commit(&mut self, sequence: u64, commit: Commit) -> Result<()> {
+    fn commit(&mut self, commit: Commit) -> Result<()> {
         let Some(open) = self.open.take() else {
             return Err(disorder("a commit without a begin"));
         };
@@ -202,32 +206,33 @@ impl Assembler {
             return Err(disorder("a commit that is not of its begin"));
         }
         if !open.skip {
-            self.position = commit.end_lsn;
+            let (lsn, commit_time) = (commit.end_lsn, commit.commit_time);
+            self.position = lsn;
             self.batch.transactions += 1;
+            self.ended = Some(Position { lsn, commit_time, xid: open.begin.xid });
         }
-        let commit =
-            Position { lsn: self.position, commit_time: commit.commit_time, xid: open.begin.xid };
-        if open.skip && self.whole.is_none() && self.batch.changes.is_empty() {
-            // nothing of it is in the batch; the place in the spool still moves on
-            self.progress =
-                Some(Progress { lsn: self.position, urgent: false, sequence: sequence + 1 });
+        Ok(())
+    }
+
+    /// A frame has ended with a commit, and the next entry has this number.
+    fn between_transactions(&mut self, sequence: u64) {
+        let last = self.whole.as_ref().map(|whole| whole.commit);
+        let Some(commit) = self.ended.take().or(last) else {
+            // all was skipped, and nothing else is in the batch; the place in the spool still moves on
+            self.progress = Some(Progress { lsn: self.position, urgent: false, sequence });
             self.batch.bytes = 0;
-            return Ok(());
-        }
+            return;
+        };
         self.whole = Some(Whole {
             changes: self.batch.changes.len(),
             bytes: self.batch.bytes,
-            commit: match (&self.whole, open.skip) {
-                (Some(whole), true) => whole.commit,
-                _ => commit,
-            },
+            commit,
             checkpoint: Checkpoint {
-                sequence: sequence + 1,
+                sequence,
                 position: self.position,
                 relations: self.relations.clone(),
             },
         });
-        Ok(())
     }
 
     fn describe(&mut self, relation: Relation, streamed: bool) -> Result<()> {

@@ -56,6 +56,46 @@ pub(crate) fn transaction(n: u32, rows: usize, per_frame: usize) -> Vec<Frame> {
     out
 }
 
+/// Transactions 1, 2, … as a plugin sends them that holds some back at their commit: frames of at most
+/// `per_frame` rows, or of any number when `hold` says so.
+fn combined(sizes: &[usize], per_frame: usize, hold: &[bool]) -> Vec<Frame> {
+    let mut out = Vec::new();
+    let mut writer = FrameWriter::new();
+    let (mut open, mut in_frame) = (false, 0);
+    for (index, rows) in sizes.iter().enumerate() {
+        let n = index as u32 + 1;
+        let end_lsn = Lsn(u64::from(n) * 10);
+        let final_lsn = Lsn(end_lsn.0 - 1);
+        let start = |writer: &mut FrameWriter, open: &mut bool| {
+            if !std::mem::replace(open, true) {
+                writer.start(final_lsn, n);
+            }
+        };
+        start(&mut writer, &mut open);
+        writer.begin(&Begin { xid: n, final_lsn, end_lsn, commit_time: 0, origin: String::new() });
+        writer.relation(&relation("t"));
+        for _ in 0..*rows {
+            start(&mut writer, &mut open);
+            let shape = RowShape { columns: 1, nulls: false, unchanged: false };
+            writer.insert(final_lsn, 1, shape, |row| row.fixed(&n.to_le_bytes()));
+            in_frame += 1;
+            if in_frame >= per_frame {
+                out.push(Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap());
+                open = writer.go_on();
+                in_frame = 0;
+            }
+        }
+        start(&mut writer, &mut open);
+        writer.commit(&Commit { final_lsn, end_lsn, commit_time: 0 });
+        if n as usize == sizes.len() || !hold[index % hold.len()] {
+            out.push(Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap());
+            assert!(!writer.go_on());
+            (open, in_frame) = (false, 0);
+        }
+    }
+    out
+}
+
 fn feed(assembler: &mut Assembler, sequence: &mut u64, frames: Vec<Frame>) {
     for frame in frames {
         assert_eq!(assembler.push(*sequence, Item::Frame(frame)).unwrap(), Pushed::Gathered);
@@ -155,9 +195,9 @@ proptest! {
         per_frame in 1usize..4,
         limit in 1usize..8,
         failures in prop::collection::vec(any::<bool>(), 40),
+        hold in prop::collection::vec(any::<bool>(), 1..5),
     ) {
-        let log: Vec<Frame> = sizes.iter().enumerate()
-            .flat_map(|(n, rows)| transaction(n as u32 + 1, *rows, per_frame)).collect();
+        let log = combined(&sizes, per_frame, &hold);
         let expected: Vec<u32> = sizes.iter().enumerate()
             .flat_map(|(n, rows)| std::iter::repeat_n(n as u32 + 1, *rows)).collect();
         let mut failures = failures.into_iter();

@@ -5,6 +5,7 @@
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
 //! | `differential` | a random workload, random kills, and equality at the end |
+//! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
@@ -13,6 +14,7 @@
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `truth` | probes, metrics, reports and the preflight |
 
+mod backlog;
 mod ddl;
 mod differential;
 mod faults;

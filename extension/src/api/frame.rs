@@ -75,17 +75,20 @@ fn decode(bytes: Bytes) -> Result<Vec<String>, String> {
 
 fn rows(frame: &Frame, relations: &mut Relations) -> Result<Vec<String>, String> {
     let mut rows = Vec::new();
+    let mut xid = frame.xid();
     for (index, message) in frame.messages().enumerate() {
         pgrx::check_for_interrupts!();
         let position = index + 1;
         let message = message.map_err(|error| format!("message {position}: {error}"))?;
+        if let Message::Begin(begin) = &message {
+            xid = begin.xid;
+        }
         let mut row = describe(&message, relations)
             .map_err(|error| format!("message {position}: {error}"))?;
         if let Value::Object(columns) = &mut row {
             columns.insert("position".into(), json!(position));
             // xid 0 stands for none
-            let xid = (frame.xid() != 0).then(|| frame.xid().to_string());
-            columns.insert("xid".into(), json!(xid));
+            columns.insert("xid".into(), json!((xid != 0).then(|| xid.to_string())));
             if frame.streams() {
                 let detail = columns.entry("detail").or_insert_with(|| json!({}));
                 if let Value::Object(detail) = detail {

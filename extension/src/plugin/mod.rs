@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `options` | what START_REPLICATION or the SQL functions ask for |
 //! | `session` | the state of one decoding session, and what each callback does with it |
-//! | `stream` | when a frame is begun, filled and sent |
+//! | `stream` | when a frame is begun, filled, held and sent |
+//! | `backlog` | whether the walsender is behind, so that a frame may be held |
 //! | `streaming` | the same of large transactions that are sent while they run |
 //! | `output` | PostgreSQL's side of writing: sending a frame, reporting progress |
 //! | `relations` | the cache of tables, bounded, rebuilt after invalidations |
@@ -20,7 +21,7 @@
 //! ```text
 //! change ─► absorb invalidations ─► table known and wanted? ─► BEGIN once ─► RELATION once ─► row
 //!                                                                                             │
-//!                                             OutputPluginWrite ◄── frame full, or COMMIT ◄───┘
+//!      OutputPluginWrite ◄── frame full, or COMMIT with nothing behind it, or end of the WAL ◄┘
 //! ```
 //!
 //! # Safety of the source
@@ -32,6 +33,7 @@
 //! transaction that aborts while it is streamed, and goes on. Then what was half written is cut off, and
 //! every other state is as it was before the callback. No half-written message is ever sent.
 
+mod backlog;
 mod describe;
 #[cfg(any(test, feature = "pg_test"))]
 mod faults;
@@ -174,8 +176,8 @@ unsafe extern "C-unwind" fn filter_by_origin(
 
 #[pg_guard]
 unsafe extern "C-unwind" fn shutdown(ctx: *mut pg_sys::LogicalDecodingContext) {
-    // SAFETY: startup has set the session
-    unsafe { Session::of(ctx) }.shut_down();
+    // SAFETY: startup has set the session of this context
+    unsafe { Session::of(ctx).shut_down(ctx) };
 }
 
 #[pg_guard]

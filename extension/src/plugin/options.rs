@@ -8,7 +8,8 @@ use rsrepl_wire::limits::FORMAT_VERSION;
 
 use super::report;
 
-const KNOWN: &str = "The options are format_version, publications, messages, origin and streaming.";
+const KNOWN: &str =
+    "The options are format_version, publications, messages, origin, streaming and combine.";
 
 /// The validated options of a session.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(super) struct Options {
     pub(super) local_only: bool,
     /// Large transactions are wanted while they run.
     pub(super) streaming: bool,
+    /// Several transactions may come in one frame: the receiver knows what MORE means for keepalives.
+    pub(super) combine: bool,
 }
 
 impl Options {
@@ -46,7 +49,8 @@ impl Options {
 
     fn set(&mut self, name: &CStr, value: Option<&CStr>) {
         let shown = name.to_string_lossy();
-        let known = [c"format_version", c"publications", c"messages", c"origin", c"streaming"];
+        let known =
+            [c"format_version", c"publications", c"messages", c"origin", c"streaming", c"combine"];
         if !known.contains(&name) {
             let text = format!("unknown option \"{shown}\" of output plugin rsrepl");
             report::fail(Code::ERRCODE_INVALID_PARAMETER_VALUE, text, KNOWN);
@@ -60,6 +64,7 @@ impl Options {
             b"publications" => self.publications = Some(identifiers(value)),
             b"messages" => self.messages = boolean("messages", value),
             b"streaming" => self.streaming = boolean("streaming", value),
+            b"combine" => self.combine = boolean("combine", value),
             _ => {
                 self.local_only = match value.to_bytes() {
                     b"any" => false,

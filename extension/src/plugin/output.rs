@@ -1,6 +1,7 @@
 //! PostgreSQL's side of writing.
 
 use pgrx::pg_sys;
+use rsrepl_wire::Lsn;
 
 /// The decoding context during one callback.
 pub(super) struct Output(pub(super) *mut pg_sys::LogicalDecodingContext);
@@ -15,6 +16,27 @@ impl Output {
             pg_sys::OutputPluginPrepareWrite(self.0, true);
             pg_sys::appendBinaryStringInfo((*self.0).out, frame.as_ptr().cast(), len);
             pg_sys::OutputPluginWrite(self.0, true);
+        }
+    }
+
+    /// Calls `send` where PostgreSQL expects no output: between two transactions, of which the last one
+    /// sent ends at `end`.
+    ///
+    /// # Safety
+    /// `ctx` is valid, and no callback of it is being called.
+    pub(super) unsafe fn between_callbacks(
+        ctx: *mut pg_sys::LogicalDecodingContext,
+        end: Lsn,
+        send: impl FnOnce(&Output),
+    ) {
+        // SAFETY: as promised by the caller. What the callbacks' wrappers set, and leave set but for the
+        // first; after an ERROR nobody uses the context.
+        unsafe {
+            (*ctx).accept_writes = true;
+            (*ctx).write_xid = pg_sys::InvalidTransactionId;
+            (*ctx).write_location = end.0;
+            send(&Output(ctx));
+            (*ctx).accept_writes = false;
         }
     }
 

@@ -20,7 +20,8 @@ use super::tuple::Tuple;
 use super::{invalidation, memory, report};
 use crate::compat;
 
-/// Changes that are not wanted, between two reports of progress: as many as `pgoutput` lets pass.
+/// Changes that are not wanted, before we look after everything else: as many as `pgoutput` lets pass
+/// between two reports of progress.
 const SKIPPED_MAX: u32 = 100;
 
 /// One per decoding context; see the module's documentation for how it is freed.
@@ -85,10 +86,13 @@ impl Session {
             scratch,
         };
         let session = PgMemoryContexts::For(memory).leak_and_drop_on_delete(session);
-        // SAFETY: the context is valid
+        // SAFETY: the context is valid; the session lives as long as it does
         unsafe {
             (*ctx).output_plugin_private = session.cast();
             (*ctx).streaming &= options.streaming;
+            if options.combine && !is_init {
+                (*session).stream.backlog().watch(ctx);
+            }
         }
     }
 
@@ -101,6 +105,10 @@ impl Session {
         unsafe { &mut *(*ctx).output_plugin_private.cast() }
     }
 
+    pub(super) fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
     pub(super) fn begin(&mut self) {
         self.stream.begin();
     }
@@ -111,7 +119,12 @@ impl Session {
     }
 
     /// The memory context goes right after this; an ERROR skips this callback.
-    pub(super) fn shut_down(&mut self) {
+    ///
+    /// # Safety
+    /// `ctx` is that of [`Self::start`].
+    pub(super) unsafe fn shut_down(&mut self, ctx: *mut pg_sys::LogicalDecodingContext) {
+        // SAFETY: as promised by the caller
+        unsafe { self.stream.backlog().leave(ctx) };
         self.relations.clear();
     }
 
@@ -227,11 +240,12 @@ impl Session {
                 self.send_if_full(out);
             }
             None => {
-                // a frame of its own: one of a transaction may be waiting
+                // a frame of its own: one of transactions may be waiting
                 let mut frame = FrameWriter::new();
                 frame.start(lsn, 0);
                 memory::make_room(content.len(), |len| frame.try_reserve(len));
                 frame.logical(lsn, false, &prefix, content);
+                self.stream.send_held(out);
                 out.write(frame.finish());
             }
         }
@@ -310,12 +324,16 @@ impl Session {
         }
     }
 
-    /// Nothing of a change is written; now and then the walsender has to be let to its keepalives.
+    /// Nothing of a change is written; now and then the walsender has to be let to its keepalives, and
+    /// what is held to the receiver.
     fn skip(&mut self, out: &Output) {
         self.skipped += 1;
-        if self.skipped >= SKIPPED_MAX && !compat::CORE_REPORTS_PROGRESS {
+        if self.skipped >= SKIPPED_MAX {
             self.skipped = 0;
-            out.progress(false);
+            self.stream.send_if_overdue(out);
+            if !compat::CORE_REPORTS_PROGRESS {
+                out.progress(false);
+            }
         }
     }
 

@@ -1,31 +1,53 @@
 //! When a frame is begun, filled and sent.
 //!
 //! BEGIN waits for the first change, so that a transaction of which nothing is wanted costs nothing.
-//! A frame goes out when it is full and at commit, so that packing costs no latency.
+//! A frame goes out when it is full and at commit, so that packing costs no latency. Only while the
+//! walsender is behind, as [`Backlog`] says, it is held at commit and goes on with the next
+//! transaction: there each frame costs more than a small transaction does. The receiver is told so
+//! before, since keepalives do not mean then what they say: MORE of `rsrepl_wire::frame`.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use rsrepl_wire::{Begin, Commit, FrameWriter, Lsn};
 
+use super::backlog::Backlog;
 use super::output::Output;
+use super::report;
 use super::text::ServerText;
+
+/// Microseconds after a frame with MORE in which there comes another one: looked at for each page of
+/// WAL, and now and then in a transaction of which nothing is wanted.
+const HOLD_MAX: i64 = 5_000;
 
 /// The frames of one transaction after the other.
 #[derive(Default)]
 pub(super) struct Stream {
     frame: FrameWriter,
-    /// A frame is started and not sent.
+    /// A frame is started and not sent. Between transactions: it is held.
     open: bool,
     /// BEGIN of the current transaction is written.
     begun: bool,
+    backlog: Backlog,
+    /// The last frame sent has MORE: transactions may be held.
+    more: bool,
+    /// When it was sent.
+    sent_at: pg_sys::TimestampTz,
+    /// End of the last transaction written.
+    end: Lsn,
 }
 
 impl Stream {
-    /// A transaction starts; whatever an earlier one left behind is gone.
+    pub(super) fn backlog(&mut self) -> &mut Backlog {
+        &mut self.backlog
+    }
+
+    /// A transaction starts.
     pub(super) fn begin(&mut self) {
-        self.open = false;
-        self.begun = false;
+        if self.begun {
+            // after an ERROR there is a new session
+            report::internal("a transaction begins inside another".into());
+        }
     }
 
     /// Something of the current transaction was written.
@@ -55,9 +77,56 @@ impl Stream {
     /// Sends the frame when it has reached its size.
     #[inline]
     pub(super) fn send_if_full(&mut self, out: &Output) {
-        if self.frame.is_full() {
+        while self.open && self.frame.is_full() {
             self.send(out);
         }
+    }
+
+    /// Sends what is held for too long already.
+    pub(super) fn send_if_overdue(&mut self, out: &Output) {
+        if self.open && self.more && self.is_overdue() {
+            self.send(out);
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        now() - self.sent_at >= HOLD_MAX
+    }
+
+    /// Before the reader gets its next page, for which it may have to wait.
+    ///
+    /// # Safety
+    /// `ctx` is valid, and no callback of it is being called.
+    pub(super) unsafe fn before_page(
+        &mut self,
+        ctx: *mut pg_sys::LogicalDecodingContext,
+        page: pg_sys::XLogRecPtr,
+    ) {
+        self.backlog.turn_to(page);
+        // without it nothing is held
+        if !self.more || (self.backlog.is_behind() && !self.is_overdue()) {
+            return;
+        }
+        // SAFETY: as promised by the caller
+        unsafe { Output::between_callbacks(ctx, self.end, |out| self.send_or_take_back(out)) };
+    }
+
+    /// Sends what is held; when nothing is, takes MORE back.
+    fn send_or_take_back(&mut self, out: &Output) {
+        if self.open {
+            return self.send(out);
+        }
+        self.frame.start(self.end, 0);
+        out.write(self.frame.finish());
+        self.more = false;
+    }
+
+    /// Sends what is held, so that something else can go out behind it: a frame without MORE.
+    pub(super) fn send_held(&mut self, out: &Output) {
+        if self.open {
+            self.send(out);
+        }
+        self.more = false;
     }
 
     /// Ends a transaction that has begun.
@@ -69,17 +138,28 @@ impl Stream {
     ) {
         let commit = commit_of(txn);
         self.frame(txn, commit.final_lsn, text).commit(&commit);
-        self.send(out);
         self.begun = false;
+        self.end = commit.end_lsn;
+        if self.frame.is_full() || !self.more || !self.backlog.is_behind() {
+            self.send(out);
+        }
     }
 
-    /// Sends what is held back, so that something else can go out behind it.
-    pub(super) fn send_held(&mut self, _out: &Output) {}
-
+    /// Sends the frame up to the end of its last transaction; if none ends in it, all of it.
     fn send(&mut self, out: &Output) {
-        self.open = false;
+        self.more = self.backlog.is_behind();
+        if self.more {
+            self.sent_at = now();
+        }
+        self.frame.set_more(self.more);
         out.write(self.frame.finish());
+        self.open = self.frame.go_on();
     }
+}
+
+fn now() -> pg_sys::TimestampTz {
+    // SAFETY: reads the clock
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 fn commit_of(txn: &pg_sys::ReorderBufferTXN) -> Commit {

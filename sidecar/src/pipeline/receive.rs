@@ -263,6 +263,10 @@ impl Receiver {
                 () = self.shutdown.cancelled() => return Ok(Leave::Shutdown),
             };
             self.status.update_source(|source| source.last_message = Some(Instant::now()));
+            if let Event::Frame { frame, .. } = &event {
+                // frames of any kind count; nothing else is looked at before this one is in the spool
+                self.spool.expect_more(frame.more());
+            }
             match event {
                 Event::Frame { frame, .. } if frame.streams() => {
                     if let Some(streamed) = self.streams.take(&frame)? {
@@ -287,7 +291,10 @@ impl Receiver {
                     self.status.update_source(|source| {
                         source.server_wal_end = source.server_wal_end.max(wal_end);
                     });
-                    if reply_requested {
+                    if reply_requested && self.spool.more_expected() {
+                        // it wants to know that we are there; this position is not for us to confirm
+                        feedback.send(self.spool.end()).await?;
+                    } else if reply_requested {
                         feedback.asked_for(wal_end, self.spool.end()).await?;
                     }
                 }
@@ -320,7 +327,10 @@ impl Receiver {
 
 /// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
 fn plugin_options(publications: &[String], streaming: bool) -> Vec<(String, String)> {
-    let mut options = vec![("format_version".to_owned(), FORMAT_VERSION.to_string())];
+    let mut options = vec![
+        ("format_version".to_owned(), FORMAT_VERSION.to_string()),
+        ("combine".to_owned(), "on".to_owned()),
+    ];
     if streaming {
         options.push(("streaming".to_owned(), "on".to_owned()));
     }

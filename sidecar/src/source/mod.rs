@@ -37,7 +37,7 @@
 //!
 //! For transactions this comes by itself. But the slot also moves while there is nothing to apply:
 //! keepalives carry a `wal_end` up to which the walsender has decoded everything and sent all that was
-//! for us, and confirming it lets the source recycle WAL that other databases or filtered tables
+//! for us (unless the last frame has the flag MORE), and confirming it lets the source recycle WAL that other databases or filtered tables
 //! wrote. A target that has applied everything then first gets that `wal_end` as a position (an empty
 //! batch with a commit), and only then is it confirmed. To be cheap, this is done
 //!

@@ -58,7 +58,7 @@ pub enum Event<P = Frame> {
     },
     Keepalive {
         /// Everything below it was decoded, and what of it is for us was sent before this. Between two
-        /// transactions it is a position that can be confirmed.
+        /// transactions it is a position that can be confirmed, but not after a frame with MORE.
         wal_end: Lsn,
         /// Microseconds since 2000-01-01 00:00:00 UTC on the server's clock.
         server_time: i64,

@@ -60,6 +60,9 @@ struct State {
     received: Lsn,
     /// A transaction has begun and not ended.
     open: bool,
+    /// The source may hold back transactions after the last frame: what it says of its position does
+    /// not mean that everything before it is here.
+    more: bool,
     rewind: bool,
     closed: bool,
 }
@@ -138,6 +141,7 @@ impl Spool {
             end: Lsn::INVALID,
             received: Lsn::INVALID,
             open: false,
+            more: false,
             rewind: false,
             closed: false,
         };
@@ -158,6 +162,9 @@ impl Spool {
     /// # Errors
     /// [`Kind::Frame`] when the frame does not continue what came before.
     pub async fn append(&mut self, frame: &Frame) -> Result<()> {
+        if !frame.has_messages() {
+            return Ok(());
+        }
         let end = self.check(frame)?;
         let item = Item::Frame(frame.clone());
         loop {
@@ -213,10 +220,22 @@ impl Spool {
         Ok(frame.commit()?.map(|commit| commit.end_lsn))
     }
 
-    /// Notes that the source has nothing for us up to `lsn`. Inside a transaction this says nothing.
+    /// What the last frame says: the source may hold back transactions behind it, so that its position
+    /// says nothing. To be called for every frame, also for one that is not appended.
+    pub fn expect_more(&mut self, more: bool) {
+        self.shared.lock().more = more;
+    }
+
+    /// See [`Self::expect_more`].
+    pub fn more_expected(&self) -> bool {
+        self.shared.lock().more
+    }
+
+    /// Notes that the source has nothing for us up to `lsn`. Inside a transaction this says nothing,
+    /// nor while transactions may be held back.
     pub fn progress(&mut self, lsn: Lsn, urgent: bool) {
         let mut state = self.shared.lock();
-        if state.open || (lsn <= state.end && !urgent) {
+        if state.open || state.more || (lsn <= state.end && !urgent) {
             return;
         }
         state.end = state.end.max(lsn);
@@ -236,6 +255,7 @@ impl Spool {
     /// The connection to the source broke: a transaction under way will come again.
     pub fn cut(&mut self) {
         let mut state = self.shared.lock();
+        state.more = false;
         if state.open {
             state.open = false;
             state.push(Item::Cut);
@@ -268,6 +288,7 @@ impl Spool {
         let mut state = self.shared.lock();
         state.rewind = false;
         state.open = false;
+        state.more = false;
         state.end = Lsn::INVALID;
         state.push(Item::Cut);
         let restart = state.end_sequence();

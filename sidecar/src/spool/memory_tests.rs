@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use rsrepl_wire::{Begin, Commit, FrameWriter};
 
 use super::*;
@@ -174,4 +175,101 @@ async fn what_the_source_reads_again_is_not_where_to_go_on() {
     spool.starts_behind(Lsn(400));
     spool.progress(Lsn(300), true);
     assert_eq!(spool.end(), Lsn(400));
+}
+
+/// What a source does with transactions that end at 10, 20, 30 …: sends them, alone or held back and
+/// several in a frame, and says at any time how far it has decoded.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Decodes the next transaction, and holds it if it may.
+    Hold,
+    /// Decodes the next transaction, and sends everything; `true`: it may hold what comes next.
+    Send(bool),
+    /// Sends what is held, or takes back that it may hold.
+    Flush,
+    Keepalive,
+    /// The connection breaks, and the source is asked to go on from where the spool is.
+    Reconnect,
+}
+
+fn several(xids: std::ops::RangeInclusive<u32>, more: bool) -> Frame {
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn(1), *xids.start());
+    if xids.is_empty() {
+        writer.start(Lsn(1), 0);
+    }
+    for xid in xids {
+        let (final_lsn, end_lsn) = (Lsn(u64::from(xid) * 10 - 1), Lsn(u64::from(xid) * 10));
+        let origin = String::new();
+        writer.begin(&Begin { xid, final_lsn, end_lsn, commit_time: 0, origin });
+        writer.commit(&Commit { final_lsn, end_lsn, commit_time: 0 });
+    }
+    writer.set_more(more);
+    Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap()
+}
+
+proptest! {
+    /// Whatever is held back when: what the spool takes for received was received, each once, in order.
+    #[test]
+    fn positions_of_a_source_that_holds_back_are_not_believed(
+        acts in prop::collection::vec(
+            prop_oneof![
+                4 => Just(Act::Hold),
+                2 => any::<bool>().prop_map(Act::Send),
+                1 => Just(Act::Flush),
+                4 => Just(Act::Keepalive),
+                1 => Just(Act::Reconnect),
+            ],
+            0..60,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (mut spool, mut readers) = Spool::new(1 << 20, 1);
+        let (mut sent, mut decoded, mut may_hold) = (0u32, 0u32, false);
+        let deliver = |spool: &mut Spool, sent: &mut u32, decoded: u32, more: bool| {
+            let frame = several(*sent + 1..=decoded, more);
+            spool.expect_more(frame.more());
+            runtime.block_on(spool.append(&frame)).unwrap();
+            *sent = decoded;
+        };
+        for act in acts.into_iter().chain([Act::Flush, Act::Keepalive]) {
+            match act {
+                Act::Hold if may_hold => decoded += 1,
+                Act::Hold => {
+                    decoded += 1;
+                    deliver(&mut spool, &mut sent, decoded, false);
+                }
+                Act::Send(more) => {
+                    decoded += 1;
+                    deliver(&mut spool, &mut sent, decoded, more);
+                    may_hold = more;
+                }
+                Act::Flush if may_hold => {
+                    deliver(&mut spool, &mut sent, decoded, false);
+                    may_hold = false;
+                }
+                Act::Flush => {}
+                Act::Keepalive => spool.progress(Lsn(u64::from(decoded) * 10 + 5), true),
+                Act::Reconnect => {
+                    spool.cut();
+                    may_hold = false;
+                    decoded = u32::try_from(spool.end().0 / 10).unwrap();
+                    prop_assert!(decoded <= sent, "{} was not sent", spool.end());
+                    sent = decoded;
+                }
+            }
+            prop_assert!(spool.end().0 / 10 <= u64::from(sent), "{} was not sent", spool.end());
+        }
+        prop_assert_eq!(spool.end(), Lsn(u64::from(sent) * 10 + 5), "and then they are believed");
+        let mut got = Vec::new();
+        while let Some((_, item)) = readers[0].try_next() {
+            if let Item::Frame(frame) = item {
+                got.extend(frame.messages().filter_map(|message| match message.unwrap() {
+                    rsrepl_wire::Message::Begin(begin) => Some(begin.xid),
+                    _ => None,
+                }));
+            }
+        }
+        prop_assert_eq!(got, (1..=sent).collect::<Vec<_>>());
+    }
 }
