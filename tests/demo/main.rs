@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use display::Live;
 use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::variant::Variant;
 use rsrepl_tests::{SECRET, compare};
 
 /// How long the shop is open.
@@ -52,7 +53,7 @@ const EVENTS: [(u64, Event); 5] = [
 
 fn main() -> ExitCode {
     println!("starting a source and a standby PostgreSQL, ClickHouse and the sidecar …");
-    let mut rig = Rig::new("demo", shop::SCHEMA);
+    let mut rig = Rig::with("demo", shop::SCHEMA, Variant::PLAIN);
     rig.run();
     open_the_shop(&mut rig);
     println!("the shop is closed; waiting for the targets …");

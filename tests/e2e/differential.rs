@@ -1,15 +1,16 @@
 //! The differential test: whatever the workload did and whoever was killed, all systems are equal.
 //!
-//! `SEED=…` repeats a workload and its faults, `TRANSACTIONS=…` changes its size, `WORKERS=…` the number of
-//! the standby's writers (by the seed: 1 to 3).
+//! `SEED=…` repeats a workload, its faults and its configuration, `VARIANT=…` chooses another
+//! configuration, `TRANSACTIONS=…` changes its size.
 
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::variant::seed;
 use rsrepl_tests::workload::{Workload, schema};
 
 /// Committed transactions, at least.
@@ -40,26 +41,15 @@ enum Fault {
 
 #[test]
 fn whatever_happens_all_systems_are_equal() {
-    let seed = setting("SEED", now());
+    let seed = seed();
     let count = setting("TRANSACTIONS", TRANSACTIONS);
-    let workers = setting("WORKERS", 1 + seed % 3);
-    println!("differential: SEED={seed} TRANSACTIONS={count} WORKERS={workers}");
+    println!("differential: SEED={seed} TRANSACTIONS={count}");
     let mut rig = Rig::new("differential", &schema::statements());
     rig.configure(|config| {
         // The workload has values that ClickHouse's own types cannot hold.
         config.clickhouse[0].options = "unrepresentable = \"string\"".to_owned();
-        if workers > 1 {
-            // small batches, so that there are some to be written side by side
-            config.postgres[0].options =
-                format!("consistency = \"parallel\"\nworkers = {workers}\nbatch_size = 50");
-        }
     });
     rig.source.execute("postgres", "ALTER SYSTEM SET deadlock_timeout = '10ms'");
-    // With every other seed, whatever is larger than a page or two is sent while it runs.
-    let work_mem = if seed.is_multiple_of(2) { "64kB" } else { "64MB" };
-    println!("differential: logical_decoding_work_mem = {work_mem}");
-    let set = format!("ALTER SYSTEM SET logical_decoding_work_mem = '{work_mem}'");
-    rig.source.execute("postgres", &set);
     rig.source.execute("postgres", "SELECT pg_reload_conf()");
     rig.run();
     rig.execute(schema::FIRST_ROWS);
@@ -130,11 +120,6 @@ fn happen(fault: Fault, rig: &mut Rig, rng: &mut Rng) {
     }
     // Something is to happen between two faults.
     thread::sleep(pause);
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_secs())
 }
 
 fn setting<T: FromStr>(name: &str, default: T) -> T {

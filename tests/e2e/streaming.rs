@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::variant::Variant;
 use rsrepl_tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -14,9 +15,8 @@ const SCHEMA: &str =
 
 /// Servers of which the source streams almost at once.
 fn rig(name: &str) -> Rig {
-    let mut rig = Rig::new(name, SCHEMA);
-    rig.source.execute("postgres", "ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
-    rig.source.execute("postgres", "SELECT pg_reload_conf()");
+    let variant = Variant { streaming: true, ..Variant::of_test(name) };
+    let mut rig = Rig::with(name, SCHEMA, variant);
     let dir = rig.scratch.join("spool");
     rig.configure(|config| config.sections = format!("[spool]\ndir = {dir:?}\n"));
     rig

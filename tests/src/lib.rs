@@ -11,6 +11,7 @@
 //! | [`sidecar`] | the `rsrepl` process, its health and metrics |
 //! | [`proxy`] | a TCP proxy that can cut and stall |
 //! | [`rig`] | all of them put together, and "everything has arrived" |
+//! | [`variant`] | the configuration that a test runs in |
 //! | [`compare`] | are the tables of two systems equal, row by row |
 //! | [`mapping`] | how a value and its image in ClickHouse are made comparable |
 //! | [`wait`] | until something is so |
@@ -30,6 +31,7 @@ pub mod proxy;
 pub mod rig;
 pub mod scratch;
 pub mod sidecar;
+pub mod variant;
 pub mod wait;
 pub mod workload;
 

@@ -8,6 +8,7 @@ use crate::config::{Config, Target};
 use crate::postgres::Postgres;
 use crate::scratch::{Scratch, free_port};
 use crate::sidecar::Sidecar;
+use crate::variant::Variant;
 use crate::{SECRET, compare, wait};
 
 /// The database on all three systems.
@@ -41,10 +42,15 @@ pub struct Rig {
 
 impl Rig {
     /// Starts the servers and makes `schema` in both PostgreSQL databases; the sidecar is configured
-    /// but not running.
+    /// but not running. In the configuration that [`Variant::of_test`] picks.
     pub fn new(name: &str, schema: &str) -> Rig {
+        Rig::with(name, schema, Variant::of_test(name))
+    }
+
+    /// The same in a given configuration.
+    pub fn with(name: &str, schema: &str, variant: Variant) -> Rig {
         let scratch = Scratch::new(name);
-        let source = Postgres::start(&scratch, "source", "");
+        let source = Postgres::start(&scratch, "source", variant.settings());
         let standby = Postgres::start(&scratch, STANDBY, "");
         let clickhouse = ClickHouse::start(&scratch);
         for server in [&source, &standby] {
@@ -55,9 +61,12 @@ impl Rig {
         source.execute(DATABASE, "CREATE EXTENSION rsrepl");
         let config = Config {
             source: source.conninfo(DATABASE),
-            source_options: String::new(),
+            source_options: variant.source_options(),
             slot: "rsrepl".to_owned(),
-            postgres: vec![Target::new(STANDBY, standby.conninfo(DATABASE))],
+            postgres: vec![Target {
+                options: variant.target_options().to_owned(),
+                ..Target::new(STANDBY, standby.conninfo(DATABASE))
+            }],
             clickhouse: vec![Target::new(CLICKHOUSE, clickhouse.url(DATABASE))],
             telemetry_port: free_port(),
             sections: String::new(),
