@@ -14,7 +14,7 @@ static STORED: LazyLock<Vec<(Column, Vec<u8>)>> = LazyLock::new(|| {
     let stored = forms::cases().into_iter().filter_map(|case| {
         let (encoding, native) = case.native?;
         let container = matches!(encoding, Encoding::Jsonb | Encoding::Array(_));
-        container.then(|| (Column { encoding, ..case.column }, native))
+        container.then_some((Column { encoding, ..case.column }, native))
     });
     stored.collect()
 });

@@ -13,88 +13,22 @@ use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 use crate::feed::*;
 use crate::rig::{Apply, DATABASE, Rig, apply, refused};
 
-#[path = "../../../wire/tests/support/element.rs"]
-mod element;
-use element::element_of;
-
-/// One value, as `text-forms.sql` describes it.
-struct Case {
-    column: Column,
-    native: Option<(Encoding, Vec<u8>)>,
-    send: Vec<u8>,
-    text: String,
-}
-
-fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
+#[path = "../../../wire/tests/support/forms.rs"]
+mod forms;
+use forms::Case;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unescape(field: &str) -> String {
-    let mut text = String::new();
-    let mut chars = field.chars();
-    while let Some(char) = chars.next() {
-        text.push(match char {
-            '\\' => match chars.next().unwrap() {
-                't' => '\t',
-                'n' => '\n',
-                'r' => '\r',
-                'v' => '\u{b}',
-                'f' => '\u{c}',
-                '\\' => '\\',
-                other => panic!("escape {other:?}"),
-            },
-            other => other,
-        });
-    }
-    text
-}
-
 /// The cases by the name of their type.
 fn cases() -> BTreeMap<String, Vec<Case>> {
     let mut cases = BTreeMap::<String, Vec<Case>>::new();
-    for line in include_str!("../../../wire/tests/data/text-forms.tsv").lines() {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [type_name, base, base_kind, element, element_kind, native, send, text, layout] =
-            fields[..]
-        else {
-            panic!("{line}");
-        };
-        let (base, element): (u32, u32) = (base.parse().unwrap(), element.parse().unwrap());
-        let native = (native != "-").then(|| {
-            let native = unhex(native);
-            let stored = element_of(layout, element).map(Encoding::Array);
-            (stored.unwrap_or_else(|| native_encoding(base, &native)), native)
-        });
-        let kind = |field: &str| TypeKind::from_byte(field.as_bytes()[0]).unwrap();
-        cases.entry(type_name.to_owned()).or_default().push(Case {
-            column: Column {
-                kind: kind(base_kind),
-                element_oid: element,
-                element_kind: kind(element_kind),
-                ..column("send", base, Encoding::Send)
-            },
-            native,
-            send: unhex(send),
-            text: unescape(text),
-        });
+    for mut case in forms::cases() {
+        case.column.name = "send".into();
+        cases.entry(case.type_name.clone()).or_default().push(case);
     }
     cases
-}
-
-/// How the plugin sends a type that is no array and whose native bytes are there.
-fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
-    match base_oid {
-        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::JSON | oid::XML | oid::NAME | oid::BYTEA => {
-            Encoding::Varlena
-        }
-        oid::NUMERIC => Encoding::Numeric,
-        oid::JSONB => Encoding::Jsonb,
-        _ => Encoding::Fixed(value.len() as u8),
-    }
 }
 
 /// A table of the cases of one type: `id`, `send`, and `native` when there is such a form.

@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use rsrepl_sidecar::batch::{Batch, Change, Operation, Position};
 use rsrepl_sidecar::target::Target;
-use rsrepl_wire::text::oid;
-use rsrepl_wire::{Column, Encoding, Frame, Message, Relation, ReplicaIdentity, TypeKind};
+use rsrepl_wire::{Column, Encoding, Frame, Message, Relation, ReplicaIdentity};
 
-use crate::stream::{Stream, V, column, int, int_column, key, relation};
+use crate::stream::{Stream, V, int, int_column, key, relation};
 use crate::{Apply, Standby, blocking};
 
-#[path = "../../../wire/tests/support/element.rs"]
-mod element;
-use element::element_of;
+#[path = "../../../wire/tests/support/forms.rs"]
+mod forms;
+use forms::unhex;
 
-const FORMS: &str = include_str!("../../../wire/tests/data/text-forms.tsv");
 const FRAMES: &str = include_str!("../../../wire/tests/data/real-frames.hex");
 const FRAMES_SQL: &str = include_str!("../../../wire/tests/data/real-frames.sql");
 
@@ -23,31 +21,6 @@ const FRAMES_SQL: &str = include_str!("../../../wire/tests/data/real-frames.sql"
 const FORM_SETTINGS: &str = "\
 SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET timezone = 'UTC';
 SET bytea_output = hex; SET lc_monetary = 'C'; SET xmloption = content;";
-
-fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
-
-/// The escapes of COPY that the file has.
-fn unescape(field: &str) -> String {
-    let mut parts = field.split('\\');
-    let mut text = parts.next().unwrap().to_owned();
-    while let Some(part) = parts.next() {
-        let (plain, rest) = match part.chars().next() {
-            Some('t') => ("\t", &part[1..]),
-            Some('n') => ("\n", &part[1..]),
-            Some('r') => ("\r", &part[1..]),
-            Some('v') => ("\u{b}", &part[1..]),
-            Some('f') => ("\u{c}", &part[1..]),
-            // two backslashes are one
-            None => ("\\", parts.next().unwrap_or_default()),
-            Some(other) => panic!("escape {other:?}"),
-        };
-        text.push_str(plain);
-        text.push_str(rest);
-    }
-    text
-}
 
 /// The values of one type, each as the plugin may send it and as text.
 struct Forms {
@@ -58,42 +31,25 @@ struct Forms {
 /// By type and encoding. Types of users are left to the frames.
 fn forms() -> Vec<Forms> {
     let mut types = BTreeMap::<(u32, bool), Forms>::new();
-    for line in FORMS.lines() {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [name, base, kind, element, _, native, send, text, layout] = fields[..] else {
-            panic!("{line}")
-        };
-        let (base, element): (u32, u32) = (base.parse().unwrap(), element.parse().unwrap());
+    for case in forms::cases() {
+        let (base, element) = (case.column.base_oid, case.column.element_oid);
         if base >= 16384 || element >= 16384 {
             continue;
         }
-        let text = unescape(text);
-        let kind = TypeKind::from_byte(kind.as_bytes()[0]).unwrap();
-        let sent = (Encoding::Send, V::Var(unhex(send)));
-        let stored = (native != "-").then(|| match element_of(layout, element) {
-            Some(layout) => (Encoding::Array(layout), V::Var(unhex(native))),
-            None => native_form(base, unhex(native)),
+        let sent = (Encoding::Send, V::Var(case.send));
+        let stored = case.native.map(|(encoding, value)| match encoding {
+            Encoding::Fixed(_) => (encoding, V::Fixed(value)),
+            _ => (encoding, V::Var(value)),
         });
         for (encoding, value) in [Some(sent), stored].into_iter().flatten() {
             let forms = types.entry((base, encoding == Encoding::Send)).or_insert_with(|| Forms {
-                column: Column { kind, element_oid: element, ..column("v", base, name, encoding) },
+                column: Column { encoding, ..case.column.clone() },
                 values: Vec::new(),
             });
-            forms.values.push((value, text.clone()));
+            forms.values.push((value, case.text.clone()));
         }
     }
     types.into_values().collect()
-}
-
-fn native_form(base: u32, bytes: Vec<u8>) -> (Encoding, V) {
-    match base {
-        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::JSON | oid::XML | oid::NAME | oid::BYTEA => {
-            (Encoding::Varlena, V::Var(bytes))
-        }
-        oid::NUMERIC => (Encoding::Numeric, V::Var(bytes)),
-        oid::JSONB => (Encoding::Jsonb, V::Var(bytes)),
-        _ => (Encoding::Fixed(u8::try_from(bytes.len()).unwrap()), V::Fixed(bytes)),
-    }
 }
 
 /// Tables `t0`, `t1`, … for the values of each type.

@@ -1,15 +1,17 @@
-//! `data/text-forms.tsv`: values of every type as a real server sends, stores and writes them.
+//! `data/text-forms.tsv`: values of every type as a real server sends, stores and writes them. The
+//! sidecar's tests read it with this file too.
 
-use rsrepl_wire::text::{Type, oid};
-use rsrepl_wire::{Column, Encoding, TypeKind};
-
-use super::element::element_of;
-use super::harness::column;
+use rsrepl_wire::text::oid;
+use rsrepl_wire::{Column, Element, ElementEncoding, Encoding, TypeKind};
 
 /// One line of the file.
 pub struct Case {
+    /// For messages; not every reader has any.
+    #[allow(dead_code)]
     pub line: usize,
+    #[allow(dead_code)]
     pub type_name: String,
+    /// With [`Encoding::Send`].
     pub column: Column,
     /// As on the heap page, with the encoding that says so, for the types that are sent so.
     pub native: Option<(Encoding, Vec<u8>)>,
@@ -55,18 +57,27 @@ pub fn cases() -> Vec<Case> {
         else {
             panic!("line {}: {} fields", index + 1, fields.len())
         };
-        let ty = Type {
-            oid: base.parse().unwrap(),
+        let (base_oid, element_oid) = (base.parse().unwrap(), element.parse().unwrap());
+        let column = Column {
+            name: "v".into(),
+            key: false,
+            not_null: false,
+            generated: false,
+            type_oid: base_oid,
+            base_oid,
+            typmod: -1,
             kind: kind(base_kind),
-            element_oid: element.parse().unwrap(),
+            element_oid,
             element_kind: kind(element_kind),
+            type_schema: "pg_catalog".into(),
+            type_name: type_name.into(),
+            encoding: Encoding::Send,
         };
-        let column = column(Encoding::Send, &ty);
         let native = (native != "-").then(|| {
             let native = unhex(native);
-            let encoding = match element_of(layout, ty.element_oid) {
+            let encoding = match element_of(layout, element_oid) {
                 Some(element) => Encoding::Array(element),
-                None => native_encoding(ty.oid, &native),
+                None => native_encoding(base_oid, &native),
             };
             (encoding, native)
         });
@@ -92,4 +103,23 @@ fn native_encoding(base_oid: u32, value: &[u8]) -> Encoding {
         oid::JSONB => Encoding::Jsonb,
         _ => Encoding::Fixed(u8::try_from(value.len()).unwrap()),
     }
+}
+
+/// How elements of a built-in type lie in an array, by their length and alignment in `pg_type`;
+/// `None` when such arrays are sent otherwise.
+pub fn element_of(layout: &str, element_oid: u32) -> Option<Element> {
+    let (len, align) = layout.split_at_checked(layout.len().checked_sub(1)?)?;
+    let encoding = match (len.parse::<i16>().ok()?, element_oid) {
+        (-1, oid::NUMERIC) => ElementEncoding::Numeric,
+        (-1, oid::JSONB) => ElementEncoding::Jsonb,
+        (-1, _) => ElementEncoding::Varlena,
+        (width, _) => ElementEncoding::Fixed(u8::try_from(width).unwrap()),
+    };
+    let align = match align {
+        "d" => 8,
+        "i" => 4,
+        "s" => 2,
+        _ => 1,
+    };
+    Some(Element { encoding, align })
 }

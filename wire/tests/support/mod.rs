@@ -1,7 +1,6 @@
 //! What several tests of `wire` need.
 #![allow(dead_code)] // each test binary uses its part
 
-pub mod element;
 pub mod forms;
 pub mod harness; // of the fuzz targets, too
 pub mod plan;
