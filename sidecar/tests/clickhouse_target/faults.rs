@@ -9,13 +9,14 @@ use std::time::Duration;
 use fastrand::Rng;
 use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::error::Decision;
-use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
+use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
+use rsrepl_sidecar::target::{Event, Target};
 use rsrepl_tests::clickhouse::USER;
 use rsrepl_tests::{SECRET, wait};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Apply, Rig, reopen_when_up};
+use crate::rig::{Apply, GROUPS, Rig, reopen_when_up};
 
 /// A stream of transactions, and what the tables hold at its end.
 struct Model {
@@ -196,6 +197,52 @@ async fn a_random_stream_that_is_cut_off_again_and_again() {
             (rng.u8(0..3) == 0).then(|| Duration::from_millis(rng.u64(0..60)))
         })
         .await;
+        model.check(&rig);
+        rig.server.query("OPTIMIZE TABLE mirror.keyed FINAL");
+        model.check(&rig);
+        rig.server.query("DROP DATABASE mirror SYNC");
+    }
+}
+
+/// Batches go on while others are being stored, groups end anywhere, and now and then all is cut off.
+#[tokio::test]
+async fn a_random_stream_in_groups_that_is_cut_off_again_and_again() {
+    let rig = Rig::start();
+    for seed in 10..13 {
+        let mut model = Model::new(seed);
+        model.fill(120);
+        let limits = GroupLimits { rows: 60, ..GROUPS };
+        let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+        let mut position = reopen_when_up(&mut target).await.0;
+        let (mut rng, mut done) = (Rng::with_seed(seed), (0, 0));
+        let end = model.transactions.last().unwrap().1;
+        while position < end {
+            if rng.u8(0..24) == 0 {
+                let found = reopen_when_up(&mut target).await.0;
+                assert!(found >= position, "{found} < {position}: a durable batch is lost");
+                position = found;
+                done = (model.transactions.iter().take_while(|(_, end)| *end <= found).count(), 0);
+            }
+            if rng.u8(0..4) > 0
+                && target.has_room(false)
+                && let Some(batch) = model.next_batch(position, &mut done)
+            {
+                target.submit(batch);
+                continue;
+            }
+            if rng.u8(0..6) == 0 {
+                target.hurry();
+            }
+            match tokio::time::timeout(Duration::from_millis(10), target.next()).await {
+                Ok(event) => {
+                    if let Event::Durable(lsn) = event.unwrap() {
+                        assert!(lsn.0 > position);
+                        position = lsn.0;
+                    }
+                }
+                Err(_) => target.hurry(),
+            }
+        }
         model.check(&rig);
         rig.server.query("OPTIMIZE TABLE mirror.keyed FINAL");
         model.check(&rig);

@@ -148,7 +148,7 @@ impl Encoder<'_> {
             {
                 if value? == Value::Unchanged
                     && !comes_with_old(target)
-                    && known.find(old_key, &self.new_key, index, item.lsn) == Fill::Dominated
+                    && known.find(old_key, &self.new_key, index, item) == Fill::Dominated
                 {
                     return Ok(false);
                 }
@@ -168,7 +168,7 @@ impl Encoder<'_> {
             }
             let refuse = |refusal| refused(plan, item, new, index, value, refusal);
             if let Some(known) = known.filter(|_| value == Value::Unchanged) {
-                match known.find(old_key, &self.new_key, index, item.lsn) {
+                match known.find(old_key, &self.new_key, index, item) {
                     Fill::Value(bytes) => {
                         target
                             .ty

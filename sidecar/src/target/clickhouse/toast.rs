@@ -110,11 +110,25 @@ pub(super) fn plan_lookup(
 /// What the table holds under a key.
 #[derive(Debug)]
 enum Found {
-    /// The looked-up columns in `RowBinary`.
-    Live(Vec<Bytes>),
+    /// Its version, and the looked-up columns in `RowBinary`.
+    Live {
+        version: u64,
+        values: Vec<Bytes>,
+    },
     /// A tombstone with this version.
     Gone(u64),
     Absent,
+}
+
+impl Found {
+    fn value(&self, place: usize) -> Fill<'_> {
+        match self {
+            Found::Live { values, .. } => {
+                values.get(place).map_or(Fill::Missing, |v| Fill::Value(v))
+            }
+            Found::Gone(_) | Found::Absent => Fill::Missing,
+        }
+    }
 }
 
 /// The outcome of [`Known::find`].
@@ -141,13 +155,13 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The value of the column in the row before the change at `lsn`.
+    /// The value of the column in the row before the change.
     pub(super) fn find(
         &self,
         old_key: Option<&[u8]>,
         new_key: &[u8],
         column: usize,
-        lsn: Lsn,
+        change: &Item,
     ) -> Fill<'_> {
         let Some(place) = self.columns.iter().position(|c| *c == column) else {
             return Fill::Missing;
@@ -156,25 +170,28 @@ impl Known {
         if let Some(value) = self.newer.get(key).and_then(|values| values.get(place)) {
             return Fill::Value(value);
         }
-        let ended = |found: &Found| match found {
-            Found::Gone(version) => *version >= lsn.0,
-            _ => lsn < self.truncated,
-        };
         match self.found.get(key) {
-            Some(Found::Live(values)) => {
-                values.get(place).map_or(Fill::Missing, |v| Fill::Value(v))
-            }
-            Some(found) if ended(found) && old_key.is_none() => Fill::Dominated,
+            Some(found) if !self.is_ahead(found, change) => found.value(place),
             // this change, or a later one, has been applied before: the row is under its new key,
             // or was under it
-            Some(found) if ended(found) => match self.found.get(new_key) {
-                Some(Found::Live(values)) => {
-                    values.get(place).map_or(Fill::Missing, |v| Fill::Value(v))
-                }
-                Some(found) if ended(found) => Fill::Dominated,
-                _ => Fill::Missing,
+            Some(_) if old_key.is_some() => match self.found.get(new_key) {
+                Some(found) if !self.is_ahead(found, change) => found.value(place),
+                Some(_) => Fill::Dominated,
+                None => Fill::Missing,
             },
-            _ => Fill::Missing,
+            Some(_) => Fill::Dominated,
+            None => Fill::Missing,
+        }
+    }
+
+    /// Whether a later change than this one has left the table so. The changes of a table are applied
+    /// in stream order, so this one has been, too. A row of a later change must not be taken for the
+    /// one before this change: another key may take its values, and keep them.
+    fn is_ahead(&self, found: &Found, change: &Item) -> bool {
+        match found {
+            Found::Live { version, .. } => *version > change.version,
+            Found::Gone(version) => *version >= change.lsn.0,
+            Found::Absent => change.lsn < self.truncated,
         }
     }
 
@@ -260,7 +277,7 @@ impl Read<'_> {
         let targets: Vec<_> = columns.iter().filter_map(|i| self.plan.columns.get(*i)).collect();
         let names: Vec<String> = targets.iter().map(|column| quoted(&column.name)).collect();
         let sql = format!(
-            "SELECT {}, {} FROM {} FINAL WHERE {}",
+            "SELECT {}, `_rsrepl_version`, {} FROM {} FINAL WHERE {}",
             self.key_list(),
             names.join(", "),
             self.table,
@@ -272,12 +289,13 @@ impl Read<'_> {
         let mut found = HashMap::new();
         while !rest.is_empty() {
             let key = self.take_key(&mut rest)?;
+            let version = self.take_version(&mut rest)?;
             let mut values = Vec::with_capacity(targets.len());
             for column in &targets {
                 let value = column.ty.take(&mut rest).ok_or_else(|| self.unreadable())?;
                 values.push(bytes.slice_ref(value));
             }
-            found.insert(key, Found::Live(values));
+            found.insert(key, Found::Live { version, values });
         }
         Ok(found)
     }
@@ -295,11 +313,7 @@ impl Read<'_> {
         let mut found = HashMap::new();
         while !rest.is_empty() {
             let key = self.take_key(&mut rest)?;
-            let version = ColumnType::Plain(Scalar::UInt64)
-                .take(&mut rest)
-                .and_then(|bytes| bytes.try_into().ok())
-                .map(u64::from_le_bytes)
-                .ok_or_else(|| self.unreadable())?;
+            let version = self.take_version(&mut rest)?;
             found.insert(key, Found::Gone(version));
         }
         Ok(found)
@@ -311,6 +325,14 @@ impl Read<'_> {
             ty.take(rest).ok_or_else(|| self.unreadable())?;
         }
         Ok(start.get(..start.len() - rest.len()).unwrap_or_default().into())
+    }
+
+    fn take_version(&self, rest: &mut &[u8]) -> Result<u64> {
+        ColumnType::Plain(Scalar::UInt64)
+            .take(rest)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_le_bytes)
+            .ok_or_else(|| self.unreadable())
     }
 
     fn unreadable(&self) -> Error {
