@@ -116,6 +116,22 @@ mod tests {
     }
 
     #[pg_test]
+    fn functions_give_each_transaction_on_its_own() {
+        // what they hold back they would never send: they just stop reading
+        let mut source = Source::new("uncombined");
+        source.run("CREATE TABLE t (id int PRIMARY KEY)");
+        source.run(
+            "DO $$ BEGIN FOR i IN 1..500 LOOP INSERT INTO t VALUES (i); COMMIT; END LOOP; END $$",
+        );
+        let frames = source.take(&[("combine", "on")]);
+        assert_eq!(frames.len(), 500);
+        for frame in frames {
+            let frame = Frame::parse(frame).unwrap();
+            assert!(frame.begins() && frame.commits() && !frame.more());
+        }
+    }
+
+    #[pg_test]
     fn text_functions_are_refused_by_postgres_itself() {
         let mut source = Source::new("textmode");
         let error = source
