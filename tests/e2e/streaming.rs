@@ -86,6 +86,29 @@ fn transactions_in_progress_show_when_they_commit() {
     });
 }
 
+/// PostgreSQL does not count a subtransaction as streamed that it had to spill before, because a row was not
+/// complete, and that it reads back in several runs (of 4,096 changes, here chunks of a TOAST value).
+#[test]
+fn a_spilled_subtransaction_that_is_rolled_back_does_not_show() {
+    let mut rig = rig("streaming-spilled");
+    rig.execute("ALTER TABLE t ALTER v SET STORAGE EXTERNAL");
+    rig.run();
+    rig.execute("INSERT INTO u VALUES (1)");
+    let mut client = rig.source.client(DATABASE);
+    let large = "INSERT INTO t VALUES (1, repeat(md5('x'), 400000));";
+    client.batch_execute(&format!("BEGIN; SAVEPOINT a; {large}")).expect("a part");
+    await_streams(&rig, 1.0);
+    client
+        .batch_execute("ROLLBACK TO a; INSERT INTO t VALUES (2, 'kept'); COMMIT")
+        .expect("its end");
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    let counts = "SELECT (spill_txns > 0, stream_txns > 0)::text FROM pg_stat_replication_slots";
+    wait::until(LIMIT, "the source has spilled and streamed", || {
+        rig.source.value(DATABASE, counts).as_deref() == Some("(t,t)")
+    });
+}
+
 #[test]
 fn kills_in_the_middle_lose_and_double_nothing() {
     let mut rig = rig("streaming-kills");

@@ -205,13 +205,18 @@ unsafe fn set_sent(txn: Txn, bytes: Option<u64>) {
 }
 
 /// Notes where the first message of a subtransaction is.
+///
+/// The reorder buffer tells of a rollback only those whose flag says that they were streamed, and it forgets
+/// to set it for one that was spilled and read back in several runs (`ReorderBufferTruncateTXN` looks at the
+/// changes in memory): what was sent of it would stay.
 #[inline]
 unsafe fn mark_first(txn: Txn, place: StreamPlace) {
-    // SAFETY: as above
+    // SAFETY: as above; the flag is what the reorder buffer itself sets at the end of the part
     unsafe {
         if (*txn).output_plugin_private.is_null() {
             let mark = place.frame << OFFSET_BITS | u64::from(place.offset);
             (*txn).output_plugin_private = mark as *mut _;
+            (*txn).txn_flags |= pg_sys::RBTXN_IS_STREAMED;
         }
     }
 }
