@@ -237,6 +237,7 @@ impl<T: Target> Drive<T> {
             // the target holds a part of a transaction that will come again: opening rolls it back;
             // also while shutting down, as all of it may be here already
             while session.under_way.is_writing() {
+                self.target.hurry();
                 let event = self.target.next().await?;
                 self.happened(session, event);
             }

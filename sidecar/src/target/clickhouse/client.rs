@@ -33,6 +33,9 @@ const PIECE: usize = 256 * 1024;
 /// Rows of one INSERT, looked at between blocks of ours: fewer than [`BLOCK_ROWS`] in all, so that each
 /// INSERT is one block.
 pub(super) const INSERT_ROWS_MAX: usize = 1_000_000;
+/// Bytes of one INSERT, looked at between blocks of ours. The server holds it in memory until it ends; a few
+/// frames can be gigabytes when values that the stream leaves out are read back for many updates of a row.
+pub(super) const INSERT_BYTES_MAX: usize = 128 << 20;
 /// Rows of one block of a table.
 const BLOCK_ROWS: &str = "1048576";
 const _: () = assert!(INSERT_ROWS_MAX + encode::BLOCK_ROWS + 1000 < 1_048_576);

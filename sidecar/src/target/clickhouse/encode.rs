@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 /// INSERT.
 const BLOCK_BYTES: usize = 4 << 20;
 pub(super) const BLOCK_ROWS: usize = 40_000;
-/// Rows between two looks at the size of a block.
-const LOOK_EVERY: u32 = 64;
+/// Rows between two looks at the size of a block. Their size is bounded by that of their frames, but for
+/// values that were read back: with those, every row is looked at.
+const LOOK_EVERY: usize = 64;
 
 /// One change of a table; never a TRUNCATE.
 #[derive(Clone, Debug)]
@@ -45,10 +46,11 @@ pub(super) fn encode(
     left: &mut usize,
     block: &mut Block,
 ) -> Result<()> {
+    let look_every = if known.is_some() { 1 } else { LOOK_EVERY };
     let mut encoder =
         Encoder { plan, known, block, kept: Vec::new(), old_key: Vec::new(), new_key: Vec::new() };
     while *left > 0 && !is_full(encoder.block) {
-        for _ in 0..LOOK_EVERY.min(u32::try_from(*left).unwrap_or(u32::MAX)) {
+        for _ in 0..look_every.min(*left) {
             let Some(item) = items.next() else { break };
             *left -= 1;
             match plan.layout {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::client::{INSERT_ROWS_MAX, Insert, Server};
+use super::client::{INSERT_BYTES_MAX, INSERT_ROWS_MAX, Insert, Server};
 use super::failure::Attempt;
 use super::native::Block;
 use super::write::Table;
@@ -16,12 +16,14 @@ pub(super) struct Insertion {
     insert: Option<Insert>,
     /// Rows that have been sent.
     sent: usize,
+    /// Their bytes.
+    sent_bytes: usize,
 }
 
 impl Insertion {
     pub(super) fn new(table: Arc<Table>) -> Self {
         let block = Block::new(table.plan.written_columns());
-        Insertion { table, block, insert: None, sent: 0 }
+        Insertion { table, block, insert: None, sent: 0, sent_bytes: 0 }
     }
 
     /// The request has begun.
@@ -29,9 +31,10 @@ impl Insertion {
         self.insert.is_some()
     }
 
-    /// More rows would not be one block on the server.
+    /// More rows would not be one block on the server, or would be more than it should hold in memory.
     pub(super) fn is_full(&self) -> bool {
         self.sent + self.block.rows >= INSERT_ROWS_MAX
+            || self.sent_bytes + self.block.bytes() >= INSERT_BYTES_MAX
     }
 
     /// Sends what has gathered.
@@ -42,6 +45,7 @@ impl Insertion {
         let table = &self.table;
         let insert = self.insert.get_or_insert_with(|| server.begin_insert(&table.insert));
         self.sent += self.block.rows;
+        self.sent_bytes += self.block.bytes();
         for piece in self.block.take().into_pieces() {
             insert.send(Attempt::Insert(&table.plan.name), piece).await?;
         }
@@ -51,7 +55,7 @@ impl Insertion {
     /// Sends the rest, and waits until all of it is in the table. What comes next is another INSERT.
     pub(super) async fn end(&mut self, server: &Server) -> Result<()> {
         self.send(server).await?;
-        self.sent = 0;
+        (self.sent, self.sent_bytes) = (0, 0);
         match self.insert.take() {
             Some(insert) => insert.end(Attempt::Insert(&self.table.plan.name)).await,
             None => Ok(()),
