@@ -9,6 +9,7 @@ use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::{Client, Compression};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio_util::task::TaskTracker;
 
 use super::encode;
 use super::failure::{self, Attempt};
@@ -50,6 +51,8 @@ pub(super) struct Server {
     name: String,
     /// What the ids of our queries begin with; ours alone as long as one sidecar serves the slot.
     prefix: String,
+    /// See [`Self::in_flight`].
+    in_flight: TaskTracker,
 }
 
 /// Numbers the queries of this process.
@@ -88,7 +91,7 @@ impl Server {
             .with_user(&options.user)
             .with_password(options.password.expose())
             .with_compression(compression);
-        Ok(Server { client, name: options.name.clone(), prefix })
+        Ok(Server { client, name: options.name.clone(), prefix, in_flight: TaskTracker::new() })
     }
 
     /// A client whose next query has an id of its own.
@@ -109,10 +112,28 @@ impl Server {
     /// Runs a statement that returns nothing.
     pub(super) async fn execute(&self, attempt: Attempt<'_>, sql: &str) -> Result<()> {
         let query = self.next().query_raw(sql).with_setting("max_query_size", STATEMENT_MAX);
-        match tokio::time::timeout(QUERY_TIMEOUT, query.execute()).await {
+        match self.see_through(tokio::time::timeout(QUERY_TIMEOUT, query.execute())).await? {
             Ok(done) => done.map_err(|error| self.failed(attempt, error)),
             Err(_) => Err(self.timed_out(attempt)),
         }
+    }
+
+    /// Waits for what changes the server; when nobody waits any more, it still goes on to its end. See
+    /// [`Self::in_flight`].
+    async fn see_through<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        self.in_flight.spawn(request).await.map_err(|error| {
+            Error::new(Kind::Internal, format!("target {}: a request failed", self.name))
+                .because(error)
+        })
+    }
+
+    /// The requests that are to change something. A request that was given up on its way may come to the
+    /// server late, when nobody looks for it any more: who begins anew waits for these.
+    pub(super) fn in_flight(&self) -> &TaskTracker {
+        &self.in_flight
     }
 
     /// Runs a query and returns its rows in `RowBinary`.
@@ -208,7 +229,8 @@ impl Insert {
 
     /// Waits until all rows are written.
     pub(super) async fn end(self, attempt: Attempt<'_>) -> Result<()> {
-        self.insert.end().await.map_err(|error| self.server.failed(attempt, error))
+        let Insert { server, insert } = self;
+        server.see_through(insert.end()).await?.map_err(|error| server.failed(attempt, error))
     }
 }
 

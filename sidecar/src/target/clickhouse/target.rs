@@ -1,8 +1,10 @@
 //! The target: what is handed over goes to a task that writes it, see `worker`.
 
+use std::time::Duration;
+
 use rsrepl_wire::Lsn;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::options::ClickHouseOptions;
 use super::session::Session;
@@ -14,6 +16,9 @@ use crate::target::{Event, SourceIdentity, Target};
 
 /// Batches that wait for the worker, or are being encoded by it.
 const WAITING_MAX: usize = 2;
+
+/// How long requests that are on their way may take to come to their end.
+const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(10);
 
 /// See [`Target`] and the module's documentation.
 pub struct ClickHouseTarget {
@@ -29,6 +34,8 @@ struct Running {
     waiting: usize,
     /// Ends with its owner, and with it what is being sent.
     task: AbortOnDropHandle<()>,
+    /// What goes on to its end all the same.
+    in_flight: TaskTracker,
 }
 
 impl ClickHouseTarget {
@@ -47,9 +54,12 @@ impl ClickHouseTarget {
 
     /// Ends the worker; what it had begun is as if it had not been, or is there.
     async fn stop(&mut self) {
-        if let Some(Running { task, .. }) = self.running.take() {
+        if let Some(Running { task, in_flight, .. }) = self.running.take() {
             task.abort();
             let _ = task.await;
+            in_flight.close();
+            // what takes longer is on the server, where `open` looks for it
+            let _ = tokio::time::timeout(IN_FLIGHT_LIMIT, in_flight.wait()).await;
         }
     }
 }
@@ -60,9 +70,10 @@ impl Target for ClickHouseTarget {
         let (session, lsn) = Session::open(&self.options, source).await?;
         let (commands, orders) = mpsc::unbounded_channel();
         let (tell, told) = mpsc::unbounded_channel();
+        let in_flight = session.context.server.in_flight().clone();
         let worker = Worker::new(session, self.limits, tell);
         let task = AbortOnDropHandle::new(tokio::spawn(worker.run(orders)));
-        self.running = Some(Running { commands, told, waiting: 0, task });
+        self.running = Some(Running { commands, told, waiting: 0, task, in_flight });
         Ok(lsn)
     }
 
@@ -86,7 +97,7 @@ impl Target for ClickHouseTarget {
             Ok(Event::Room) => running.waiting = running.waiting.saturating_sub(1),
             Ok(_) => {}
             // the only way on is to open it
-            Err(_) => self.running = None,
+            Err(_) => running.task.abort(),
         }
         told
     }

@@ -190,7 +190,9 @@ impl Known {
     fn is_ahead(&self, found: &Found, change: &Item) -> bool {
         match found {
             Found::Live { version, .. } => *version > change.version,
-            Found::Gone(version) => *version >= change.lsn.0,
+            // a tombstone is written again on a replay; the row that came after it, before the position,
+            // went with the TRUNCATE
+            Found::Gone(version) => *version >= change.lsn.0 || change.lsn < self.truncated,
             Found::Absent => change.lsn < self.truncated,
         }
     }
