@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::catalog::{self, Unfit};
 use super::durability::Wal;
 use super::order::Work;
-use super::positions::Positions;
+use super::positions::{Begin, Positions};
 use super::table::Table;
 use super::{errors, sets};
 use crate::batch::Position;
@@ -27,6 +27,8 @@ pub struct Session {
     positions: Arc<Positions>,
     /// A transaction of the target is open: part of a large one of the source.
     in_transaction: bool,
+    /// It has moved the position.
+    moved: bool,
     /// By [`Relation::oid`].
     tables: HashMap<u32, Table>,
     /// Tables looked up so far; names row types.
@@ -40,6 +42,7 @@ impl Session {
             client: Arc::new(client),
             positions: Arc::new(positions),
             in_transaction: false,
+            moved: false,
             tables: HashMap::new(),
             resolved: 0,
         }
@@ -50,9 +53,15 @@ impl Session {
         if self.in_transaction {
             return self.write_plan(&work.plan).await;
         }
+        let begin = match (alone, work.commit) {
+            (true, Some(to)) => Begin::Moved { from: work.from, to },
+            (true, None) => Begin::Locked { at: work.from },
+            (false, _) => Begin::Beside,
+        };
         self.in_transaction = true;
+        self.moved = matches!(begin, Begin::Moved { .. });
         let (client, positions) = (Arc::clone(&self.client), Arc::clone(&self.positions));
-        let begun = positions.begin(&client, work.from, alone).await;
+        let begun = positions.begin(&client, begin).await;
         let written = self.write_plan(&work.plan).await;
         // first: what follows from a transaction that did not begin well explains nothing
         begun.answer().await?;
@@ -76,7 +85,8 @@ impl Session {
                 format!("target {}: a batch ends before the position {from}", self.target);
             return Err(Error::new(Kind::Internal, message).at(to.lsn));
         }
-        let wal = self.positions.commit(&self.client, from, to, durable).await?;
+        let to_move = (!self.moved).then_some((from, to));
+        let wal = self.positions.commit(&self.client, to_move, durable).await?;
         self.in_transaction = false;
         Ok(wal)
     }

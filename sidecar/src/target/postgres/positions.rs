@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! BEGIN
-//!   SELECT … WHERE slot = … FOR UPDATE      is it still where I think? (only of a batch written alone)
-//!   rows
 //!   UPDATE rsrepl.positions …               from where I think it is to the new position, or an error
+//!   rows
 //! COMMIT                                    all or nothing: exactly once
 //! ```
 //!
 //! The compare-and-set is what keeps two sidecars of one slot, and two sessions of one sidecar, from
 //! applying the same transactions: the second waits for the first's row lock, then finds another position
-//! than it has, and nothing of it is committed. The lock at the beginning lets a second sidecar find
-//! that out before it stumbles over the rows of the first.
+//! than it has, and nothing of it is committed. At the beginning it lets a second sidecar find that out
+//! before it stumbles over the rows of the first. It comes behind the rows instead when others may
+//! commit meanwhile (a batch written beside others), or when the new position is not known yet (the
+//! first part of a large transaction, which locks the row and looks at it).
 //!
-//! What belongs together is sent without waiting for each answer. That is safe: COMMIT after an error
-//! rolls back, and a session is read-only outside of a transaction that was begun here, so that no row
-//! is written when BEGIN itself has failed.
+//! What belongs together is sent without waiting for each answer, and what is the same each time is
+//! prepared (`PREPARE`, and `EXECUTE` within a text of several statements): small transactions cost the
+//! server more for messages and plans than for rows. That is safe: nothing of a text is run behind its
+//! first error, COMMIT after an error rolls back, and a session is read-only outside of a transaction
+//! that was begun here, so that no row is written when BEGIN itself has failed.
 
-use std::error::Error as StdError;
-
-use bytes::BytesMut;
 use rsrepl_wire::{Lsn, Relation};
-use tokio_postgres::types::{IsNull, PgLsn, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::durability::Wal;
 use super::errors;
@@ -57,25 +57,16 @@ SELECT system_id, timeline, database, applied_lsn FROM rsrepl.positions WHERE sl
 
 const SET_TIMELINE: &str = "UPDATE rsrepl.positions SET timeline = $2 WHERE slot = $1";
 
-/// Without a position to move it divides by zero: an error, so that a COMMIT sent behind it cannot succeed.
-const ADVANCE: &str = "\
-WITH moved AS (
-UPDATE rsrepl.positions
-   SET applied_lsn = $2, commit_time = COALESCE($3, commit_time), xid = COALESCE($4, xid),
-       updated = pg_catalog.clock_timestamp()
- WHERE slot = $1 AND applied_lsn = $5 RETURNING ";
-
-const ADVANCE_END: &str = ") SELECT 1 / pg_catalog.count(*) FROM moved";
+/// Exact until the year 2285: it goes through a float8.
+const COMMIT_TIME: &str = "(timestamptz '2000-01-01 00:00:00+00' + $2 * interval '1 microsecond')";
 
 /// SQLSTATE of a division by zero.
 const NOT_MOVED: &str = "22012";
 
-/// With it the commit record names the transaction of the source that it ends with. The function is
-/// strict: a position that no transaction ends at leaves the origin as it is.
-const WITH_ORIGIN: &str = "pg_catalog.pg_replication_origin_xact_setup($2, $3)";
+const PREPARE_LOOK: &str = "PREPARE rsrepl_look AS \
+    SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()";
 
-const LOOK: &str =
-    "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()";
+const LOOK: &str = "EXECUTE rsrepl_look";
 
 const WAIT_FOR_DISK: &str = "SET LOCAL synchronous_commit = local";
 
@@ -88,39 +79,27 @@ pub struct Positions {
     slot: String,
     /// Commits do not wait for the disk.
     asynchronous: bool,
-    begin_alone: String,
+    begin_locked: String,
     begin_beside: String,
     flush: String,
-    advance: Statement,
+}
+
+/// How a transaction begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Begin {
+    /// Alone, moving the position.
+    Moved { from: Lsn, to: Position },
+    /// Alone: nobody else can have begun from here.
+    Locked { at: Lsn },
+    /// Beside others: the position is looked at when it is moved.
+    Beside,
 }
 
 /// The transaction that [`Positions::begin`] began.
 pub struct Begun<'a> {
     positions: &'a Positions,
-    /// Where the position should be, when it was asked for.
-    expected: Option<Lsn>,
+    begin: Begin,
     answer: Sent<'a, Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>>,
-}
-
-/// Microseconds since 2000-01-01, which is what a timestamptz is on the wire.
-#[derive(Debug)]
-struct Timestamp(i64);
-
-impl ToSql for Timestamp {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        postgres_protocol::types::timestamp_to_sql(self.0, out);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::TIMESTAMPTZ
-    }
-
-    to_sql_checked!();
 }
 
 /// Whether this is the table itself.
@@ -248,14 +227,14 @@ impl Positions {
         asynchronous: bool,
     ) -> Result<Self> {
         let server = |error| errors::of_server(target, "preparing to write positions", error);
-        let returning = if origin { WITH_ORIGIN } else { "slot" };
-        let advance = format!("{ADVANCE}{returning}{ADVANCE_END}");
+        let prepare = format!("{}; {PREPARE_LOOK}", prepare_move(slot, origin));
+        client.batch_execute(&prepare).await.map_err(server)?;
         let of_slot = format!("slot = {}", literal(slot));
         Ok(Positions {
             target: target.to_owned(),
             slot: slot.to_owned(),
             asynchronous,
-            begin_alone: format!(
+            begin_locked: format!(
                 "BEGIN READ WRITE; \
                  SELECT applied_lsn FROM rsrepl.positions WHERE {of_slot} FOR UPDATE"
             ),
@@ -266,46 +245,41 @@ impl Positions {
                 "BEGIN READ WRITE; {WAIT_FOR_DISK}; UPDATE rsrepl.positions \
                  SET updated = pg_catalog.clock_timestamp() WHERE {of_slot}; COMMIT; {LOOK}"
             ),
-            advance: client.prepare(&advance).await.map_err(server)?,
         })
     }
 
-    /// Sends what begins a transaction. `alone`: one that nobody else can have begun from `expected`;
-    /// else the position is looked at when it is moved.
-    pub async fn begin<'a>(&'a self, client: &'a Client, expected: Lsn, alone: bool) -> Begun<'a> {
-        let begin = if alone { &self.begin_alone } else { &self.begin_beside };
-        let answer = Sent::new(client.simple_query(begin)).await;
-        Begun { positions: self, expected: alone.then_some(expected), answer }
+    /// Sends what begins a transaction.
+    pub async fn begin<'a>(&'a self, client: &'a Client, begin: Begin) -> Begun<'a> {
+        let text = match begin {
+            Begin::Moved { from, to } => format!("BEGIN READ WRITE; {}", execute_move(from, to)),
+            Begin::Locked { .. } => self.begin_locked.clone(),
+            Begin::Beside => self.begin_beside.clone(),
+        };
+        let answer = Sent::new(async move { client.simple_query(&text).await }).await;
+        Begun { positions: self, begin, answer }
     }
 
-    /// Moves the position within the open transaction, and commits it. `durable`: comes back when it is on
-    /// disk; else when others see it.
+    /// Commits the open transaction, after moving the position within it, unless that is done. `durable`:
+    /// comes back when it is on disk; else when others see it.
     pub async fn commit(
         &self,
         client: &Client,
-        from: Lsn,
-        to: Position,
+        to_move: Option<(Lsn, Position)>,
         durable: bool,
     ) -> Result<Wal> {
-        // without an xid the position is one of progress alone, between transactions
-        let of_transaction = to.xid != 0;
-        let time = of_transaction.then_some(Timestamp(to.commit_time));
-        let xid = of_transaction.then_some(i64::from(to.xid));
-        let (lsn, expected) = (PgLsn::from(to.lsn.0), PgLsn::from(from.0));
-        let params: [&(dyn ToSql + Sync); 5] = [&self.slot, &lsn, &time, &xid, &expected];
-        let commit = match (self.asynchronous, durable) {
+        let mut text = String::new();
+        if let Some((from, to)) = to_move {
+            text = execute_move(from, to) + "; ";
+        }
+        text += &match (self.asynchronous, durable) {
             (true, false) => format!("COMMIT; {LOOK}"),
             (true, true) => format!("{WAIT_FOR_DISK}; COMMIT; {LOOK}"),
             (false, _) => "COMMIT".to_owned(),
         };
-        let moved = Sent::new(client.execute(&self.advance, &params)).await;
-        let committed = Sent::new(client.simple_query(&commit)).await;
-        moved.answer().await.map_err(|error| match error.code() {
-            Some(code) if code.code() == NOT_MOVED => self.not_at(from, "elsewhere"),
-            _ => errors::of_server(&self.target, "moving the position", error),
+        let messages = client.simple_query(&text).await.map_err(|error| match to_move {
+            Some((from, _)) => self.not_moved(from, "committing", error),
+            None => errors::of_server(&self.target, "committing", error),
         })?;
-        let server = |error| errors::of_server(&self.target, "committing", error);
-        let messages = committed.answer().await.map_err(server)?;
         if self.asynchronous { self.wal(&messages) } else { Ok(Wal::FLUSHED) }
     }
 
@@ -338,6 +312,14 @@ impl Positions {
         })
     }
 
+    /// The error of a text that was to move the position.
+    fn not_moved(&self, from: Lsn, what: &str, error: tokio_postgres::Error) -> Error {
+        match error.code() {
+            Some(code) if code.code() == NOT_MOVED => self.not_at(from, "elsewhere"),
+            _ => errors::of_server(&self.target, what, error),
+        }
+    }
+
     fn not_at(&self, expected: Lsn, found: &str) -> Error {
         Error::new(
             Kind::Server,
@@ -353,21 +335,50 @@ impl Positions {
 
 impl Begun<'_> {
     pub async fn answer(self) -> Result<()> {
-        let Begun { positions, expected, answer } = self;
-        let messages = answer.answer().await.map_err(|error| {
-            errors::of_server(&positions.target, "locking rsrepl.positions", error)
+        let Begun { positions, begin, answer } = self;
+        let messages = answer.answer().await.map_err(|error| match begin {
+            Begin::Moved { from, .. } => positions.not_moved(from, "moving the position", error),
+            _ => errors::of_server(&positions.target, "locking rsrepl.positions", error),
         })?;
+        let Begin::Locked { at } = begin else { return Ok(()) };
         let stored = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0)?.parse::<Lsn>().ok(),
             _ => None,
         });
-        match expected {
-            Some(expected) if stored != Some(expected) => {
-                let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
-                Err(positions.not_at(expected, &found))
-            }
-            _ => Ok(()),
+        if stored == Some(at) {
+            return Ok(());
         }
+        let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
+        Err(positions.not_at(at, &found))
+    }
+}
+
+/// Takes the new position, its commit time in microseconds since 2000-01-01, its xid, and the position
+/// that it is moved from. Without that one it divides by zero: an error, so that a COMMIT behind it
+/// cannot succeed. With an `origin` the commit record names the transaction of the source that it ends
+/// with; that function is strict: a position that no transaction ends at leaves the origin as it is.
+fn prepare_move(slot: &str, origin: bool) -> String {
+    let returning = match origin {
+        true => format!("pg_catalog.pg_replication_origin_xact_setup($1, {COMMIT_TIME})"),
+        false => "slot".to_owned(),
+    };
+    format!(
+        "PREPARE rsrepl_move (pg_catalog.pg_lsn, bigint, bigint, pg_catalog.pg_lsn) AS \
+         WITH moved AS (\
+         UPDATE rsrepl.positions \
+            SET applied_lsn = $1, commit_time = COALESCE({COMMIT_TIME}, commit_time), \
+                xid = COALESCE($3, xid), updated = pg_catalog.clock_timestamp() \
+          WHERE slot = {} AND applied_lsn = $4 RETURNING {returning}) \
+         SELECT 1 / pg_catalog.count(*) FROM moved",
+        literal(slot)
+    )
+}
+
+/// See [`prepare_move`]. Without an xid the position is one of progress alone, between transactions.
+fn execute_move(from: Lsn, to: Position) -> String {
+    match to.xid {
+        0 => format!("EXECUTE rsrepl_move('{}', NULL, NULL, '{from}')", to.lsn),
+        xid => format!("EXECUTE rsrepl_move('{}', {}, {xid}, '{from}')", to.lsn, to.commit_time),
     }
 }
 
