@@ -7,6 +7,7 @@
 //! before, since keepalives do not mean then what they say: MORE of `rsrepl_wire::frame`.
 
 use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use rsrepl_wire::{Begin, Commit, FrameWriter, Lsn};
@@ -16,9 +17,9 @@ use super::output::Output;
 use super::report;
 use super::text::ServerText;
 
-/// Microseconds after a frame with MORE in which there comes another one: looked at for each page of
-/// WAL, and now and then in a transaction of which nothing is wanted.
-const HOLD_MAX: i64 = 5_000;
+/// In which time after a frame with MORE there comes another one: looked at for each page of WAL, and now
+/// and then in a transaction of which nothing is wanted.
+const HOLD_MAX: Duration = Duration::from_millis(5);
 
 /// The frames of one transaction after the other.
 #[derive(Default)]
@@ -29,10 +30,9 @@ pub(super) struct Stream {
     /// BEGIN of the current transaction is written.
     begun: bool,
     backlog: Backlog,
-    /// The last frame sent has MORE: transactions may be held.
-    more: bool,
-    /// When it was sent.
-    sent_at: pg_sys::TimestampTz,
+    /// The last frame sent has MORE: transactions may be held. When it was sent, by a clock that nobody
+    /// sets back.
+    more: Option<Instant>,
     /// End of the last transaction written.
     end: Lsn,
 }
@@ -84,13 +84,13 @@ impl Stream {
 
     /// Sends what is held for too long already.
     pub(super) fn send_if_overdue(&mut self, out: &Output) {
-        if self.open && self.more && self.is_overdue() {
+        if self.open && self.is_overdue() {
             self.send(out);
         }
     }
 
     fn is_overdue(&self) -> bool {
-        now() - self.sent_at >= HOLD_MAX
+        self.more.is_some_and(|sent_at| sent_at.elapsed() >= HOLD_MAX)
     }
 
     /// Before the reader gets its next page, for which it may have to wait.
@@ -104,7 +104,7 @@ impl Stream {
     ) {
         self.backlog.turn_to(page);
         // without it nothing is held
-        if !self.more || (self.backlog.is_behind() && !self.is_overdue()) {
+        if self.more.is_none() || (self.backlog.is_behind() && !self.is_overdue()) {
             return;
         }
         // SAFETY: as promised by the caller
@@ -118,7 +118,7 @@ impl Stream {
         }
         self.frame.start(self.end, 0);
         out.write(self.frame.finish());
-        self.more = false;
+        self.more = None;
     }
 
     /// Sends what is held, so that something else can go out behind it: a frame without MORE.
@@ -126,7 +126,7 @@ impl Stream {
         if self.open {
             self.send(out);
         }
-        self.more = false;
+        self.more = None;
     }
 
     /// Ends a transaction that has begun.
@@ -140,26 +140,18 @@ impl Stream {
         self.frame(txn, commit.final_lsn, text).commit(&commit);
         self.begun = false;
         self.end = commit.end_lsn;
-        if self.frame.is_full() || !self.more || !self.backlog.is_behind() {
+        if self.frame.is_full() || self.more.is_none() || !self.backlog.is_behind() {
             self.send(out);
         }
     }
 
     /// Sends the frame up to the end of its last transaction; if none ends in it, all of it.
     fn send(&mut self, out: &Output) {
-        self.more = self.backlog.is_behind();
-        if self.more {
-            self.sent_at = now();
-        }
-        self.frame.set_more(self.more);
+        self.more = self.backlog.is_behind().then(Instant::now);
+        self.frame.set_more(self.more.is_some());
         out.write(self.frame.finish());
         self.open = self.frame.go_on();
     }
-}
-
-fn now() -> pg_sys::TimestampTz {
-    // SAFETY: reads the clock
-    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 fn commit_of(txn: &pg_sys::ReorderBufferTXN) -> Commit {
