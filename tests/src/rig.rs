@@ -1,6 +1,7 @@
 //! Source, standby, ClickHouse and sidecar, put together the way most tests want them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crate::clickhouse::ClickHouse;
@@ -8,7 +9,7 @@ use crate::config::{Config, Target};
 use crate::postgres::Postgres;
 use crate::scratch::{Scratch, free_port};
 use crate::sidecar::Sidecar;
-use crate::variant::Variant;
+use crate::variant::{Variant, seed};
 use crate::{SECRET, compare, wait};
 
 /// The database on all three systems.
@@ -37,8 +38,17 @@ pub struct Rig {
     pub clickhouse: ClickHouse,
     /// Everything's folder.
     pub scratch: Scratch,
+    variant: Variant,
     markers: AtomicU64,
 }
+
+/// Where the source says that its slots and walsenders are, each row as JSON.
+const POSITIONS: [&str; 4] = [
+    "SELECT 'WAL ends at ' || pg_current_wal_lsn()",
+    "SELECT 'slot ' || to_jsonb(s) FROM pg_replication_slots s",
+    "SELECT 'slot has sent ' || to_jsonb(s) FROM pg_stat_replication_slots s",
+    "SELECT 'walsender ' || to_jsonb(s) FROM pg_stat_replication s",
+];
 
 impl Rig {
     /// Starts the servers and makes `schema` in both PostgreSQL databases; the sidecar is configured
@@ -72,7 +82,23 @@ impl Rig {
             sections: String::new(),
         };
         let sidecar = Sidecar::new(&scratch, &config);
-        Rig { sidecar, config, source, standby, clickhouse, scratch, markers: AtomicU64::new(0) }
+        let markers = AtomicU64::new(0);
+        Rig { sidecar, config, source, standby, clickhouse, scratch, variant, markers }
+    }
+
+    /// How to repeat the run, and how far everybody is; who does not answer is left out.
+    fn account(&self) -> String {
+        let mut lines = vec![format!("SEED={} VARIANT={}", seed(), self.variant)];
+        if let Ok(mut source) = self.source.try_client(DATABASE) {
+            for query in POSITIONS {
+                let rows = source.query(query, &[]).unwrap_or_default();
+                lines.extend(rows.iter().filter_map(|row| row.try_get(0).ok()));
+            }
+        }
+        let metrics = self.sidecar.get("/metrics").map(|(_, body)| body).unwrap_or_default();
+        let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+        lines.extend(samples.filter(|line| !line.contains("_bucket{")).map(str::to_owned));
+        lines.join("\n")
     }
 
     /// Writes a changed configuration down; the next launch reads it.
@@ -193,5 +219,13 @@ impl Rig {
         wait::until(limit, "ClickHouse caught up", || {
             self.clickhouse.try_query(&query).is_ok_and(|n| n.trim() != "0")
         });
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the run that failed ---\n{}", self.account());
+        }
     }
 }

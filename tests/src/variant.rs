@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
@@ -70,11 +71,16 @@ impl fmt::Display for Variant {
 /// The environment's `SEED`, or the clock's: one for the whole process.
 pub fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
-    *SEED.get_or_init(|| match std::env::var("SEED") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("SEED={text} is not a number")),
-        Err(_) => {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            since.map_or(0, |d| d.as_secs())
-        }
+    *SEED.get_or_init(|| {
+        let seed = match std::env::var("SEED") {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("SEED={text} is not a number")),
+            Err(_) => {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                since.map_or(0, |d| d.as_secs())
+            }
+        };
+        // not captured: it is there also when the run is cut off from outside
+        let _ = writeln!(io::stderr(), "tests: SEED={seed}");
+        seed
     })
 }
