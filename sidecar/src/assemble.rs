@@ -251,6 +251,11 @@ impl Assembler {
         Ok(())
     }
 
+    /// The target already has the transaction under way.
+    pub fn skips(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.skip)
+    }
+
     /// Changes gathered.
     pub fn rows(&self) -> usize {
         self.batch.changes.len()

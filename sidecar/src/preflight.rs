@@ -17,9 +17,10 @@ mod tables;
 use std::fmt;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use rsrepl_wire::Relation;
 
-use crate::config::{Config, Target, TargetOptions};
+use crate::config::{self, Config, Target, TargetOptions};
 use crate::error::{Error, Kind};
 use crate::redact::Mask;
 use crate::spool;
@@ -172,12 +173,31 @@ pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Rela
     let name = format!("source {}", config.source.connection.endpoint());
     let checked = tokio::time::timeout(PART_TIMEOUT, source::check(&config.source)).await;
     let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
-    if config.source.streaming
-        && let Err(error) = spool::check_dir(&config.spool.dir)
-    {
-        findings.push(Finding::from(&error));
+    if config.source.streaming {
+        findings.extend(check_spool(&config.spool));
     }
     (PartReport::new(name, findings, mask), tables)
+}
+
+fn check_spool(spool: &config::Spool) -> Option<Finding> {
+    let (dir, max_disk) = (spool.dir.display(), ByteSize(spool.max_disk));
+    match spool::check_dir(&spool.dir) {
+        Err(error) => Some(Finding::from(&error)),
+        Ok(Some(medium)) if medium.in_memory => Some(Finding::warning(
+            format!(
+                "spool.dir {dir} is not on a disk but in memory: transactions in progress may take {max_disk} of it"
+            ),
+            "name a folder on a disk as spool.dir, or lower spool.max_disk",
+        )),
+        Ok(Some(medium)) if medium.free < spool.max_disk => Some(Finding::warning(
+            format!(
+                "where spool.dir {dir} is, {} are free: transactions in progress may take {max_disk}, and fill it",
+                ByteSize(medium.free)
+            ),
+            "make room there, or lower spool.max_disk",
+        )),
+        Ok(_) => None,
+    }
 }
 
 /// Checks each target against the source's `tables`.

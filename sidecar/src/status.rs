@@ -37,6 +37,8 @@ pub struct SourceStatus {
     pub streamed_bytes: u64,
     /// Transactions in progress of which something has come.
     pub open_streams: u64,
+    /// There was no room for them, so that large transactions come after their commits for a while.
+    pub streaming_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -167,6 +167,8 @@ pub struct Pipeline {
 pub struct Spool {
     /// Where transactions in progress wait for their commits.
     pub dir: PathBuf,
+    /// Bytes there, over all transactions.
+    pub max_disk: u64,
     /// Bytes of frames held for the slowest target before the slot waits.
     pub max_size: u64,
 }

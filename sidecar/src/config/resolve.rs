@@ -25,8 +25,8 @@ const BUFFER_SIZE_MAX: usize = 65_536;
 const WORKERS_MAX: usize = 256;
 /// Sessions of one target: each has batches of up to 8 MiB under way.
 const PARALLEL_MAX: usize = 16;
-/// Bytes below which a limit on memory cannot be kept.
-const MEMORY_MIN: u64 = 8 << 20;
+/// Bytes below which a limit on memory or disk cannot be kept, or is of no use.
+const SIZE_MIN: u64 = 8 << 20;
 /// Bytes of PostgreSQL's identifiers.
 const NAME_MAX: usize = 63;
 
@@ -68,13 +68,13 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
     }
     root.finish();
 
-    let (source, (dir, max_size)) = (source?, spool?);
+    let (source, (dir, max_disk, max_size)) = (source?, spool?);
     let dir = dir.unwrap_or_else(|| default_dir(&source.slot_name));
     Some(Config {
         source,
         targets: targets?,
         pipeline: pipeline?,
-        spool: Spool { dir, max_size },
+        spool: Spool { dir, max_disk, max_size },
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
     })
@@ -267,7 +267,7 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
 fn pipeline(table: &mut Table<'_>) -> Option<Pipeline> {
     let worker_count = table.within("worker_count", "2", (1, WORKERS_MAX));
     let buffer_size = table.within("buffer_size", "64", (1, BUFFER_SIZE_MAX));
-    let memory_limit = table.or_if("memory_limit", "64MiB", enough_memory);
+    let memory_limit = table.or_if("memory_limit", "64MiB", enough);
     Some(Pipeline {
         worker_count: worker_count?,
         buffer_size: buffer_size?,
@@ -275,14 +275,15 @@ fn pipeline(table: &mut Table<'_>) -> Option<Pipeline> {
     })
 }
 
-fn enough_memory(size: &Size) -> Option<String> {
-    (size.0 < MEMORY_MIN).then(|| "must be at least 8MiB".into())
+fn enough(size: &Size) -> Option<String> {
+    (size.0 < SIZE_MIN).then(|| "must be at least 8MiB".into())
 }
 
-/// `dir` and `max_size`.
-fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64)> {
+/// `dir`, `max_disk` and `max_size`.
+fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64, u64)> {
     let dir = table.optional::<String>("dir").map(|dir| dir.map(PathBuf::from));
-    let max_size = table.or_if("max_size", "64MiB", enough_memory);
+    let max_disk = table.or_if("max_disk", "10GiB", enough);
+    let max_size = table.or_if("max_size", "64MiB", enough);
     let confirm = table.or_if("confirm", "applied", |rule: &String| match rule.as_str() {
         "applied" => None,
         "spooled" => {
@@ -291,7 +292,7 @@ fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64)> {
         _ => Some("expected \"applied\"".into()),
     });
     confirm?;
-    Some((dir?, max_size?.0))
+    Some((dir?, max_disk?.0, max_size?.0))
 }
 
 /// Every key that there is, in the order in which it is read.

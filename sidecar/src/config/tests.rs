@@ -43,6 +43,7 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.targets[0].retry.max_attempts, None);
     assert_eq!(config.targets[1].batch.interval, Duration::from_secs(1));
     assert_eq!(config.spool.max_size, 64 << 20);
+    assert_eq!(config.spool.max_disk, 10 << 30);
     assert_eq!(config.spool.dir, std::env::temp_dir().join("rsrepl-shop"));
     assert_eq!(config.telemetry.address.expect("on").to_string(), "127.0.0.1:9477");
     assert!(!format!("{config:?}").contains("hunter2"));

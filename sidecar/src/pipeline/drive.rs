@@ -228,6 +228,8 @@ impl<T: Target> Drive<T> {
             && let Some((sequence, item)) = self.reader.try_next()
         {
             self.push(session, sequence, item).await?;
+            // what is skipped fills nothing, however much it is: others have their turn
+            tokio::task::coop::consume_budget().await;
         }
         Ok(())
     }
@@ -252,6 +254,9 @@ impl<T: Target> Drive<T> {
                 return Err(Error::new(Kind::Server, message));
             }
             self.happened(session, Event::Durable(stored));
+        }
+        if session.assembler.skips() {
+            self.reader.skip();
         }
         if session.assembler.has_whole() && session.waiting_since.is_none() {
             session.waiting_since = Some(Instant::now());

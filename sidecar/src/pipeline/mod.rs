@@ -11,7 +11,7 @@
 //! | queue | limit |
 //! |---|---|
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
-//! | streamed transactions | 256 files, each in memory with as much as is being written or read of it |
+//! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and as much as is read ahead of one for each target, or one frame when that is more |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
 //! | batches of a target | 1 gathering; under way: 1 (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
 //! | ledger, link state | one value each |
@@ -87,7 +87,7 @@ pub async fn run(
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let (spool, readers) = Spool::new(limit, config.targets.len());
     let view = spool.view();
-    let streams = Streams::new(config.spool.dir.clone());
+    let streams = Streams::new(config.spool.dir.clone(), config.spool.max_disk);
     let streams_view = streams.view();
     let (ledger, ledger_receiver) = watch::channel(Ledger::new(config.targets.len()));
     let (link, link_receiver) = watch::channel(None);

@@ -124,8 +124,9 @@ impl Receiver {
 
     /// What is on the disk of the source alone is lost nowhere.
     fn refuse_streaming(&mut self, failure: &Error) {
-        error!(error = %failure, "transactions in progress cannot be kept here: the source has to, and sends them when they have committed");
+        error!(error = %failure, rest = ?STREAMING_REST, "transactions in progress cannot be kept here: the source has to, and sends them when they have committed");
         let said = format!("streaming is off: {failure}");
+        self.status.update_source(|source| source.streaming_refused = true);
         self.refused_at = Some((Instant::now(), said));
     }
 
@@ -173,6 +174,7 @@ impl Receiver {
             source.connected = true;
             source.confirmed = confirmed;
             source.last_message = Some(Instant::now());
+            source.streaming_refused = self.refused_at.is_some();
             source.last_error = self.refused_at.as_ref().map(|(_, said)| said.clone());
         });
         let mut feedback = Feedback {

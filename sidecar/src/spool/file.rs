@@ -3,10 +3,15 @@
 //!
 //! It has no name (it is unlinked as soon as it is made), so whatever happens to the process, nothing of
 //! it is left on the disk. Nothing is synchronized: after a crash everything comes again from the slot.
+//!
+//! # A disk may be slow
+//!
+//! Frames are written and read many at a time, and the runtime's other tasks run elsewhere meanwhile.
+//! Freeing a large file takes long, too; it is done beside.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,8 +19,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use rsrepl_wire::limits::FRAME_MAX;
 use rsrepl_wire::{Frame, STREAM_FRAME_OVERHEAD, StreamPlace};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::dir;
 use crate::error::{Error, Kind, Result};
+
+/// Bytes that gather before they are written, and that are read ahead. (Few in tests, which would never
+/// see a second time otherwise.)
+const AT_ONCE: usize = if cfg!(test) { 512 } else { 256 << 10 };
 
 /// What all files together take.
 #[derive(Debug, Default)]
@@ -27,33 +38,72 @@ pub(super) struct Usage {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct FrameFile {
-    file: File,
-    /// Bytes of frames and their lengths.
+    file: Arc<File>,
+    /// Bytes of frames and their lengths, written or not.
     size: u64,
+    /// Those in the file: whole frames.
+    written: u64,
+    /// The others.
+    tail: Vec<u8>,
     usage: Arc<Usage>,
+}
+
+/// What a reader has read ahead.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    place: u64,
+    bytes: Bytes,
 }
 
 impl FrameFile {
     /// An empty file in `dir`, which is made when it is not there.
     pub(super) fn create(dir: &Path, usage: &Arc<Usage>) -> Result<FrameFile> {
-        let file = unnamed(dir).map_err(|error| failed(&error, "make a file", Some(dir)))?;
+        let file = wait_for_disk(|| dir::unnamed(dir))
+            .map_err(|error| failed(&error, "make a file", Some(dir)))?;
         usage.files.fetch_add(1, Ordering::Relaxed);
-        Ok(FrameFile { file, size: 0, usage: usage.clone() })
+        let (file, usage) = (Arc::new(file), usage.clone());
+        Ok(FrameFile { file, size: 0, written: 0, tail: Vec::new(), usage })
     }
 
+    /// Bytes of frames and their lengths, written or not.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
     pub(super) fn append(&mut self, frame: &[u8]) -> Result<()> {
-        // FRAME_MAX is under u32::MAX
-        let len = frame.len() as u32;
-        let written = self
-            .file
-            .write_all_at(&len.to_le_bytes(), self.size)
-            .and_then(|()| self.file.write_all_at(frame, self.size + STREAM_FRAME_OVERHEAD));
-        written.map_err(|error| failed(&error, "write", None))?;
         self.resized(self.size + STREAM_FRAME_OVERHEAD + frame.len() as u64);
+        // FRAME_MAX is under u32::MAX
+        self.tail.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        if frame.len() >= AT_ONCE {
+            // not copied
+            self.flush()?;
+            return self.write(frame);
+        }
+        self.tail.extend_from_slice(frame);
+        if self.tail.len() >= AT_ONCE { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is not written, and takes no memory then until there is more.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.flush()?;
+        self.tail = Vec::new();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut tail = std::mem::take(&mut self.tail);
+        self.write(&tail)?;
+        tail.clear();
+        self.tail = tail;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if !bytes.is_empty() {
+            wait_for_disk(|| self.file.write_all_at(bytes, self.written))
+                .map_err(|error| failed(&error, "write", None))?;
+            self.written += bytes.len() as u64;
+        }
         Ok(())
     }
 
@@ -71,36 +121,25 @@ impl FrameFile {
             return Err(Error::new(Kind::Frame, message));
         }
         let head = match place.cuts_frame() {
-            true => Some(self.frame_at(place.frame)?.0.until(place.offset as usize)?),
+            true => Some(self.frame_at(place.frame)?.until(place.offset as usize)?),
             false => None,
         };
-        self.file.set_len(place.frame).map_err(|error| failed(&error, "shorten", None))?;
-        self.resized(place.frame);
+        self.shorten(place.frame)?;
         head.map_or(Ok(()), |head| self.append(&head))
     }
 
-    /// The frame at `place`, and the place behind it; none at the end.
-    pub(super) fn read(&self, place: u64) -> Result<Option<(Frame, u64)>> {
-        if place == self.size { Ok(None) } else { self.frame_at(place).map(Some) }
-    }
-
-    fn frame_at(&self, place: u64) -> Result<(Frame, u64)> {
-        let mut len = [0; 4];
-        let read = |buf: &mut [u8], at: u64| {
-            let read = self.file.read_exact_at(buf, at);
-            read.map_err(|error| failed(&error, "read", None))
-        };
-        read(&mut len, place)?;
-        let len = u32::from_le_bytes(len);
-        let start = place.saturating_add(STREAM_FRAME_OVERHEAD);
-        let end = start.saturating_add(u64::from(len));
-        if len as usize > FRAME_MAX || end > self.size {
-            let message = format!("byte {place} of a file of frames is not where one begins");
-            return Err(Error::new(Kind::Frame, message));
+    fn shorten(&mut self, size: u64) -> Result<()> {
+        match size.checked_sub(self.written) {
+            Some(kept) => self.tail.truncate(kept as usize),
+            None => {
+                wait_for_disk(|| self.file.set_len(size))
+                    .map_err(|error| failed(&error, "shorten", None))?;
+                self.tail.clear();
+                self.written = size;
+            }
         }
-        let mut bytes = vec![0; len as usize];
-        read(&mut bytes, start)?;
-        Ok((Frame::parse(Bytes::from(bytes))?, end))
+        self.resized(size);
+        Ok(())
     }
 
     fn resized(&mut self, size: u64) {
@@ -109,36 +148,89 @@ impl FrameFile {
         bytes.fetch_sub(self.size, Ordering::Relaxed);
         self.size = size;
     }
+
+    /// The frame at `place`, which may not be written yet.
+    fn frame_at(&self, place: u64) -> Result<Frame> {
+        let Some(offset) = place.checked_sub(self.written) else {
+            let found = self.read(place, &mut Ahead::default())?;
+            return found.map(|(frame, _)| frame).ok_or_else(|| no_frame(place));
+        };
+        let tail = self.tail.get(offset as usize..).and_then(|rest| rest.split_first_chunk());
+        let found = tail.and_then(|(len, rest)| rest.get(..u32::from_le_bytes(*len) as usize));
+        let bytes = found.ok_or_else(|| no_frame(place))?;
+        Ok(Frame::parse(Bytes::copy_from_slice(bytes))?)
+    }
+
+    /// The frame at `place` of a file that is settled, and the place behind it; none at the end.
+    pub(super) fn read(&self, place: u64, ahead: &mut Ahead) -> Result<Option<(Frame, u64)>> {
+        if place == self.written {
+            return Ok(None);
+        }
+        let start = place.saturating_add(STREAM_FRAME_OVERHEAD);
+        if start > self.written {
+            return Err(no_frame(place));
+        }
+        let head = self.bytes(place, STREAM_FRAME_OVERHEAD as usize, ahead)?;
+        let len = head.first_chunk().map_or(0, |len| u32::from_le_bytes(*len)) as usize;
+        let end = start.saturating_add(len as u64);
+        if len > FRAME_MAX || end > self.written {
+            return Err(no_frame(place));
+        }
+        Ok(Some((Frame::parse(self.bytes(start, len, ahead)?)?, end)))
+    }
+
+    /// `len` bytes at `place`, which are all in the file.
+    fn bytes(&self, place: u64, len: usize, ahead: &mut Ahead) -> Result<Bytes> {
+        if let Some(found) = ahead.get(place, len) {
+            return Ok(found);
+        }
+        let left = self.written.saturating_sub(place);
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(len.max(AT_ONCE));
+        let mut bytes = vec![0; size];
+        wait_for_disk(|| self.file.read_exact_at(&mut bytes, place))
+            .map_err(|error| failed(&error, "read", None))?;
+        *ahead = Ahead { place, bytes: bytes.into() };
+        ahead.get(place, len).ok_or_else(|| no_frame(place))
+    }
+}
+
+impl Ahead {
+    fn get(&self, place: u64, len: usize) -> Option<Bytes> {
+        let start = usize::try_from(place.checked_sub(self.place)?).ok()?;
+        let end = start.checked_add(len)?;
+        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+    }
 }
 
 impl Drop for FrameFile {
     fn drop(&mut self) {
-        self.usage.bytes.fetch_sub(self.size, Ordering::Relaxed);
-        self.usage.files.fetch_sub(1, Ordering::Relaxed);
+        let (file, usage, size) = (self.file.clone(), self.usage.clone(), self.size);
+        let free = move || {
+            // whoever closes it then has nothing left to do; a failure leaves it to that
+            let _ = file.set_len(0);
+            usage.bytes.fetch_sub(size, Ordering::Relaxed);
+            usage.files.fetch_sub(1, Ordering::Relaxed);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(free)),
+            Err(_) => free(),
+        }
     }
 }
 
-/// A file without a name, for reading and writing.
-fn unnamed(dir: &Path) -> io::Result<File> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    if !dir.is_dir() {
-        made?;
+/// Does what may wait for the disk; the runtime's other tasks run elsewhere meanwhile.
+fn wait_for_disk<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // there is no elsewhere
+        _ => work(),
     }
-    let path = dir.join(format!("{}-{:016x}", std::process::id(), rand::random::<u64>()));
-    // new: nothing that somebody else has put there is followed or written to
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-    fs::remove_file(&path)?;
-    Ok(file)
 }
 
-/// Finds out whether files can be made in `dir` and written to.
-///
-/// # Errors
-/// [`Kind::Disk`].
-pub fn check_dir(dir: &Path) -> Result<()> {
-    let mut file = FrameFile::create(dir, &Arc::default())?;
-    file.append(&[0; 4096])
+#[cold]
+fn no_frame(place: u64) -> Error {
+    let message = format!("byte {place} of a file of frames is not where one begins");
+    Error::new(Kind::Frame, message)
 }
 
 #[cold]

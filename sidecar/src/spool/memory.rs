@@ -354,6 +354,13 @@ impl Reader {
         Some((sequence, item))
     }
 
+    /// The transaction that has begun is not wanted: when it was streamed, only its end is still given out.
+    pub fn skip(&mut self) {
+        if let Some(reading) = &mut self.reading {
+            reading.skip();
+        }
+    }
+
     /// The entry was given out.
     fn passed(&mut self, sequence: u64) {
         if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {

@@ -20,15 +20,17 @@
 //!
 //! What is streamed of a transaction before it commits is not part of the log: it waits in a file
 //! ([`Streams`]). With its commit it becomes one entry of the log, which a reader reads as if the
-//! transaction had come whole, from the file and piece by piece. Such an entry counts as few bytes.
+//! transaction had come whole, from the file and piece by piece. Such an entry counts as few bytes; all
+//! files together have a limit of their own.
 //!
 //! The log itself lives in memory; the interface is that of a log on disk.
 
+mod dir;
 mod file;
 mod memory;
 mod streams;
 
-pub use file::check_dir;
+pub use dir::{Medium, check_dir};
 pub use memory::{Evicted, Pending, Reader, Spool, View};
 pub use streams::{Streamed, Streams, StreamsView};
 

@@ -6,15 +6,19 @@
 //! `confirmed_flush_lsn` never passes a commit that is not applied.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use rsrepl_wire::{Begin, Commit, Frame, FrameWriter, StreamAbort, StreamCommit, StreamEnd};
+use bytesize::ByteSize;
+use rsrepl_wire::{
+    Begin, Commit, Frame, FrameWriter, STREAM_FRAME_OVERHEAD, StreamAbort, StreamCommit, StreamEnd,
+};
 
 use super::Item;
-use super::file::{FrameFile, Usage};
+use super::file::{Ahead, FrameFile, Usage};
 use crate::error::{Error, Kind, Result};
 
 /// Files at a time, of transactions in progress and of those that are not applied everywhere: each is an
@@ -25,7 +29,11 @@ const FILES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Streams {
     dir: PathBuf,
+    /// Bytes of all files together.
+    limit: u64,
     open: HashMap<u32, FrameFile>,
+    /// The one that was appended to last: no other holds anything in memory.
+    last: u32,
     usage: Arc<Usage>,
 }
 
@@ -41,9 +49,9 @@ pub struct Streamed {
 }
 
 impl Streams {
-    /// Files go to `dir`, which is made when the first is needed.
-    pub fn new(dir: PathBuf) -> Self {
-        Streams { dir, open: HashMap::new(), usage: Arc::default() }
+    /// Files of at most `limit` bytes in all go to `dir`, which is made when the first is needed.
+    pub fn new(dir: PathBuf, limit: u64) -> Self {
+        Streams { dir, limit, open: HashMap::new(), last: 0, usage: Arc::default() }
     }
 
     /// Takes one streamed frame; gives the transaction when it has committed with it.
@@ -60,16 +68,38 @@ impl Streams {
     }
 
     fn append(&mut self, frame: &Frame) -> Result<()> {
-        if let Some(file) = self.open.get_mut(&frame.xid()) {
-            return file.append(frame.bytes());
+        let xid = frame.xid();
+        self.check_room(frame)?;
+        let last = std::mem::replace(&mut self.last, xid);
+        if last != xid
+            && let Some(file) = self.open.get_mut(&last)
+        {
+            file.settle()?;
         }
-        if self.usage.files.load(Ordering::Relaxed) >= FILES_MAX {
+        let file = match self.open.entry(xid) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => place.insert(FrameFile::create(&self.dir, &self.usage)?),
+        };
+        file.append(frame.bytes())
+    }
+
+    /// Refuses what passes the limits.
+    fn check_room(&self, frame: &Frame) -> Result<()> {
+        let files = self.usage.files.load(Ordering::Relaxed);
+        if files >= FILES_MAX && !self.open.contains_key(&frame.xid()) {
             let message = format!("{FILES_MAX} large transactions wait for their end or a target");
             return Err(Error::new(Kind::Disk, message));
         }
-        let mut file = FrameFile::create(&self.dir, &self.usage)?;
-        file.append(frame.bytes())?;
-        self.open.insert(frame.xid(), file);
+        let bytes = self.usage.bytes.load(Ordering::Relaxed);
+        if bytes + STREAM_FRAME_OVERHEAD + frame.len() as u64 > self.limit {
+            let message = format!(
+                "large transactions in progress or not on every target yet take {} and may take {}",
+                ByteSize(bytes),
+                ByteSize(self.limit)
+            );
+            return Err(Error::new(Kind::Disk, message)
+                .hint("see to targets that are away, or raise spool.max_disk"));
+        }
         Ok(())
     }
 
@@ -82,7 +112,7 @@ impl Streams {
 
     fn commit(&mut self, commit: StreamCommit) -> Result<Streamed> {
         let StreamCommit { size, begin } = commit;
-        let file = self.open.remove(&begin.xid).ok_or_else(|| unknown(begin.xid))?;
+        let mut file = self.open.remove(&begin.xid).ok_or_else(|| unknown(begin.xid))?;
         if file.size() != size {
             let message = format!(
                 "transaction {} has {size} bytes on the source, and {} came",
@@ -91,6 +121,7 @@ impl Streams {
             );
             return Err(Error::new(Kind::Frame, message));
         }
+        file.settle()?;
         Ok(Streamed { begin, file })
     }
 
@@ -135,6 +166,7 @@ pub(super) struct Reading {
     pub(super) sequence: u64,
     streamed: Arc<Streamed>,
     next: Next,
+    ahead: Ahead,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,23 +174,31 @@ enum Next {
     Begin,
     /// At this place of the file.
     Frame(u64),
-    End,
+    Commit,
+    Nothing,
 }
 
 impl Reading {
     pub(super) fn new(sequence: u64, streamed: Arc<Streamed>) -> Self {
-        Reading { sequence, streamed, next: Next::Begin }
+        Reading { sequence, streamed, next: Next::Begin, ahead: Ahead::default() }
     }
 
     /// Everything has been read.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.next, Next::End)
+        matches!(self.next, Next::Nothing)
+    }
+
+    /// The reader has the transaction already: the file is not read.
+    pub(super) fn skip(&mut self) {
+        if let Next::Frame(_) = self.next {
+            self.next = Next::Commit;
+        }
     }
 
     /// A frame with BEGIN, those that came, a frame with COMMIT.
     pub(super) fn next(&mut self) -> Item {
         self.step().unwrap_or_else(|error| {
-            self.next = Next::End;
+            self.next = Next::Nothing;
             Item::Unreadable(Arc::new(error))
         })
     }
@@ -170,12 +210,12 @@ impl Reading {
             return made(begin, |writer| writer.begin(begin));
         }
         if let Next::Frame(place) = self.next
-            && let Some((frame, behind)) = self.streamed.file.read(place)?
+            && let Some((frame, behind)) = self.streamed.file.read(place, &mut self.ahead)?
         {
             self.next = Next::Frame(behind);
             return Ok(Item::Frame(frame));
         }
-        self.next = Next::End;
+        self.next = Next::Nothing;
         let Begin { final_lsn, end_lsn, commit_time, .. } = *begin;
         made(begin, |writer| writer.commit(&Commit { final_lsn, end_lsn, commit_time }))
     }

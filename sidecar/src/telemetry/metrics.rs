@@ -141,7 +141,12 @@ impl Families<'_, '_> {
             "Bytes on disk of transactions that were streamed and are not applied everywhere",
             source.streamed_bytes,
         )?;
-        self.gauge("rsrepl_open_streams", "Transactions in progress", source.open_streams)
+        self.gauge("rsrepl_open_streams", "Transactions in progress", source.open_streams)?;
+        self.gauge(
+            "rsrepl_streaming_refused",
+            "1 while large transactions come whole because they cannot be kept here in progress",
+            u64::from(source.streaming_refused),
+        )
     }
 
     fn counters(&mut self, targets: &[TargetStatus]) -> fmt::Result {
