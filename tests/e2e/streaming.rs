@@ -150,6 +150,99 @@ fn kills_in_the_middle_lose_and_double_nothing() {
     await_no_files(&rig);
 }
 
+/// What is open when the primary dies has no end in the WAL.
+#[test]
+fn a_primary_that_dies_in_the_middle_leaves_nothing_behind() {
+    let mut rig = rig("streaming-crash");
+    rig.run();
+    rig.execute("INSERT INTO u VALUES (1)");
+    let mut client = rig.source.client(DATABASE);
+    let part = insert(1, 20_000);
+    client.batch_execute(&format!("BEGIN; {part} SAVEPOINT a; DELETE FROM t;")).expect("a part");
+    await_streams(&rig, 1.0);
+    rig.source.kill();
+    rig.source.launch();
+    rig.sidecar.wait_ready(LIMIT);
+    await_streams(&rig, 1.0);
+    // it has come again; the source forgets it where it has written down who is running
+    rig.execute("CHECKPOINT");
+    rig.settle(LIMIT);
+    assert_eq!(rig.sidecar.metric("rsrepl_open_streams", &[]), Some(0.0));
+    await_no_files(&rig);
+    rig.execute(&format!("{} INSERT INTO u VALUES (2)", insert(100_001, 120_000)));
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    await_no_files(&rig);
+}
+
+/// What the plugin remembers of a transaction and its subtransactions goes with the walsender, and what
+/// the sidecar has with the connection.
+#[test]
+fn a_walsender_that_ends_in_the_middle_loses_and_doubles_nothing() {
+    let mut rig = rig("streaming-walsender");
+    rig.execute("ALTER TABLE t ALTER v SET STORAGE EXTERNAL");
+    rig.run();
+    rig.execute("INSERT INTO u VALUES (1)");
+    let mut client = rig.source.client(DATABASE);
+    let large = |id: i32| format!("INSERT INTO t VALUES ({id}, repeat(md5('x'), 400000));");
+    let walsender = "SELECT min(active_pid) FROM pg_replication_slots";
+    let end_walsender = |rig: &Rig| {
+        await_streams(rig, 1.0);
+        let before = rig.source.value(DATABASE, walsender).expect("a walsender");
+        rig.execute(&format!("SELECT pg_terminate_backend({before})"));
+        wait::until(LIMIT, "another walsender", || {
+            rig.source.value(DATABASE, walsender).is_some_and(|now| now != before)
+        });
+        await_streams(rig, 1.0);
+    };
+    let parts = [
+        format!("BEGIN; {} SAVEPOINT a; {} {}", insert(1, 9_000), large(10_000), large(10_001)),
+        format!("SAVEPOINT b; {} ROLLBACK TO b; {}", insert(20_001, 29_000), large(10_002)),
+        format!("ROLLBACK TO a; {} SAVEPOINT c; {}", insert(30_001, 39_000), large(10_003)),
+        format!("RELEASE c; SAVEPOINT d; {}", large(10_004)),
+    ];
+    for part in parts {
+        client.batch_execute(&part).expect("a part");
+        end_walsender(&rig);
+    }
+    client.batch_execute("ROLLBACK TO d; COMMIT").expect("its end");
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    await_no_files(&rig);
+}
+
+#[test]
+fn a_runaway_transaction_stays_on_the_source() {
+    const MAX_DISK: u32 = 8 << 20;
+    let mut rig = rig("streaming-runaway");
+    rig.configure(|config| config.sections.push_str(&format!("max_disk = {MAX_DISK}\n")));
+    rig.run();
+    rig.execute("INSERT INTO u VALUES (1)");
+    let mut client = rig.source.client(DATABASE);
+    client.batch_execute("BEGIN").expect("a transaction");
+    let refused = |rig: &Rig| rig.sidecar.metric("rsrepl_streaming_refused", &[]) == Some(1.0);
+    let mut rows = 0;
+    wait::until(LIMIT, "there is no more room", || {
+        client.batch_execute(&insert(rows + 1, rows + 10_000)).expect("a part");
+        rows += 10_000;
+        rig.execute("SELECT pg_logical_emit_message(true, 'flush', '')");
+        let bytes = rig.sidecar.metric("rsrepl_streamed_bytes", &[]);
+        assert!(bytes <= Some(f64::from(MAX_DISK)), "{bytes:?}");
+        refused(&rig)
+    });
+    await_no_files(&rig);
+    let log = rig.sidecar.log();
+    assert!(log.contains("transactions in progress cannot be kept here"), "{log}");
+    assert!(log.contains("spool.max_disk"), "{log}");
+    // others go on meanwhile, and it comes after its commit
+    rig.execute("INSERT INTO u VALUES (2)");
+    rig.settle(LIMIT);
+    client.batch_execute("COMMIT").expect("its end");
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    assert!(refused(&rig), "streaming again before its time");
+}
+
 #[test]
 fn without_a_disk_large_transactions_come_whole() {
     let mut rig = rig("streaming-disk");
