@@ -45,9 +45,9 @@ pub struct Rig {
 /// Where the source says that its slots and walsenders are, each row as JSON.
 const POSITIONS: [&str; 4] = [
     "SELECT 'WAL ends at ' || pg_current_wal_lsn()",
-    "SELECT 'slot ' || to_jsonb(s) FROM pg_replication_slots s",
-    "SELECT 'slot has sent ' || to_jsonb(s) FROM pg_stat_replication_slots s",
-    "SELECT 'walsender ' || to_jsonb(s) FROM pg_stat_replication s",
+    "SELECT 'slot ' || to_jsonb(s)::text FROM pg_replication_slots s",
+    "SELECT 'slot has sent ' || to_jsonb(s)::text FROM pg_stat_replication_slots s",
+    "SELECT 'walsender ' || to_jsonb(s)::text FROM pg_stat_replication s",
 ];
 
 impl Rig {
