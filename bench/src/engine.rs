@@ -24,21 +24,18 @@ const LOG_LINES: usize = 12;
 pub enum Engine {
     /// rsrepl, with further lines of `[source]` and of each target.
     Rsrepl { source: &'static str, target: &'static str },
-    /// A native subscription, with further options.
-    Native { options: &'static str },
+    /// A native subscription, binary.
+    Native,
 }
 
 /// rsrepl with its configuration at its defaults.
 pub const RSREPL: Engine = Engine::Rsrepl { source: "", target: "" };
 
-/// A native subscription, binary.
-pub const NATIVE: Engine = Engine::Native { options: "" };
-
 impl Engine {
     fn plugin(self) -> &'static str {
         match self {
             Engine::Rsrepl { .. } => "rsrepl",
-            Engine::Native { .. } => "pgoutput",
+            Engine::Native => "pgoutput",
         }
     }
 }
@@ -83,8 +80,8 @@ pub fn start<'a>(
     }
     let sidecar = match engine {
         Engine::Rsrepl { source, target } => Some(Box::new(launch(servers, route, source, target))),
-        Engine::Native { options } => {
-            subscribe(servers, route, options)?;
+        Engine::Native => {
+            subscribe(servers, route)?;
             None
         }
     };
@@ -120,10 +117,10 @@ fn launch(servers: &Servers, route: &Route, source: &str, target: &str) -> Sidec
     sidecar
 }
 
-fn subscribe(servers: &Servers, route: &mut Route, options: &str) -> Result<(), String> {
+fn subscribe(servers: &Servers, route: &mut Route) -> Result<(), String> {
     let create = format!(
         "CREATE SUBSCRIPTION {SUBSCRIPTION} CONNECTION '{}' PUBLICATION {PUBLICATION} WITH
-         (create_slot = false, slot_name = '{}', copy_data = false, binary = true {options})",
+         (create_slot = false, slot_name = '{}', copy_data = false, binary = true)",
         servers.source.conninfo(DATABASE),
         route.slot
     );

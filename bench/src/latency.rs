@@ -19,7 +19,7 @@ use postgres::Client;
 use rsrepl_tests::process::Process;
 
 use crate::Plan;
-use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, start};
+use crate::engine::{Engine, RSREPL, Route, Running, start};
 use crate::measure::{
     Contender, CpuSeconds, Measure, Outcome, P50, P99, PACE, POLL, Reading, interleave,
 };
@@ -77,7 +77,7 @@ fn run(servers: &Servers, workload: &Workload, plan: &Plan, pace: Pace) -> Resul
     };
     let contenders = vec![
         Contender::ours("rsrepl", measure(RSREPL)),
-        Contender::peer("native subscription", measure(NATIVE)),
+        Contender::peer("native subscription", measure(Engine::Native)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::copy::Files;
-use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, start};
+use crate::engine::{Engine, RSREPL, Route, Running, start};
 use crate::measure::{
     Contender, CpuSeconds, Measure, Outcome, POLL, Reading, SPILLED, WALSENDER, interleave, mib,
 };
@@ -23,16 +23,13 @@ const RUN_LIMIT: Duration = Duration::from_secs(600);
 const PARALLEL: Engine =
     Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3" };
 
-/// PostgreSQL's own way of not waiting for a commit.
-const NATIVE_STREAMING: Engine = Engine::Native { options: ", streaming = on" };
-
 /// Runs a case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
     let backlog = &servers.prepare(workload)?;
     let replay = |engine| -> Measure { replaying(servers, workload, backlog, engine) };
     let contenders = vec![
         Contender::ours("rsrepl", replay(RSREPL)),
-        Contender::peer("native subscription", replay(NATIVE)),
+        Contender::peer("native subscription", replay(Engine::Native)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
@@ -49,7 +46,7 @@ pub fn bulk(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outco
     });
     let contenders = vec![
         Contender::ours("rsrepl", replay(RSREPL)),
-        Contender::peer("native subscription", replay(NATIVE)),
+        Contender::peer("native subscription", replay(Engine::Native)),
         Contender::ours("rsrepl parallel", replay(PARALLEL)),
         Contender::limit("COPY from files, two sessions", copy),
     ];
@@ -68,8 +65,7 @@ pub fn huge(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outco
     };
     let contenders = vec![
         Contender::ours("rsrepl", measure(RSREPL)),
-        Contender::peer("native subscription", measure(NATIVE)),
-        Contender::peer("native, streaming = on", measure(NATIVE_STREAMING)),
+        Contender::peer("native subscription", measure(Engine::Native)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }

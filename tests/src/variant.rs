@@ -11,7 +11,7 @@ use std::time::SystemTime;
 pub struct Variant {
     /// Transactions are streamed while they run, all but the smallest.
     pub streaming: bool,
-    /// Several writers.
+    /// Several writers that have much to do, instead of one.
     pub parallel: bool,
 }
 
@@ -56,8 +56,11 @@ impl Variant {
 
     /// Lines for its PostgreSQL target.
     pub fn target_options(self) -> &'static str {
-        // small batches, so that there are some to be written side by side
-        if self.parallel { "consistency = \"parallel\"\nworkers = 3\nbatch_size = 50" } else { "" }
+        match self.parallel {
+            // small batches, so that there are some to be written side by side
+            true => "consistency = \"parallel\"\nworkers = 3\nbatch_size = 50",
+            false => "workers = 1",
+        }
     }
 }
 

@@ -108,7 +108,7 @@ pub struct Postgres {
     /// Server, credentials and TLS; `Debug` shows no password.
     pub connection: PgConnect,
     pub consistency: Consistency,
-    /// Writers of one target, with `consistency = "parallel"`; 1 otherwise.
+    /// Sessions that write.
     pub workers: usize,
 }
 

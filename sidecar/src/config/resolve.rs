@@ -24,7 +24,7 @@ const BUFFER_SIZE_MAX: usize = 65_536;
 /// Threads.
 const WORKERS_MAX: usize = 256;
 /// Sessions of one target: each has batches of up to 8 MiB under way.
-const PARALLEL_MAX: usize = 16;
+const WRITERS_MAX: usize = 16;
 /// Bytes below which a limit on memory or disk cannot be kept, or is of no use.
 const SIZE_MIN: u64 = 8 << 20;
 /// Bytes of PostgreSQL's identifiers.
@@ -233,12 +233,8 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let consistency = table.or::<Consistency>("consistency", "transaction");
     let parallel = consistency == Some(Consistency::Parallel);
     // the default is that of "transaction", which the catalog of keys shows
-    let default = if parallel { "2" } else { "1" };
-    let workers = table.or_if("workers", default, |workers: &usize| match (parallel, *workers) {
-        (false, 2..) => Some("must be 1: more need consistency = \"parallel\"".into()),
-        (_, 1..=PARALLEL_MAX) => None,
-        _ => Some(format!("must be between 1 and {PARALLEL_MAX}")),
-    });
+    let default = if parallel { "4" } else { "2" };
+    let workers = table.within("workers", default, (1, WRITERS_MAX));
     let (connection, consistency, workers) = (connection?, consistency?, workers?);
     Some(TargetOptions::Postgres(Postgres { connection, consistency, workers }))
 }
