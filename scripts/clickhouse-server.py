@@ -6,6 +6,7 @@
 The wheel carries the whole engine; its low-level module, told to START LISTEN, serves HTTP and the
 native protocol like a clickhouse-server of the same version. DIR keeps configuration and data, so a
 second start on it finds what the first one wrote, also after SIGKILL. SIGTERM and SIGINT end it.
+CLICKHOUSE_PROFILE in the environment is XML with settings of everybody.
 Run it with the Python of the virtual environment that `scripts/setup.sh` makes.
 """
 
@@ -30,7 +31,7 @@ CONFIG = """<clickhouse>
 """
 
 USERS = """<clickhouse>
-  <profiles><default/></profiles>
+  <profiles><default>{profile}</default></profiles>
   <quotas><default/></quotas>
   <users>
     <default>
@@ -79,7 +80,7 @@ def main():
     with open("config.xml", "w", encoding="utf-8") as f:
         f.write(CONFIG.format(http=http, tcp=tcp, dir=escape(directory)))
     with open("users.xml", "w", encoding="utf-8") as f:
-        f.write(USERS.format(named=named))
+        f.write(USERS.format(named=named, profile=os.environ.get("CLICKHOUSE_PROFILE", "")))
     # A read of a FIFO that nobody writes to keeps the one query, and with it the server, alive.
     if not os.path.exists("stop.fifo"):
         os.mkfifo("stop.fifo")

@@ -22,6 +22,7 @@ pub struct ClickHouse {
     log: PathBuf,
     http_port: u16,
     tcp_port: u16,
+    profile: String,
     process: Option<Process>,
     agent: ureq::Agent,
 }
@@ -29,6 +30,11 @@ pub struct ClickHouse {
 impl ClickHouse {
     /// Starts a server on an empty folder.
     pub fn start(scratch: &Scratch) -> ClickHouse {
+        Self::start_with(scratch, "")
+    }
+
+    /// The same with settings of everybody, as XML.
+    pub fn start_with(scratch: &Scratch, profile: &str) -> ClickHouse {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(QUERY_LIMIT))
             .http_status_as_error(false)
@@ -39,6 +45,7 @@ impl ClickHouse {
             log: scratch.join("clickhouse.log"),
             http_port: free_port(),
             tcp_port: free_port(),
+            profile: profile.to_owned(),
             process: None,
             agent,
         };
@@ -54,7 +61,8 @@ impl ClickHouse {
             .arg(build::workspace().join("scripts/clickhouse-server.py"))
             .arg(&self.dir)
             .args([self.http_port.to_string(), self.tcp_port.to_string()])
-            .args([USER, SECRET]);
+            .args([USER, SECRET])
+            .env("CLICKHOUSE_PROFILE", &self.profile);
         self.process = Some(Process::spawn("clickhouse", &self.log, command));
         wait::until(START_LIMIT, "ClickHouse answers", || {
             let exited = self.process.as_mut().and_then(Process::exited);

@@ -1,9 +1,10 @@
 //! Batches that are stored together.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rsrepl_sidecar::batch::{Batch, Change};
+use rsrepl_sidecar::error::{Kind, Result};
 use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
 use rsrepl_sidecar::target::{Event, Target};
 use rsrepl_tests::wait;
@@ -63,8 +64,9 @@ async fn a_group_is_one_part_and_shows_as_a_whole() {
     while events.last() != Some(&Event::Durable(Lsn(end(3)))) {
         events.push(target.next().await.unwrap());
     }
-    assert_eq!(events[..4], [Event::Applied; 4]);
-    assert_eq!(events.len(), 5);
+    // what is applied is durable at once: nobody is to hurry the next group for it
+    let expected = (0..4).flat_map(|i| [Event::Applied, Event::Durable(Lsn(end(i)))]);
+    assert_eq!(events, expected.collect::<Vec<_>>());
     assert_eq!(count(&rig), (4 * ROWS).to_string());
     let parts = "SELECT count(), any(name) FROM system.parts WHERE database = 'mirror' AND table = 'narrow'";
     assert_eq!(rig.server.query(parts).trim(), "1\tall_1_1_0", "one INSERT, one block, not merged");
@@ -145,4 +147,121 @@ async fn groups_are_stored_in_order() {
     target.submit(batch(vec![insert(&t, 10, &[int(1), text("last")])], Some(200)));
     while target.next().await.unwrap() != Event::Durable(Lsn(200)) {}
     assert_eq!(rig.rows("id, v", "narrow"), ["1\tlast"]);
+}
+
+/// Groups are `interval` apart, however many batches there are.
+#[tokio::test]
+async fn an_interval_is_one_part() {
+    let rig = Rig::start();
+    let t = narrow();
+    let interval = Duration::from_millis(500);
+    let limits = GroupLimits { interval, ..GROUPS };
+    let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+    target.open(&source()).await.unwrap();
+    let (start, mut given, mut durable) = (Instant::now(), 0, 0);
+    while start.elapsed() < 6 * interval || durable < given {
+        if start.elapsed() < 6 * interval && target.has_room(false) {
+            given += 1;
+            let row = insert(&t, 10 * given, &[int(given as i32), text("v")]);
+            target.submit(batch(vec![row], Some(10 * given + 5)));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if let Event::Durable(lsn) = target.next().await.unwrap() {
+            durable = lsn.0 / 10;
+        }
+    }
+    let most = start.elapsed().div_duration_f64(interval) + 1.0;
+    let parts = rig.parts("narrow");
+    assert!(given > 4 * parts, "{given} batches do not say much of {parts} parts");
+    assert!(parts as f64 <= most, "{parts} parts, expected at most {most}");
+}
+
+/// The server gives up a request that is idle for long: that there is more to come must be said, also
+/// while other tables are being written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_may_be_idle() {
+    let rig = Rig::start_with("<http_receive_timeout>7</http_receive_timeout>");
+    let mut target = rig.target().await;
+    let t = narrow();
+    encoded(&mut target, &t, 2).await;
+    let waits = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT%' AND elapsed > 9";
+    wait::until(Duration::from_secs(20), "the INSERT is idle", || {
+        rig.server.query(waits).trim() == "1"
+    });
+    target.submit(rows(&t, 2));
+    target.hurry();
+    while target.next().await.unwrap() != Event::Durable(Lsn(end(2))) {}
+    assert_eq!(count(&rig), (3 * ROWS).to_string());
+    assert_eq!(rig.parts("narrow"), 1);
+}
+
+/// The `i`-th batch, with a row in it that cannot be written.
+fn bad(t: &Arc<Relation>, i: u64) -> Batch {
+    let mut batch = rows(t, i);
+    batch.changes.push(insert(t, end(i) - 1, &[Cell::Null, text("a key is never NULL")]));
+    batch
+}
+
+#[tokio::test]
+async fn a_group_is_not_lost_with_the_one_behind_it() {
+    let rig = Rig::start();
+    let t = narrow();
+    let limits = GroupLimits { rows: ROWS as usize, ..GROUPS };
+    let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+    target.open(&source()).await.unwrap();
+    target.submit(rows(&t, 0));
+    while target.next().await.unwrap() != Event::Durable(Lsn(end(0))) {}
+    // storing takes its time
+    rig.server.query(
+        "CREATE MATERIALIZED VIEW mirror.slow ENGINE = Null AS
+         SELECT sleep(2) AS slept, count() AS n FROM mirror.narrow",
+    );
+    target.submit(rows(&t, 1));
+    assert_eq!(target.next().await.unwrap(), Event::Room);
+    target.submit(bad(&t, 2));
+    assert_eq!(target.next().await.unwrap(), Event::Applied);
+    assert_eq!(target.next().await.unwrap(), Event::Durable(Lsn(end(1))));
+    assert_eq!(target.next().await.unwrap_err().kind(), Kind::Row);
+    assert_eq!(reopen(&mut target).await.0, end(1));
+    assert_eq!(count(&rig), (2 * ROWS).to_string());
+}
+
+/// Hands over batches as there is room until the last is durable, or one fails.
+async fn until_durable(target: &mut ClickHouseTarget, batches: Vec<Batch>) -> Result<()> {
+    let last = batches.last().unwrap().commit.unwrap().lsn;
+    let mut batches = batches.into_iter();
+    loop {
+        while target.has_room(false)
+            && let Some(batch) = batches.next()
+        {
+            target.submit(batch);
+        }
+        if target.next().await? == Event::Durable(last) {
+            return Ok(());
+        }
+    }
+}
+
+/// What comes before a batch that cannot be written is stored when it comes again.
+#[tokio::test]
+async fn a_bad_batch_stands_alone_the_next_time() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = narrow();
+    let stream = || vec![rows(&t, 0), rows(&t, 1), bad(&t, 2)];
+    for expected in [0, end(1)] {
+        let error = until_durable(&mut target, stream()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Row);
+        assert_eq!(reopen(&mut target).await.0, expected);
+    }
+    assert_eq!(rig.parts("narrow"), 2);
+    // the bad one has been mended, and what comes behind it goes together again
+    until_durable(&mut target, vec![rows(&t, 2), rows(&t, 3)]).await.unwrap();
+    assert_eq!(rig.parts("narrow"), 4);
+    target.submit(rows(&t, 4));
+    target.submit(rows(&t, 5));
+    target.hurry();
+    while target.next().await.unwrap() != Event::Durable(Lsn(end(5))) {}
+    assert_eq!(rig.parts("narrow"), 5);
+    assert_eq!(count(&rig), (6 * ROWS).to_string());
 }

@@ -54,8 +54,13 @@ pub fn source() -> SourceIdentity {
 
 impl Rig {
     pub fn start() -> Rig {
+        Self::start_with("")
+    }
+
+    /// With settings of the server, as XML.
+    pub fn start_with(profile: &str) -> Rig {
         let scratch = Scratch::new("chtarget");
-        Rig { server: ClickHouse::start(&scratch), _scratch: scratch }
+        Rig { server: ClickHouse::start_with(&scratch, profile), _scratch: scratch }
     }
 
     pub fn options(&self) -> ClickHouseOptions {
@@ -82,6 +87,15 @@ impl Rig {
         let mut target = ClickHouseTarget::new(options, GROUPS).unwrap();
         target.open(&source()).await.unwrap();
         target
+    }
+
+    /// Parts that INSERTs have made of a table, merged since or not.
+    pub fn parts(&self, table: &str) -> u64 {
+        let query = format!(
+            "SELECT max(max_block_number) FROM system.parts
+             WHERE database = '{DATABASE}' AND table = '{table}'"
+        );
+        self.server.query(&query).trim().parse().unwrap()
     }
 
     /// What a user reads: `FINAL`, in the order of `order`.

@@ -180,3 +180,17 @@ async fn the_preflight_tells_everything_at_once() {
     told(&check(&options, &[]).await, "check user and password");
     assert_eq!(rig.server.query("SHOW TABLES FROM mirror").trim(), "narrow");
 }
+
+/// A table that was altered by hand while it was being written to.
+#[tokio::test]
+async fn null_never_becomes_a_default() {
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = table(1, "t", ReplicaIdentity::Default, vec![key(int_column("id")), text_column("v")]);
+    apply(&mut target, vec![insert(&t, 10, &[int(1), text("a")])], 20).await.unwrap();
+    rig.server.query("ALTER TABLE mirror.t MODIFY COLUMN v String DEFAULT 'none'");
+    let null = batch(vec![insert(&t, 21, &[int(2), Cell::Null])], Some(30));
+    let error = refused(&mut target, null).await;
+    assert!(error.to_string().contains("NULL"), "{error}");
+    assert_eq!(rig.rows("id, v", "t"), ["1\ta"]);
+}

@@ -9,6 +9,8 @@ use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::{Client, Compression};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::encode;
@@ -29,6 +31,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Idle connections are closed before the server's `keep_alive_timeout` (3 s in its defaults) does it.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long an INSERT may be idle before the server is told that there is more to come: it gives up after
+/// 30 s (`http_receive_timeout`).
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Bytes of an INSERT that are compressed and sent at a time.
 const PIECE: usize = 256 * 1024;
 /// Rows of one INSERT, looked at between blocks of ours: fewer than [`BLOCK_ROWS`] in all, so that each
@@ -124,10 +129,12 @@ impl Server {
         &self,
         request: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        self.in_flight.spawn(request).await.map_err(|error| {
-            Error::new(Kind::Internal, format!("target {}: a request failed", self.name))
-                .because(error)
-        })
+        self.in_flight.spawn(request).await.map_err(|error| self.lost().because(error))
+    }
+
+    #[cold]
+    fn lost(&self) -> Error {
+        Error::new(Kind::Internal, format!("target {}: a request failed", self.name))
     }
 
     /// The requests that are to change something. A request that was given up on its way may come to the
@@ -172,8 +179,26 @@ impl Server {
 
     /// An INSERT that rows are sent to as they come. However many blocks they are, it is one for the
     /// table, which is there as a whole or not at all: see [`INSERT_ROWS_MAX`]. `sql` is
-    /// `INSERT INTO … (…) FORMAT …`.
-    pub(super) fn begin_insert(&self, sql: &str) -> Insert {
+    /// `INSERT INTO … (…) FORMAT …`; `nothing` is sent while there are no rows to send.
+    pub(super) fn begin_insert(&self, sql: &str, nothing: Bytes) -> Insert {
+        let insert = self.request(sql);
+        // one at a time: what waits to be sent is in memory
+        let (feed, fed) = mpsc::channel(1);
+        let given_up = CancellationToken::new();
+        let guard = given_up.clone().drop_guard();
+        let (told, outcome) = oneshot::channel();
+        self.in_flight.spawn(async move {
+            let fed = given_up.run_until_cancelled(send_all(insert, fed, nothing)).await;
+            let _ = match fed {
+                Some(Ok(insert)) => told.send(insert.end().await),
+                Some(Err(error)) => told.send(Err(error)),
+                None => return,
+            };
+        });
+        Insert { server: self.clone(), feed, outcome, _guard: guard }
+    }
+
+    fn request(&self, sql: &str) -> InsertFormatted {
         let client = self
             .next()
             // the answer must mean that the rows are written, and a dropped block that they are not
@@ -185,19 +210,18 @@ impl Server {
             .with_setting("min_insert_block_size_rows", BLOCK_ROWS)
             .with_setting("min_insert_block_size_bytes", "0")
             .with_setting("max_insert_threads", "1")
+            // a column that no longer takes NULL must not make a default of it
+            .with_setting("input_format_null_as_default", "0")
             // versions of a row meet in merges and FINAL; looking for them here costs as much as the rest
             .with_setting("optimize_on_insert", "0");
-        let insert = client
-            .insert_formatted_with(sql)
-            .with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT));
-        Insert { server: self.clone(), insert }
+        client.insert_formatted_with(sql).with_timeouts(Some(SEND_TIMEOUT), Some(INSERT_TIMEOUT))
     }
 
     /// Inserts a few rows.
     pub(super) async fn insert(&self, attempt: Attempt<'_>, sql: &str, rows: Bytes) -> Result<()> {
-        let mut insert = self.begin_insert(sql);
-        insert.send(attempt, rows).await?;
-        insert.end(attempt).await
+        let mut insert = self.request(sql);
+        insert.send(rows).await.map_err(|error| self.failed(attempt, error))?;
+        self.see_through(insert.end()).await?.map_err(|error| self.failed(attempt, error))
     }
 
     /// What the ids of our queries begin with.
@@ -214,7 +238,15 @@ impl Server {
 /// An INSERT under way. Dropped before its end, it is as if it had not been.
 pub(super) struct Insert {
     server: Server,
-    insert: InsertFormatted,
+    feed: mpsc::Sender<Feed>,
+    outcome: oneshot::Receiver<clickhouse::error::Result<()>>,
+    _guard: DropGuard,
+}
+
+enum Feed {
+    Rows(Bytes),
+    /// There is no more; without it the INSERT is given up.
+    End,
 }
 
 impl Insert {
@@ -222,15 +254,42 @@ impl Insert {
     pub(super) async fn send(&mut self, attempt: Attempt<'_>, mut rows: Bytes) -> Result<()> {
         while !rows.is_empty() {
             let piece = rows.split_to(rows.len().min(PIECE));
-            self.insert.send(piece).await.map_err(|error| self.server.failed(attempt, error))?;
+            if self.feed.send(Feed::Rows(piece)).await.is_err() {
+                return self.outcome(attempt).await;
+            }
         }
         Ok(())
     }
 
     /// Waits until all rows are written.
-    pub(super) async fn end(self, attempt: Attempt<'_>) -> Result<()> {
-        let Insert { server, insert } = self;
-        server.see_through(insert.end()).await?.map_err(|error| server.failed(attempt, error))
+    pub(super) async fn end(mut self, attempt: Attempt<'_>) -> Result<()> {
+        // when it has failed already, the outcome says so
+        let _ = self.feed.send(Feed::End).await;
+        self.outcome(attempt).await
+    }
+
+    async fn outcome(&mut self, attempt: Attempt<'_>) -> Result<()> {
+        match (&mut self.outcome).await {
+            Ok(outcome) => outcome.map_err(|error| self.server.failed(attempt, error)),
+            Err(_) => Err(self.server.lost()),
+        }
+    }
+}
+
+/// Sends what it is fed, to the end of it.
+async fn send_all(
+    mut insert: InsertFormatted,
+    mut fed: mpsc::Receiver<Feed>,
+    nothing: Bytes,
+) -> clickhouse::error::Result<InsertFormatted> {
+    loop {
+        match tokio::time::timeout(KEEP_ALIVE, fed.recv()).await {
+            Ok(Some(Feed::Rows(rows))) => insert.send(rows).await?,
+            Ok(Some(Feed::End)) => return Ok(insert),
+            // it is being given up
+            Ok(None) => std::future::pending().await,
+            Err(_) => insert.send(nothing.clone()).await?,
+        }
     }
 }
 

@@ -26,11 +26,6 @@ impl Insertion {
         Insertion { table, block, insert: None, sent: 0, sent_bytes: 0 }
     }
 
-    /// The request has begun.
-    pub(super) fn is_open(&self) -> bool {
-        self.insert.is_some()
-    }
-
     /// More rows would not be one block on the server, or would be more than it should hold in memory.
     pub(super) fn is_full(&self) -> bool {
         self.sent + self.block.rows >= INSERT_ROWS_MAX
@@ -43,7 +38,11 @@ impl Insertion {
             return Ok(());
         }
         let table = &self.table;
-        let insert = self.insert.get_or_insert_with(|| server.begin_insert(&table.insert));
+        let insert = self.insert.get_or_insert_with(|| {
+            let columns = table.plan.written_columns();
+            let nothing = Block::new(columns).into_pieces().concat();
+            server.begin_insert(&table.insert, nothing.into())
+        });
         self.sent += self.block.rows;
         self.sent_bytes += self.block.bytes();
         for piece in self.block.take().into_pieces() {

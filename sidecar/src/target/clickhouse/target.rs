@@ -25,6 +25,10 @@ pub struct ClickHouseTarget {
     options: ClickHouseOptions,
     limits: GroupLimits,
     running: Option<Running>,
+    /// The end of all batches that were ever handed over.
+    given: Lsn,
+    /// See `worker`.
+    alone_until: Lsn,
 }
 
 /// The worker, and the ways to it and back.
@@ -43,7 +47,13 @@ impl ClickHouseTarget {
     /// [`Kind::Config`]: a mode that this version does not have.
     pub fn new(options: ClickHouseOptions, limits: GroupLimits) -> Result<Self> {
         match options.mode {
-            Mode::Mirror => Ok(ClickHouseTarget { options, limits, running: None }),
+            Mode::Mirror => Ok(ClickHouseTarget {
+                options,
+                limits,
+                running: None,
+                given: Lsn::INVALID,
+                alone_until: Lsn::INVALID,
+            }),
             Mode::History => Err(Error::new(
                 Kind::Config,
                 format!("target {}: mode \"history\" comes with a later version", options.name),
@@ -71,7 +81,7 @@ impl Target for ClickHouseTarget {
         let (commands, orders) = mpsc::unbounded_channel();
         let (tell, told) = mpsc::unbounded_channel();
         let in_flight = session.context.server.in_flight().clone();
-        let worker = Worker::new(session, self.limits, tell);
+        let worker = Worker::new(session, self.limits, tell, lsn, self.alone_until);
         let task = AbortOnDropHandle::new(tokio::spawn(worker.run(orders)));
         self.running = Some(Running { commands, told, waiting: 0, task, in_flight });
         Ok(lsn)
@@ -84,6 +94,7 @@ impl Target for ClickHouseTarget {
     fn submit(&mut self, batch: Batch) {
         if let Some(running) = &mut self.running {
             running.waiting += 1;
+            self.given = batch.commit.map_or(self.given, |commit| commit.lsn.max(self.given));
             // when it has ended, `next` says why
             let _ = running.commands.send(Command::Write(batch));
         }
@@ -97,7 +108,11 @@ impl Target for ClickHouseTarget {
             Ok(Event::Room) => running.waiting = running.waiting.saturating_sub(1),
             Ok(_) => {}
             // the only way on is to open it
-            Err(_) => running.task.abort(),
+            Err(_) => {
+                running.task.abort();
+                // and it may have been in a transaction whose end was not given yet
+                self.alone_until = Lsn(self.given.0.saturating_add(1));
+            }
         }
         told
     }

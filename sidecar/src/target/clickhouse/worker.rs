@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use rsrepl_wire::Lsn;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,10 +28,6 @@ use crate::target::Event;
 
 /// Tables that are written at the same time.
 const CONCURRENT_TABLES: usize = 4;
-
-/// For how long a request may stay open with little or nothing to send; the server gives up after 30 s
-/// (`http_receive_timeout`).
-const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// When a group is stored.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +62,11 @@ pub(super) struct Worker {
     /// When the last group was.
     last: Option<Instant>,
     hurry: bool,
+    /// The end of what was given to groups that are stored or being stored.
+    reached: Lsn,
+    /// Up to here each batch is a group: something among them has failed before, and what is good of
+    /// them is to be stored all the same.
+    alone_until: Lsn,
 }
 
 /// Batches that are stored together.
@@ -72,18 +74,21 @@ pub(super) struct Worker {
 struct Group {
     /// By a table's place in the session.
     insertions: Vec<Option<Insertion>>,
-    batches: usize,
+    /// Of each batch.
+    commits: Vec<Option<Position>>,
     rows: usize,
     bytes: usize,
-    commit: Option<Position>,
     since: Option<Instant>,
 }
 
 impl Worker {
+    /// `reached`: the position; for `alone_until` see its field.
     pub(super) fn new(
         session: Session,
         limits: GroupLimits,
         told: mpsc::UnboundedSender<Told>,
+        reached: Lsn,
+        alone_until: Lsn,
     ) -> Self {
         Worker {
             session,
@@ -94,12 +99,19 @@ impl Worker {
             before: Before(watch::channel(true).1),
             last: None,
             hurry: false,
+            reached,
+            alone_until,
         }
     }
 
     /// Runs until it is told nothing more, or something fails.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         if let Err(error) = guarded(self.serve(&mut commands)).await {
+            self.group = Group::default();
+            // the group before is not to blame
+            if let Some(storing) = self.storing.take() {
+                let _ = storing.await;
+            }
             let _ = self.told.send(Err(error));
         }
     }
@@ -116,7 +128,7 @@ impl Worker {
                 () = ended(&mut self.storing) => self.storing = None,
                 command = commands.recv(), if !self.is_full() => match command {
                     Some(Command::Write(batch)) => self.write(batch).await?,
-                    Some(Command::Hurry) => self.hurry = self.group.batches > 0,
+                    Some(Command::Hurry) => self.hurry = !self.group.commits.is_empty(),
                     None => return Ok(()),
                 },
                 () = sleep_until(due), if self.storing.is_none() => {}
@@ -125,7 +137,8 @@ impl Worker {
     }
 
     fn is_full(&self) -> bool {
-        self.group.rows >= self.limits.rows || self.group.bytes >= self.limits.bytes
+        let alone = self.reached < self.alone_until && !self.group.commits.is_empty();
+        alone || self.group.rows >= self.limits.rows || self.group.bytes >= self.limits.bytes
     }
 
     /// When the group is to be stored; `None` while there is nothing to store. A first change waits for
@@ -136,19 +149,16 @@ impl Worker {
             return Some(since);
         }
         let company = since + self.limits.interval / 10;
-        let due = self.last.map_or(company, |last| company.max(last + self.limits.interval));
-        let open = self.group.insertions.iter().flatten().any(Insertion::is_open);
-        Some(if open { due.min(since + OPEN_MAX) } else { due })
+        Some(self.last.map_or(company, |last| company.max(last + self.limits.interval)))
     }
 
     /// Encodes a batch and sends what fills a block.
     async fn write(&mut self, batch: Batch) -> Result<()> {
         let group = &mut self.group;
         group.since.get_or_insert_with(Instant::now);
-        group.batches += 1;
         group.rows += batch.changes.len();
         group.bytes += batch.bytes;
-        group.commit = batch.commit.or(group.commit);
+        group.commits.push(batch.commit);
         let steps = self.session.steps(batch.changes).await?;
         if group.insertions.len() < steps.len() {
             group.insertions.resize_with(steps.len(), || None);
@@ -180,10 +190,11 @@ impl Worker {
         (self.last, self.hurry) = (Some(Instant::now()), false);
         let (stored, before) = watch::channel(false);
         let before = std::mem::replace(&mut self.before, Before(before));
+        let commit = group.commits.iter().copied().flatten().last();
+        self.reached = commit.map_or(self.reached, |commit| commit.lsn);
         let (context, source) = (self.session.context.clone(), self.session.source.clone());
         let told = self.told.clone();
         self.storing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let (batches, commit) = (group.batches, group.commit);
             let work = async {
                 end_all(&context, before, group.insertions).await?;
                 if let Some(commit) = commit {
@@ -196,11 +207,12 @@ impl Worker {
                 let _ = told.send(Err(error));
                 return;
             }
-            for _ in 0..batches {
+            // each with its own position, or all but the last would seem to be applied and not durable
+            for commit in group.commits {
                 let _ = told.send(Ok(Event::Applied));
-            }
-            if let Some(commit) = commit {
-                let _ = told.send(Ok(Event::Durable(commit.lsn)));
+                if let Some(commit) = commit {
+                    let _ = told.send(Ok(Event::Durable(commit.lsn)));
+                }
             }
             stored.send_replace(true);
         })));
