@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Kind};
+use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
+use rsrepl_sidecar::target::{Event, Target};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Apply, Rig, apply, refused, reopen};
+use crate::rig::{Apply, GROUPS, Rig, apply, refused, reopen, source};
 
 fn longs(identity: ReplicaIdentity) -> Arc<Relation> {
     let columns = vec![
@@ -152,4 +154,66 @@ async fn many_large_values_are_read_in_portions() {
     let right =
         rig.rows("countIf(n = 1 AND one = concat(toString(id), repeat('y', 50000)))", "longs");
     assert_eq!(right, [ROWS.to_string()]);
+}
+
+/// A row that is updated again and again, among others, is not a part for each batch; nor does it wait for
+/// the group before.
+#[tokio::test]
+async fn a_hot_row_makes_no_parts() {
+    const BATCHES: u64 = 60;
+    let rig = Rig::start();
+    let t = longs(ReplicaIdentity::Default);
+    let limits = GroupLimits { rows: 100, ..GROUPS };
+    let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
+    target.open(&source()).await.unwrap();
+    let cold = |i: u64| 100 + i as i32;
+    let unchanged = |id, n| row(id, n, Cell::Unchanged, Cell::Unchanged);
+    let rows = (0..BATCHES).map(|i| insert(&t, 10, &row(cold(i), 0, text("c"), text("old"))));
+    let first = [insert(&t, 10, &row(1, 0, text("one"), text("two")))];
+    apply(&mut target, first.into_iter().chain(rows).collect(), 20).await.unwrap();
+    let stream = (1..=BATCHES).map(|i| {
+        let lsn = 100 * i;
+        let mut changes = vec![
+            update(&t, lsn, &unchanged(1, i as i32)),
+            // a row that is only in the table, then in memory too
+            update(&t, lsn + 1, &unchanged(cold(i - 1), 1)),
+            insert(&t, lsn + 2, &row(-(i as i32), 0, text("a"), text("b"))),
+            update(&t, lsn + 3, &unchanged(-(i as i32), 1)),
+        ];
+        match i % 10 {
+            3 => changes.push(update(&t, lsn + 4, &row(1, 0, text("uno"), Cell::Unchanged))),
+            5 => changes.push(delete(&t, lsn + 4, &row(cold(i - 1), 1, Cell::Null, Cell::Null))),
+            // away and back
+            7 => {
+                let (here, there) = (unchanged(1, 0), unchanged(2, 0));
+                changes.push(update_from(&t, lsn + 4, &here, &there));
+                changes.push(update_from(&t, lsn + 5, &there, &here));
+            }
+            _ => {}
+        }
+        batch(changes, Some(lsn + 50))
+    });
+    let (mut stream, mut durable) = (stream.peekable(), 0);
+    while durable < 100 * BATCHES + 50 {
+        while target.has_room(false)
+            && let Some(batch) = stream.next()
+        {
+            target.submit(batch);
+        }
+        if stream.peek().is_none() {
+            target.hurry();
+        }
+        if let Event::Durable(lsn) = target.next().await.unwrap() {
+            durable = lsn.0;
+        }
+    }
+    let mut expected = vec![format!("1\t{BATCHES}\tuno\ttwo")];
+    expected.extend((1..=BATCHES).rev().map(|i| format!("-{i}\t1\ta\tb")));
+    let kept = (1..=BATCHES).filter(|i| i % 10 != 5);
+    expected.extend(kept.map(|i| format!("{}\t1\tc\told", cold(i - 1))));
+    expected.sort_by_key(|line| line.split('\t').next().unwrap().parse::<i32>().unwrap());
+    assert_eq!(rig.rows("id, n, one, two", "longs"), expected);
+    // 250 rows in groups of 100, the first rows, and one to begin with
+    let parts = rig.parts("longs");
+    assert!(parts <= 6, "{parts} parts");
 }

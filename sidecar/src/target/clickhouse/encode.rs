@@ -34,32 +34,58 @@ pub(super) struct Item {
     pub(super) operation: Operation,
 }
 
-/// Encodes the next `left` items, or as many of them as fill the block, and lowers `left`.
+/// Encodes the next `left` items, or as many of them as fill the block, and lowers `left`: to nothing
+/// before a row that has to be looked up.
 ///
 /// # Errors
 /// [`crate::error::Kind::Row`]: a value is refused; [`crate::error::Kind::Frame`]: it cannot be read.
 /// Nothing in the block is good then.
 pub(super) fn encode(
     plan: &Plan,
-    known: &mut Option<Known>,
+    known: &mut Known,
     items: &mut IntoIter<Item>,
     left: &mut usize,
     block: &mut Block,
 ) -> Result<()> {
-    let look_every = if known.is_some() { 1 } else { LOOK_EVERY };
-    let mut encoder =
-        Encoder { plan, known, block, kept: Vec::new(), old_key: Vec::new(), new_key: Vec::new() };
+    let notes = known.recent.is_noting();
+    if !notes {
+        known.recent.not_noted();
+    }
+    let look_every = if notes { 1 } else { LOOK_EVERY };
+    let mut encoder = Encoder {
+        plan,
+        known,
+        notes,
+        block,
+        kept: Vec::new(),
+        remembers: false,
+        old_key: Vec::new(),
+        new_key: Vec::new(),
+    };
     while *left > 0 && !is_full(encoder.block) {
         for _ in 0..look_every.min(*left) {
-            let Some(item) = items.next() else { break };
-            *left -= 1;
-            match plan.layout {
-                Layout::Keyed => encoder.keyed(&item)?,
-                Layout::Log => encoder.logged(&item)?,
+            let Some(item) = items.as_slice().first() else { break };
+            let written = match plan.layout {
+                Layout::Keyed => encoder.keyed(item)?,
+                Layout::Log => encoder.logged(item)?,
+            };
+            if written == Written::NotYet {
+                *left = 0;
+                return Ok(());
             }
+            items.next();
+            *left -= 1;
         }
     }
     Ok(())
+}
+
+/// Whether a change has been seen to.
+#[derive(PartialEq, Eq)]
+enum Written {
+    Done,
+    /// A row has to be looked up first; nothing of the change is in the block.
+    NotYet,
 }
 
 /// Enough has gathered to be sent.
@@ -67,36 +93,49 @@ pub(super) fn is_full(block: &Block) -> bool {
     block.rows >= BLOCK_ROWS || block.bytes() >= BLOCK_BYTES
 }
 
+/// What becomes of a new row.
+#[derive(PartialEq, Eq)]
+enum Outlook {
+    Needed,
+    /// A later change that is already in the table has ended it.
+    Dominated,
+    /// It has to be looked up first.
+    Unknown,
+}
+
 struct Encoder<'a> {
     plan: &'a Plan,
-    known: &'a mut Option<Known>,
+    known: &'a mut Known,
+    /// What is written is to be noted in `known`.
+    notes: bool,
     block: &'a mut Block,
-    /// The values of the row at hand that `known` keeps.
+    /// The values of the row at hand, when they are to be remembered.
     kept: Vec<Bytes>,
+    remembers: bool,
     old_key: Vec<u8>,
     new_key: Vec<u8>,
 }
 
 impl Encoder<'_> {
-    fn keyed(&mut self, item: &Item) -> Result<()> {
+    fn keyed(&mut self, item: &Item) -> Result<Written> {
         match &item.operation {
             Operation::Insert { new } => self.upsert(item, None, new),
             Operation::Update { old, new } => self.upsert(item, old.as_ref(), new),
             Operation::Delete { old } => {
                 self.tombstone(item, &old.row)?;
-                if let Some(known) = self.known.as_mut() {
+                if self.notes {
                     self.old_key.clear();
                     put_key(self.plan, item, &old.row, None, &mut self.old_key)?;
-                    known.forget(&self.old_key);
+                    self.known.recent.note(&self.old_key, None);
                 }
-                Ok(())
+                Ok(Written::Done)
             }
-            Operation::Truncate { .. } => Ok(()), // a step of its own, see `write`
+            Operation::Truncate { .. } => Ok(Written::Done), // a step of its own, see `write`
         }
     }
 
     /// A new version of a row, and the end of the one under its old key.
-    fn upsert(&mut self, item: &Item, old: Option<&OldRow>, new: &Row) -> Result<()> {
+    fn upsert(&mut self, item: &Item, old: Option<&OldRow>, new: &Row) -> Result<Written> {
         let plan = self.plan;
         let moved = match old {
             Some(old) => {
@@ -108,91 +147,99 @@ impl Encoder<'_> {
             }
             None => false,
         };
-        if old.is_none() && self.known.is_some() {
+        if old.is_none() && self.notes {
             self.new_key.clear();
             put_key(plan, item, new, None, &mut self.new_key)?;
+        }
+        let outlook = self.outlook(item, new, old, moved)?;
+        if outlook == Outlook::Unknown {
+            return Ok(Written::NotYet);
         }
         // before the new row: of two rows that ClickHouse takes for the same key (-0.0 and 0.0) the
         // last one of a version wins
         if moved && let Some(old) = old {
             self.tombstone(item, &old.row)?;
         }
-        if self.columns(item, new, old, moved)? {
+        if outlook == Outlook::Needed {
+            self.columns(item, new, old, moved)?;
             self.version(item.version, 0);
-            if let Some(known) = self.known.as_mut() {
-                known.remember(&self.new_key, &mut self.kept);
+            if self.notes {
+                let values = self.remembers.then(|| std::mem::take(&mut self.kept));
+                self.known.recent.note(&self.new_key, values);
             }
         }
-        if moved && let Some(known) = self.known.as_mut() {
-            known.forget(&self.old_key);
+        if moved && self.notes {
+            self.known.recent.note(&self.old_key, None);
         }
-        Ok(())
+        Ok(Written::Done)
     }
 
-    /// The columns of a new row. False, and nothing written: the row is not needed, as a later change
-    /// that is already in the table has ended it.
-    fn columns(
-        &mut self,
+    /// Whether the values that the stream leaves out are known.
+    fn outlook(
+        &self,
         item: &Item,
         new: &Row,
         old: Option<&OldRow>,
         moved: bool,
-    ) -> Result<bool> {
+    ) -> Result<Outlook> {
         let plan = self.plan;
-        let whole = old.is_some_and(|old| old.kind == OldRowKind::Full);
-        // an old key has its key columns only
-        let comes_with_old = |target: &ColumnPlan| whole || target.key;
-        let known = self.known.as_ref();
+        let update = matches!(item.operation, Operation::Update { .. });
+        if !self.notes || !update || !new.may_have_unchanged() {
+            return Ok(Outlook::Needed);
+        }
         let old_key = moved.then_some(self.old_key.as_slice());
-        if let Some(known) = known {
-            for (index, (target, value)) in
-                plan.columns.iter().zip(new.values(&plan.relation)?).enumerate()
-            {
-                if value? == Value::Unchanged
-                    && !comes_with_old(target)
-                    && known.find(old_key, &self.new_key, index, item) == Fill::Dominated
-                {
-                    return Ok(false);
+        let mut outlook = Outlook::Needed;
+        for (index, (target, value)) in
+            plan.columns.iter().zip(new.values(&plan.relation)?).enumerate()
+        {
+            if value? == Value::Unchanged && !comes_with(old, target) {
+                match self.known.find(old_key, &self.new_key, index, item) {
+                    Fill::Unknown => return Ok(Outlook::Unknown),
+                    Fill::Dominated => outlook = Outlook::Dominated,
+                    Fill::Value(_) | Fill::Missing => {}
                 }
             }
         }
+        Ok(outlook)
+    }
+
+    /// The columns of a new row.
+    fn columns(&mut self, item: &Item, new: &Row, old: Option<&OldRow>, moved: bool) -> Result<()> {
+        let plan = self.plan;
+        let known = &*self.known;
+        let old_key = moved.then_some(self.old_key.as_slice());
+        self.remembers = self.notes && known.remembers(&self.new_key);
         self.kept.clear();
-        let keeps = |index| known.is_some_and(|known| known.keeps(&self.new_key, index));
         let mut olds = old.map(|old| old.row.values(&plan.relation)).transpose()?;
         let mut news = new.values(&plan.relation)?;
         for (index, ((target, column), to)) in
             plan.columns.iter().zip(&plan.relation.columns).zip(&mut self.block.columns).enumerate()
         {
             let mut value = next(&mut news)?;
-            let old = olds.as_mut().map(next).transpose()?;
-            if value == Value::Unchanged && comes_with_old(target) {
-                value = old.unwrap_or(value);
+            let before = olds.as_mut().map(next).transpose()?;
+            if value == Value::Unchanged && comes_with(old, target) {
+                value = before.unwrap_or(value);
             }
             let refuse = |refusal| refused(plan, item, new, index, value, refusal);
-            if let Some(known) = known.filter(|_| value == Value::Unchanged) {
-                match known.find(old_key, &self.new_key, index, item) {
-                    Fill::Value(bytes) => {
-                        target
-                            .ty
-                            .put_row_binary(to, bytes)
-                            .ok_or_else(|| refuse(Refusal::Absent))?;
-                        if keeps(index) {
-                            self.kept.push(Bytes::copy_from_slice(bytes));
-                        }
-                    }
-                    Fill::Dominated | Fill::Missing => return Err(refuse(Refusal::Absent)),
+            let keeps = self.remembers && known.recent.columns().contains(&index);
+            if self.notes && value == Value::Unchanged {
+                let Fill::Value(bytes) = known.find(old_key, &self.new_key, index, item) else {
+                    return Err(refuse(Refusal::Absent));
+                };
+                target.ty.put_row_binary(to, bytes).ok_or_else(|| refuse(Refusal::Absent))?;
+                if keeps {
+                    self.kept.push(bytes.clone());
                 }
                 continue;
             }
             target.put(to, column, value).map_err(refuse)?;
-            if keeps(index) {
+            if keeps {
                 let mut kept = Vec::new();
                 target.put(&mut kept, column, value).map_err(refuse)?;
                 self.kept.push(kept.into());
             }
         }
-        end(news)?;
-        Ok(true)
+        end(news)
     }
 
     /// The end of the row under the key in `old`.
@@ -231,21 +278,22 @@ impl Encoder<'_> {
     }
 
     /// A table without a key: what went, and what came.
-    fn logged(&mut self, item: &Item) -> Result<()> {
+    fn logged(&mut self, item: &Item) -> Result<Written> {
         match &item.operation {
-            Operation::Insert { new } => self.entry(item, new, None, 1),
+            Operation::Insert { new } => self.entry(item, new, None, 1)?,
             Operation::Update { old: Some(old), new } if old.kind == OldRowKind::Full => {
                 self.entry(item, &old.row, None, -1)?;
-                self.entry(item, new, Some(old), 1)
+                self.entry(item, new, Some(old), 1)?;
             }
             Operation::Delete { old } if old.kind == OldRowKind::Full => {
-                self.entry(item, &old.row, None, -1)
+                self.entry(item, &old.row, None, -1)?;
             }
             Operation::Update { .. } | Operation::Delete { .. } => {
-                Err(without_identity(self.plan, item.lsn))
+                return Err(without_identity(self.plan, item.lsn));
             }
-            Operation::Truncate { .. } => Ok(()),
+            Operation::Truncate { .. } => {}
         }
+        Ok(Written::Done)
     }
 
     fn entry(&mut self, item: &Item, row: &Row, whole: Option<&OldRow>, sign: i8) -> Result<()> {
@@ -254,6 +302,11 @@ impl Encoder<'_> {
         self.own([&lsn.0.to_le_bytes(), &ordinal.to_le_bytes(), &sign.to_le_bytes()]);
         Ok(())
     }
+}
+
+/// Whether an unchanged value of the column is in the old row: an old key has its key columns only.
+fn comes_with(old: Option<&OldRow>, target: &ColumnPlan) -> bool {
+    target.key || old.is_some_and(|old| old.kind == OldRowKind::Full)
 }
 
 /// Appends the key columns of a row, one after the other; what is unchanged TOAST in it (a long text may
@@ -302,6 +355,7 @@ mod tests {
 
     use super::super::convert::DateRange;
     use super::super::policy::Policies;
+    use super::super::toast::{LookupLimit, plan_lookup};
     use super::*;
 
     fn text(name: &str, key: bool) -> Column {
@@ -357,11 +411,12 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let mut items = vec![Item { lsn: Lsn(1), version: 1, ordinal: 0, operation }].into_iter();
-        let limit = super::super::toast::LookupLimit::default();
-        let lookup = super::super::toast::plan_lookup(&plan, items.as_slice(), &limit).unwrap();
+        let limit = LookupLimit::default();
+        let mut known = Known::default();
+        let lookup = plan_lookup(&plan, items.as_slice(), &limit, &mut known.recent).unwrap();
         assert!(matches!(lookup, (1, None)), "nothing has to be read back: {lookup:?}");
         let mut block = Block::new(plan.written_columns());
-        encode(&plan, &mut None, &mut items, &mut 1, &mut block).unwrap();
+        encode(&plan, &mut known, &mut items, &mut 1, &mut block).unwrap();
         assert_eq!(block.rows, 1, "the row, and no tombstone");
         let sent = block.into_pieces().concat();
         for value in [b"\x01k\x06String\x03key", b"\x01v\x06String\x03new"] {

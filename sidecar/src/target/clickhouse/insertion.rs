@@ -5,8 +5,27 @@ use std::sync::Arc;
 use super::client::{INSERT_BYTES_MAX, INSERT_ROWS_MAX, Insert, Server};
 use super::failure::Attempt;
 use super::native::Block;
+use super::toast::Known;
 use super::write::Table;
 use crate::error::Result;
+
+/// The way into one table, kept from batch to batch.
+#[derive(Default)]
+pub(super) struct Inlet {
+    /// What `known` is about; an altered table is another one.
+    pub(super) table: Option<Arc<Table>>,
+    /// What is under way.
+    pub(super) insertion: Option<Insertion>,
+    pub(super) known: Known,
+}
+
+impl Inlet {
+    /// Takes out what is to be stored; what comes next belongs to another group.
+    pub(super) fn next_group(&mut self) -> Option<Insertion> {
+        self.known.recent.next_group();
+        self.insertion.take()
+    }
+}
 
 /// Sends its rows as they come; they are in the table once it has ended.
 pub(super) struct Insertion {

@@ -11,9 +11,10 @@
 //! | `worker` | groups of batches: when they are stored, the position behind the rows |
 //! | `session` | batches to steps of tables, the version of a row |
 //! | `write` | one table's steps in order: encode, send, truncate |
-//! | `insertion` | one INSERT of a table, while it is open |
+//! | `insertion` | the way into a table, and one INSERT while it is open |
 //! | `encode` | changes to rows, tombstones, log entries (pure) |
 //! | `toast` | values that the stream does not hold, read back from the table |
+//! | `recent` | rows that are on their way into the table (pure) |
 //! | `plan` | the columns and layout that a source table gets (pure) |
 //! | `convert` | one value in ClickHouse's form, exactly or not at all (pure) |
 //! | `sink` | where values go: row by row, or column by column (pure) |
@@ -43,6 +44,7 @@ mod options;
 mod plan;
 mod policy;
 mod position;
+mod recent;
 mod refuse;
 mod session;
 mod setup;

@@ -4,19 +4,21 @@
 //! What is in the table may be newer than the place in the stream, when a part of the stream is
 //! applied again after a failure. So an absent row is one of two things: it was ended by a later
 //! change that has already been applied (a tombstone, or a TRUNCATE that `position` knows of), and
-//! then the row at hand is not needed; or it is lost, and that is an error, never a default.
+//! then the row at hand is not needed; or it is lost, and that is an error, never a default. What is not
+//! in the table yet is in `recent`, or is stored first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use rsrepl_wire::{Lsn, OldRowKind, Value};
+use rsrepl_wire::{Lsn, OldRowKind, Row, Value};
 
 use super::client::Server;
 use super::ddl::{qualified, quoted};
 use super::encode::{Item, put_key};
 use super::failure::Attempt;
 use super::plan::Plan;
+use super::recent::{Key, Needs, Recent};
 use super::types::{ColumnType, Scalar};
 use crate::batch::Operation;
 use crate::error::{Error, Kind, Result};
@@ -29,15 +31,23 @@ const KEYS_MAX: usize = 8192;
 /// Bytes that a look-up should bring; its size follows this.
 const VALUE_BYTES_TARGET: usize = 8 << 20;
 
-type Key = Box<[u8]>;
-
 /// The rows that the next stretch of changes needs values of.
 #[derive(Debug, Default)]
 pub(super) struct Lookup {
     keys: BTreeSet<Key>,
     key_bytes: usize,
-    /// Indexes of the columns that come unchanged.
-    columns: BTreeSet<usize>,
+}
+
+impl Lookup {
+    fn add(&mut self, key: Vec<u8>) {
+        self.key_bytes += key.len();
+        self.keys.insert(key.into());
+    }
+
+    /// What must be in the table first.
+    pub(super) fn needs(&self, recent: &Recent) -> Needs {
+        recent.needs(self.keys.iter())
+    }
 }
 
 /// Keys in one look-up of a table: adapted, so that large values do not fill the memory (invariant 6).
@@ -67,41 +77,64 @@ impl LookupLimit {
     }
 }
 
+/// Whether values of the row are to be found elsewhere; `recent` takes note of their columns.
+fn leaves_out(plan: &Plan, row: &Row, recent: &mut Recent) -> Result<bool> {
+    let mut found = false;
+    for (index, value) in row.values(&plan.relation)?.enumerate() {
+        // those of the key come with the old key
+        let key = plan.columns.get(index).is_some_and(|column| column.key);
+        if value? == Value::Unchanged && !key {
+            recent.left_out(index);
+            found = true;
+        }
+    }
+    Ok(found)
+}
+
 /// How many of `items` can be encoded with one look-up, and that look-up when one is needed.
 pub(super) fn plan_lookup(
     plan: &Plan,
     items: &[Item],
     limit: &LookupLimit,
+    recent: &mut Recent,
 ) -> Result<(usize, Option<Lookup>)> {
     let mut lookup = Lookup::default();
+    // keys that the stretch itself has rows of
+    let mut made: HashSet<Key> = HashSet::new();
     for (count, item) in items.iter().enumerate() {
-        let Operation::Update { old, new } = &item.operation else { continue };
-        let whole = old.as_ref().is_some_and(|old| old.kind == OldRowKind::Full);
-        if whole || !new.may_have_unchanged() {
+        let (old, new) = match &item.operation {
+            Operation::Insert { new } => (None, new),
+            Operation::Update { old, new } => (old.as_ref(), new),
+            Operation::Delete { .. } | Operation::Truncate { .. } => continue,
+        };
+        let update = matches!(item.operation, Operation::Update { .. });
+        let whole = old.is_some_and(|old| old.kind == OldRowKind::Full);
+        let asks = update && !whole && new.may_have_unchanged() && {
+            if lookup.keys.len() >= limit.get() || lookup.key_bytes >= KEY_BYTES_MAX {
+                return Ok((count, Some(lookup)));
+            }
+            leaves_out(plan, new, recent)?
+        };
+        if recent.columns().is_empty() {
             continue;
         }
-        if lookup.keys.len() >= limit.get() || lookup.key_bytes >= KEY_BYTES_MAX {
-            return Ok((count, Some(lookup)));
-        }
-        let mut found = false;
-        for (index, value) in new.values(&plan.relation)?.enumerate() {
-            // those of the key come with the old key
-            let key = plan.columns.get(index).is_some_and(|column| column.key);
-            if value? == Value::Unchanged && !key {
-                lookup.columns.insert(index);
-                found = true;
+        let mut new_key = Vec::new();
+        put_key(plan, item, new, old.map(|old| &old.row), &mut new_key)?;
+        if asks {
+            let mut old_key = Vec::new();
+            if let Some(old) = old {
+                put_key(plan, item, &old.row, None, &mut old_key)?;
+            }
+            let asked = if old.is_some() { &old_key } else { &new_key };
+            if !made.contains(asked.as_slice()) && !recent.remembers(asked) {
+                // under both keys, see `Known::find`
+                if old.is_some() {
+                    lookup.add(old_key);
+                }
+                lookup.add(new_key.clone());
             }
         }
-        if !found {
-            continue;
-        }
-        let old = old.as_ref().map(|old| &old.row);
-        for (row, before) in old.map(|old| (old, None)).into_iter().chain([(new, old)]) {
-            let mut key = Vec::new();
-            put_key(plan, item, row, before, &mut key)?;
-            lookup.key_bytes += key.len();
-            lookup.keys.insert(key.into_boxed_slice());
-        }
+        made.insert(new_key.into());
     }
     let needed = !lookup.keys.is_empty();
     Ok((items.len(), needed.then_some(lookup)))
@@ -109,7 +142,7 @@ pub(super) fn plan_lookup(
 
 /// What the table holds under a key.
 #[derive(Debug)]
-enum Found {
+pub(super) enum Found {
     /// Its version, and the looked-up columns in `RowBinary`.
     Live {
         version: u64,
@@ -123,9 +156,7 @@ enum Found {
 impl Found {
     fn value(&self, place: usize) -> Fill<'_> {
         match self {
-            Found::Live { values, .. } => {
-                values.get(place).map_or(Fill::Missing, |v| Fill::Value(v))
-            }
+            Found::Live { values, .. } => values.get(place).map_or(Fill::Missing, Fill::Value),
             Found::Gone(_) | Found::Absent => Fill::Missing,
         }
     }
@@ -135,26 +166,37 @@ impl Found {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fill<'a> {
     /// The column in `RowBinary`.
-    Value(&'a [u8]),
+    Value(&'a Bytes),
     /// The row has been ended by a later change.
     Dominated,
     /// The row should be there, and is not.
     Missing,
+    /// It has to be looked up.
+    Unknown,
 }
 
-/// The rows that were looked up, as they were before the stretch of changes, and as the changes so
-/// far have left them.
-#[derive(Debug)]
+/// What is known of the rows of a table, in it and on their way into it.
+#[derive(Debug, Default)]
 pub(super) struct Known {
-    columns: Vec<usize>,
+    pub(super) recent: Recent,
+    /// The rows that were looked up, as they were before the stretch of changes.
     found: HashMap<Key, Found>,
-    /// Rows of the stretch itself, which may not be in the table yet.
-    newer: HashMap<Key, Vec<Bytes>>,
     /// The last TRUNCATE that a predecessor began.
     truncated: Lsn,
 }
 
 impl Known {
+    /// Before a stretch of changes: what was looked up for it.
+    pub(super) fn begin(&mut self, found: HashMap<Key, Found>, truncated: Lsn) {
+        (self.found, self.truncated) = (found, truncated);
+    }
+
+    /// All rows so far are in the table.
+    pub(super) fn everything_is_stored(&mut self) {
+        self.recent.everything_is_stored();
+        self.found.clear();
+    }
+
     /// The value of the column in the row before the change.
     pub(super) fn find(
         &self,
@@ -163,12 +205,12 @@ impl Known {
         column: usize,
         change: &Item,
     ) -> Fill<'_> {
-        let Some(place) = self.columns.iter().position(|c| *c == column) else {
-            return Fill::Missing;
+        let Ok(place) = self.recent.columns().binary_search(&column) else {
+            return Fill::Unknown;
         };
         let key = old_key.unwrap_or(new_key);
-        if let Some(value) = self.newer.get(key).and_then(|values| values.get(place)) {
-            return Fill::Value(value);
+        if let Some(values) = self.recent.find(key) {
+            return values.and_then(|v| v.get(place)).map_or(Fill::Unknown, Fill::Value);
         }
         match self.found.get(key) {
             Some(found) if !self.is_ahead(found, change) => found.value(place),
@@ -177,10 +219,10 @@ impl Known {
             Some(_) if old_key.is_some() => match self.found.get(new_key) {
                 Some(found) if !self.is_ahead(found, change) => found.value(place),
                 Some(_) => Fill::Dominated,
-                None => Fill::Missing,
+                None => Fill::Unknown,
             },
             Some(_) => Fill::Dominated,
-            None => Fill::Missing,
+            None => Fill::Unknown,
         }
     }
 
@@ -197,39 +239,25 @@ impl Known {
         }
     }
 
-    /// Whether [`Self::remember`] needs the column of the row under this key.
-    pub(super) fn keeps(&self, key: &[u8], column: usize) -> bool {
-        self.columns.contains(&column) && self.found.contains_key(key)
-    }
-
-    /// Takes note of a row that was written, when its key is one that was looked up: `kept` are the
-    /// values that [`Self::keeps`] asked for, in `RowBinary`.
-    pub(super) fn remember(&mut self, key: &[u8], kept: &mut Vec<Bytes>) {
-        if self.found.contains_key(key) {
-            self.newer.insert(key.into(), std::mem::take(kept));
-        }
-    }
-
-    /// Takes note of a tombstone.
-    pub(super) fn forget(&mut self, key: &[u8]) {
-        self.newer.remove(key);
+    /// Whether the values of the row are to be remembered: of one that was asked for, they are.
+    pub(super) fn remembers(&self, key: &[u8]) -> bool {
+        self.recent.has_room() || self.recent.remembers(key) || self.found.contains_key(key)
     }
 }
 
-/// Reads the rows of a look-up from the table.
+/// Reads the rows of a look-up from the table, and these columns of them.
 pub(super) async fn fetch(
     server: &Server,
     database: &str,
     plan: &Plan,
     lookup: Lookup,
-    truncated: Lsn,
+    columns: &[usize],
     limit: &LookupLimit,
-) -> Result<Known> {
+) -> Result<HashMap<Key, Found>> {
     let keys: Vec<(String, ColumnType)> =
         plan.columns.iter().filter(|c| c.key).map(|c| (quoted(&c.name), c.ty)).collect();
-    let columns: Vec<usize> = lookup.columns.iter().copied().collect();
     let read = Read { server, plan, table: qualified(database, &plan.storage()), keys };
-    let mut found = read.live(&lookup.keys, &columns, limit).await?;
+    let mut found = read.live(&lookup.keys, columns, limit).await?;
     let missing: BTreeSet<Key> =
         lookup.keys.into_iter().filter(|key| !found.contains_key(key)).collect();
     if !missing.is_empty() {
@@ -238,7 +266,7 @@ pub(super) async fn fetch(
             found.entry(key).or_insert(Found::Absent);
         }
     }
-    Ok(Known { columns, found, newer: HashMap::new(), truncated })
+    Ok(found)
 }
 
 struct Read<'a> {
@@ -295,7 +323,8 @@ impl Read<'_> {
             let mut values = Vec::with_capacity(targets.len());
             for column in &targets {
                 let value = column.ty.take(&mut rest).ok_or_else(|| self.unreadable())?;
-                values.push(bytes.slice_ref(value));
+                // not a slice: it may be remembered for longer than the rest
+                values.push(Bytes::copy_from_slice(value));
             }
             found.insert(key, Found::Live { version, values });
         }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::insertion::Insertion;
+use super::insertion::{Inlet, Insertion};
 use super::position;
 use super::session::Session;
 use super::write::{Before, Context, Writer};
@@ -55,6 +55,8 @@ pub(super) struct Worker {
     session: Session,
     limits: GroupLimits,
     told: mpsc::UnboundedSender<Told>,
+    /// By a table's place in the session.
+    inlets: Vec<Inlet>,
     group: Group,
     /// The group before, while it is being stored.
     storing: Option<AbortOnDropHandle<()>>,
@@ -72,8 +74,6 @@ pub(super) struct Worker {
 /// Batches that are stored together.
 #[derive(Default)]
 struct Group {
-    /// By a table's place in the session.
-    insertions: Vec<Option<Insertion>>,
     /// Of each batch.
     commits: Vec<Option<Position>>,
     rows: usize,
@@ -94,6 +94,7 @@ impl Worker {
             session,
             limits,
             told,
+            inlets: Vec::new(),
             group: Group::default(),
             storing: None,
             before: Before(watch::channel(true).1),
@@ -107,7 +108,7 @@ impl Worker {
     /// Runs until it is told nothing more, or something fails.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         if let Err(error) = guarded(self.serve(&mut commands)).await {
-            self.group = Group::default();
+            self.inlets.clear();
             // the group before is not to blame
             if let Some(storing) = self.storing.take() {
                 let _ = storing.await;
@@ -160,8 +161,8 @@ impl Worker {
         group.bytes += batch.bytes;
         group.commits.push(batch.commit);
         let steps = self.session.steps(batch.changes).await?;
-        if group.insertions.len() < steps.len() {
-            group.insertions.resize_with(steps.len(), || None);
+        if self.inlets.len() < steps.len() {
+            self.inlets.resize_with(steps.len(), Inlet::default);
         }
         let mut running = JoinSet::new();
         for (index, steps) in steps.into_iter().enumerate() {
@@ -169,15 +170,15 @@ impl Worker {
                 continue;
             }
             if running.len() >= CONCURRENT_TABLES {
-                put_back(&mut group.insertions, running.join_next().await)?;
+                put_back(&mut self.inlets, running.join_next().await)?;
             }
             let (context, before) = (self.session.context.clone(), self.before.clone());
-            let insertion = group.insertions.get_mut(index).and_then(Option::take);
-            let writer = Writer { context, before, insertion };
+            let inlet = self.inlets.get_mut(index).map(std::mem::take).unwrap_or_default();
+            let writer = Writer { context, before, inlet };
             running.spawn(async move { Ok((index, writer.run(steps).await?)) });
         }
         while !running.is_empty() {
-            put_back(&mut group.insertions, running.join_next().await)?;
+            put_back(&mut self.inlets, running.join_next().await)?;
         }
         // there is room for the next
         let _ = self.told.send(Ok(Event::Room));
@@ -187,6 +188,8 @@ impl Worker {
     /// Ends the group: a task stores it while the next one is filled.
     fn store(&mut self) {
         let group = std::mem::take(&mut self.group);
+        let insertions: Vec<Insertion> =
+            self.inlets.iter_mut().filter_map(Inlet::next_group).collect();
         (self.last, self.hurry) = (Some(Instant::now()), false);
         let (stored, before) = watch::channel(false);
         let before = std::mem::replace(&mut self.before, Before(before));
@@ -196,7 +199,7 @@ impl Worker {
         let told = self.told.clone();
         self.storing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let work = async {
-                end_all(&context, before, group.insertions).await?;
+                end_all(&context, before, insertions).await?;
                 if let Some(commit) = commit {
                     let Context { server, database, .. } = &context;
                     position::write(server, database, &source, commit).await?;
@@ -219,28 +222,23 @@ impl Worker {
     }
 }
 
-/// What a table's writer ends with: its place, and what is under way.
-type Ended =
-    Option<std::result::Result<Result<(usize, Option<Insertion>)>, tokio::task::JoinError>>;
+/// What a table's writer ends with: the table's place in the session, and the way into it.
+type Ended = Option<std::result::Result<Result<(usize, Inlet)>, tokio::task::JoinError>>;
 
-fn put_back(insertions: &mut [Option<Insertion>], ended: Ended) -> Result<()> {
+fn put_back(inlets: &mut [Inlet], ended: Ended) -> Result<()> {
     let Some(ended) = ended else { return Ok(()) };
-    let (index, insertion) = ended.map_err(lost)??;
-    if let Some(place) = insertions.get_mut(index) {
-        *place = insertion;
+    let (index, inlet) = ended.map_err(lost)??;
+    if let Some(place) = inlets.get_mut(index) {
+        *place = inlet;
     }
     Ok(())
 }
 
 /// Tables side by side, a few at a time.
-async fn end_all(
-    context: &Context,
-    mut before: Before,
-    insertions: Vec<Option<Insertion>>,
-) -> Result<()> {
+async fn end_all(context: &Context, mut before: Before, insertions: Vec<Insertion>) -> Result<()> {
     before.stored().await?;
     let mut running: JoinSet<Result<()>> = JoinSet::new();
-    for mut insertion in insertions.into_iter().flatten() {
+    for mut insertion in insertions {
         if running.len() >= CONCURRENT_TABLES
             && let Some(ended) = running.join_next().await
         {

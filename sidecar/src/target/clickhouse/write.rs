@@ -1,5 +1,6 @@
 //! The way of one table's changes of a batch: encoded on a thread for it and sent, in stream order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
@@ -10,9 +11,10 @@ use super::client::Server;
 use super::ddl::qualified;
 use super::encode::{self, Item, encode};
 use super::failure::Attempt;
-use super::insertion::Insertion;
+use super::insertion::{Inlet, Insertion};
 use super::plan::Plan;
 use super::position;
+use super::recent::Needs;
 use super::toast::{self, Known, Lookup, LookupLimit};
 use crate::error::{Error, Kind, Result};
 
@@ -61,29 +63,30 @@ impl Before {
 pub(super) struct Writer {
     pub(super) context: Context,
     pub(super) before: Before,
-    /// What is under way.
-    pub(super) insertion: Option<Insertion>,
+    pub(super) inlet: Inlet,
 }
 
 impl Writer {
     /// Takes the steps one after the other. Rows may then still be under way.
-    pub(super) async fn run(mut self, steps: Vec<Step>) -> Result<Option<Insertion>> {
+    pub(super) async fn run(mut self, steps: Vec<Step>) -> Result<Inlet> {
         for step in steps {
             match step {
                 Step::Rows { table, items } => self.rows(table, items).await?,
                 Step::Truncate { table, lsn } => self.truncate(&table, lsn).await?,
             }
         }
-        Ok(self.insertion)
+        self.inlet.known.recent.settle();
+        Ok(self.inlet)
     }
 
     /// Has everything so far in the table.
     async fn end(&mut self) -> Result<()> {
         self.before.stored().await?;
-        match &mut self.insertion {
-            Some(insertion) => insertion.end(&self.context.server).await,
-            None => Ok(()),
+        if let Some(insertion) = &mut self.inlet.insertion {
+            insertion.end(&self.context.server).await?;
         }
+        self.inlet.known.everything_is_stored();
+        Ok(())
     }
 
     /// TRUNCATE leaves no tombstones, so it is written down first: `toast` must know why rows are gone
@@ -99,46 +102,79 @@ impl Writer {
     }
 
     async fn rows(&mut self, table: Arc<Table>, items: Vec<Item>) -> Result<()> {
-        let insertion = match self.insertion.take() {
-            Some(insertion) if Arc::ptr_eq(&insertion.table, &table) => insertion,
-            None => Insertion::new(table),
-            // of the table as it was before it was altered
-            Some(mut earlier) => {
-                self.before.stored().await?;
-                earlier.end(&self.context.server).await?;
-                Insertion::new(table)
-            }
-        };
-        let mut task = Task { insertion, items: items.into_iter(), left: 0, known: None };
-        while !task.items.as_slice().is_empty() {
-            let lookup;
-            (task, lookup) = blocking(task, Task::plan_lookup).await?;
-            task.known = match lookup {
-                None => None,
-                Some(lookup) => Some(self.look_up(&mut task.insertion, lookup).await?),
-            };
-            while task.left > 0 {
-                (task, ()) = blocking(task, Task::encode).await?;
-                if encode::is_full(&task.insertion.block) {
-                    task.insertion.send(&self.context.server).await?;
-                }
-                if task.insertion.is_full() {
-                    self.before.stored().await?;
-                    task.insertion.end(&self.context.server).await?;
-                }
-            }
+        if self.inlet.table.as_ref().is_some_and(|before| !Arc::ptr_eq(before, &table)) {
+            // rows of the table as it was before it was altered
+            self.end().await?;
+            self.inlet = Inlet::default();
         }
-        self.insertion = Some(task.insertion);
+        self.inlet.table = Some(Arc::clone(&table));
+        let mut items = items.into_iter();
+        while !items.as_slice().is_empty() {
+            items = self.stretch(&table, items).await?;
+        }
         Ok(())
     }
 
-    /// Reads values back, once everything before is in the table.
-    async fn look_up(&mut self, insertion: &mut Insertion, lookup: Lookup) -> Result<Known> {
-        let Context { server, database, .. } = &self.context;
+    /// Writes as many of the items as one look-up does for.
+    async fn stretch(
+        &mut self,
+        table: &Arc<Table>,
+        items: IntoIter<Item>,
+    ) -> Result<IntoIter<Item>> {
+        let Inlet { insertion, known, .. } = &mut self.inlet;
+        let insertion = insertion.take().unwrap_or_else(|| Insertion::new(Arc::clone(table)));
+        let task = Task { insertion, items, left: 0, known: std::mem::take(known) };
+        let given = task.items.len();
+        let (mut task, lookup) = blocking(task, Task::plan_lookup).await?;
+        let forgot = self.look_up(&mut task, lookup).await?;
+        while task.left > 0 {
+            (task, ()) = blocking(task, Task::encode).await?;
+            if encode::is_full(&task.insertion.block) {
+                task.insertion.send(&self.context.server).await?;
+            }
+            if task.insertion.is_full() {
+                self.store(&mut task).await?;
+            }
+        }
+        let Task { insertion, items, known, .. } = task;
+        if items.len() == given && !forgot {
+            return Err(Error::new(Kind::Internal, "a row that was looked up is not known"));
+        }
+        (self.inlet.insertion, self.inlet.known) = (Some(insertion), known);
+        Ok(items)
+    }
+
+    /// Has everything so far in the table.
+    async fn store(&mut self, task: &mut Task) -> Result<()> {
         self.before.stored().await?;
-        insertion.end(server).await?;
-        let Table { plan, truncated, lookup_limit, .. } = insertion.table.as_ref();
-        toast::fetch(server, database, plan, lookup, *truncated, lookup_limit).await
+        task.insertion.end(&self.context.server).await?;
+        task.known.everything_is_stored();
+        Ok(())
+    }
+
+    /// Reads values back, once what may hold them is in the table. True: what was remembered of those
+    /// rows is forgotten, so other values may have to be looked up too.
+    async fn look_up(&mut self, task: &mut Task, lookup: Option<Lookup>) -> Result<bool> {
+        let table = Arc::clone(&task.insertion.table);
+        let Table { plan, truncated, lookup_limit, .. } = table.as_ref();
+        let Some(lookup) = lookup else {
+            task.known.begin(HashMap::new(), *truncated);
+            return Ok(false);
+        };
+        let needs = lookup.needs(&task.known.recent);
+        match needs {
+            Needs::Everything => self.store(task).await?,
+            Needs::Before => {
+                self.before.stored().await?;
+                task.known.recent.before_is_stored();
+            }
+            Needs::Nothing => {}
+        }
+        let Context { server, database, .. } = &self.context;
+        let columns = task.known.recent.columns();
+        let found = toast::fetch(server, database, plan, lookup, columns, lookup_limit).await?;
+        task.known.begin(found, *truncated);
+        Ok(needs != Needs::Nothing)
     }
 }
 
@@ -148,13 +184,14 @@ struct Task {
     items: IntoIter<Item>,
     /// Items that can be encoded with what is known.
     left: usize,
-    known: Option<Known>,
+    known: Known,
 }
 
 impl Task {
     fn plan_lookup(&mut self) -> Result<Option<Lookup>> {
         let Table { plan, lookup_limit, .. } = self.insertion.table.as_ref();
-        let (left, lookup) = toast::plan_lookup(plan, self.items.as_slice(), lookup_limit)?;
+        let recent = &mut self.known.recent;
+        let (left, lookup) = toast::plan_lookup(plan, self.items.as_slice(), lookup_limit, recent)?;
         self.left = left;
         Ok(lookup)
     }
