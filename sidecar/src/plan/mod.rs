@@ -12,22 +12,23 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `footprint` | what a batch touches, and which two may be written side by side |
+//! | `footprint` | which two batches may be written side by side |
 //! | `image` | a row to be written, possibly put together from several updates |
+//! | `key` | what a row is told by |
 //! | `net` | the net effect of the changes of one table |
 
 mod footprint;
 mod image;
+mod key;
 mod net;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rsrepl_wire::{Lsn, Relation};
 
-pub use self::footprint::Footprint;
 pub use self::image::{Cell, Image};
 pub use self::net::{Effect, Net, NetUpdate, net};
 
@@ -55,6 +56,10 @@ pub struct Truncation {
 pub struct TableChanges {
     pub relation: Arc<Relation>,
     pub changes: Vec<Change>,
+    /// Nothing but INSERTs.
+    inserts_only: bool,
+    /// See [`Plan::is_independent_of`], which is seldom asked.
+    key_hashes: OnceLock<Option<Vec<u64>>>,
 }
 
 impl Plan {
@@ -71,6 +76,7 @@ impl Plan {
                 _ => {
                     let at = index.table(&mut plan.tables, &change.relation);
                     if let Some(table) = plan.tables.get_mut(at) {
+                        table.inserts_only &= matches!(change.operation, Operation::Insert { .. });
                         table.changes.push(change);
                     }
                 }
@@ -85,6 +91,7 @@ impl Plan {
         for table in &mut self.tables {
             if table.relation.schema == relation.schema && table.relation.name == relation.name {
                 table.changes.clear();
+                table.inserts_only = true;
             }
         }
     }
@@ -141,7 +148,12 @@ impl TableIndex {
                 if let Some(older) = older {
                     self.by_arc.retain(|_, (_, at)| at != older);
                 }
-                tables.push(TableChanges { relation: Arc::clone(relation), changes: Vec::new() });
+                tables.push(TableChanges {
+                    relation: Arc::clone(relation),
+                    changes: Vec::new(),
+                    inserts_only: true,
+                    key_hashes: OnceLock::new(),
+                });
                 tables.len() - 1
             }
         };

@@ -2,12 +2,11 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::hash::{Hash, Hasher};
-use std::rc::Rc;
 
-use rsrepl_wire::{DecodeError, OldRow, Relation, Row, Value};
+use rsrepl_wire::{DecodeError, OldRow, Relation, Row};
 
 use super::Image;
+use super::key::{Key, KeyColumns};
 use crate::batch::{Change, Operation};
 
 /// What the changes of one table come to.
@@ -46,38 +45,6 @@ pub struct NetUpdate<'c> {
     pub image: Image<'c>,
 }
 
-/// The bytes of a row's key columns.
-#[derive(Clone, Debug)]
-enum Key<'c> {
-    /// One column: a part of the row.
-    Column(&'c [u8]),
-    /// Several, joined so that different ones never join to the same bytes.
-    Joined(Rc<[u8]>),
-}
-
-impl Key<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Key::Column(bytes) => bytes,
-            Key::Joined(bytes) => bytes,
-        }
-    }
-}
-
-impl PartialEq for Key<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
-    }
-}
-
-impl Eq for Key<'_> {}
-
-impl Hash for Key<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bytes().hash(state);
-    }
-}
-
 /// A row that the batch has touched.
 struct Slot<'c> {
     /// Its key before the batch and a row that has it; `None` when the batch inserted the row.
@@ -108,15 +75,7 @@ pub fn net<'c>(relation: &'c Relation, changes: &'c [Change]) -> Result<Effect<'
         });
         return Ok(Effect::Sets(Net { inserts: inserts.collect(), ..Net::default() }));
     }
-    let keys: Vec<usize> = relation
-        .columns
-        .iter()
-        .enumerate()
-        .filter_map(|(index, column)| column.key.then_some(index))
-        .collect();
-    if keys.is_empty() {
-        return Ok(Effect::InOrder);
-    }
+    let Some(keys) = KeyColumns::of(relation) else { return Ok(Effect::InOrder) };
     let mut reduction = Reduction {
         relation,
         keys: &keys,
@@ -141,42 +100,16 @@ type Step = Result<Result<(), Irregular>, DecodeError>;
 
 struct Reduction<'c, 'k> {
     relation: &'c Relation,
-    /// The key columns' indexes, at least one.
-    keys: &'k [usize],
+    keys: &'k KeyColumns,
     slots: Vec<Slot<'c>>,
     holders: HashMap<Key<'c>, Holder>,
 }
 
 impl<'c> Reduction<'c, '_> {
-    /// The key of `row`; where it is unchanged TOAST, of `older`. What comes after the key is not read.
-    fn key(&self, row: &'c Row, older: Option<&'c Row>) -> Result<Option<Key<'c>>, DecodeError> {
-        let mut values = row.values(self.relation)?;
-        let mut joined = Vec::new();
-        let mut next = 0;
-        for &index in self.keys {
-            let value = values.nth(index - next).transpose()?;
-            next = index + 1;
-            let data = match (value, older) {
-                (Some(Value::Data(data)), _) => data,
-                (Some(Value::Unchanged), Some(older)) => {
-                    match older.values(self.relation)?.nth(index).transpose()? {
-                        Some(Value::Data(data)) => data,
-                        _ => return Ok(None),
-                    }
-                }
-                _ => return Ok(None),
-            };
-            if let [_] = self.keys {
-                return Ok(Some(Key::Column(data)));
-            }
-            joined.extend_from_slice(&(data.len() as u64).to_le_bytes());
-            joined.extend_from_slice(data);
-        }
-        Ok(Some(Key::Joined(joined.into())))
-    }
-
     fn insert(&mut self, new: &'c Row) -> Step {
-        let Some(key) = self.key(new, None)? else { return Ok(Err(Irregular)) };
+        let Some(key) = self.keys.read(self.relation, new, None)? else {
+            return Ok(Err(Irregular));
+        };
         let slot = Slot { original: None, key: key.clone(), image: Some(Image::Row(new)) };
         match self.holders.insert(key, Holder::Slot(self.slots.len())) {
             Some(Holder::Slot(_)) => Ok(Err(Irregular)),
@@ -206,9 +139,11 @@ impl<'c> Reduction<'c, '_> {
 
     fn update(&mut self, old: Option<&'c OldRow>, new: &'c Row) -> Step {
         let old_row = old.map(|old| &old.row);
-        let Some(key) = self.key(new, old_row)? else { return Ok(Err(Irregular)) };
+        let Some(key) = self.keys.read(self.relation, new, old_row)? else {
+            return Ok(Err(Irregular));
+        };
         let old_key = match old_row {
-            Some(row) => match self.key(row, None)? {
+            Some(row) => match self.keys.read(self.relation, row, None)? {
                 Some(key) => key,
                 None => return Ok(Err(Irregular)),
             },
@@ -236,7 +171,9 @@ impl<'c> Reduction<'c, '_> {
     }
 
     fn delete(&mut self, old: &'c OldRow) -> Step {
-        let Some(key) = self.key(&old.row, None)? else { return Ok(Err(Irregular)) };
+        let Some(key) = self.keys.read(self.relation, &old.row, None)? else {
+            return Ok(Err(Irregular));
+        };
         let Some(at) = self.find(key.clone(), &old.row) else { return Ok(Err(Irregular)) };
         if let Some(slot) = self.slots.get_mut(at) {
             slot.image = None;

@@ -263,6 +263,34 @@ proptest! {
     }
 
     #[test]
+    fn batches_that_touch_no_row_in_common_are_independent(
+        steps in steps(), cut in 0.0..1.0, full: bool
+    ) {
+        let identity = if full { ReplicaIdentity::Full } else { ReplicaIdentity::Default };
+        let mut source = Source::new(identity);
+        let mut touched = Vec::new();
+        for step in &steps {
+            let (rows, count) = (source.rows.clone(), source.changes.len());
+            source.step(step);
+            let ids = |a: &Rows, b: &Rows| -> Vec<usize> { a.keys().filter(|id| !b.contains_key(id)).copied().collect() };
+            let mut ids: Vec<usize> =
+                [ids(&rows, &source.rows), ids(&source.rows, &rows)].concat();
+            ids.push(step.id);
+            touched.extend((source.changes.len() > count).then_some(ids));
+        }
+        let at = (cut * source.changes.len() as f64) as usize;
+        let only_inserts = |changes: &[Change]| {
+            changes.iter().all(|change| matches!(change.operation, Operation::Insert { .. }))
+        };
+        let meet = touched[at..].iter().flatten().any(|id| touched[..at].concat().contains(id));
+        let meet = meet && !(only_inserts(&source.changes[..at]) && only_inserts(&source.changes[at..]));
+        let later = Plan::new(source.changes.split_off(at));
+        let earlier = Plan::new(source.changes);
+        prop_assert_eq!(earlier.is_independent_of(&later), !meet);
+        prop_assert_eq!(later.is_independent_of(&earlier), !meet);
+    }
+
+    #[test]
     fn changes_that_no_source_can_make_are_left_to_the_target(steps in steps()) {
         // each step as if all rows were there, and none: must not panic, whatever it comes to
         let mut source = Source::new(ReplicaIdentity::Default);
@@ -312,6 +340,30 @@ proptest! {
         let truncated: Vec<u64> = plan.truncates.iter().map(|t| t.lsn.0).collect();
         let expected = steps.iter().enumerate().filter(|(_, (_, kind))| *kind == 0);
         prop_assert_eq!(truncated, expected.map(|(n, _)| n as u64).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_no_key_tells_or_another_key_is_not_independent() {
+    let batch = |relation: &Arc<Relation>| {
+        let mut source = Source::new(ReplicaIdentity::Full);
+        source.relation = relation.clone();
+        let [id] = source.rows.keys().take(1).copied().collect::<Vec<_>>()[..] else {
+            return Plan::default();
+        };
+        let step = Step { kind: 4, id, to: 0, a: None, b: None };
+        source.step(&step);
+        Plan::new(source.changes)
+    };
+    let keyed = relation("t", ReplicaIdentity::Full);
+    let without = |keys: &[usize]| {
+        let mut relation = (*keyed).clone();
+        keys.iter().for_each(|index| relation.columns[*index].key = false);
+        Arc::new(relation)
+    };
+    let (keyless, other) = (without(&[0, 2]), without(&[0]));
+    for (a, b) in [(&keyless, &keyless), (&keyless, &keyed), (&keyed, &other)] {
+        assert!(!batch(a).is_independent_of(&batch(b)));
     }
 }
 

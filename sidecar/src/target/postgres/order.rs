@@ -1,11 +1,11 @@
 //! Which batch is written when, and beside which others. Pure code; the target does what it says.
 //!
 //! Batches begin in stream order, each on a free session, as long as each is independent of all that are
-//! under way ([`Footprint`]). Only the first of them, the *head*, may commit: commit order is stream
+//! under way ([`Plan::is_independent_of`]). Only the first of them, the *head*, may commit: commit order is stream
 //! order. A batch without a commit (a part of a large transaction) and one that depends on another wait
 //! until they are the head.
 //!
-//! What a footprint does not show (a unique value that goes from one row to another, an exclusion
+//! What a plan does not show (a unique value that goes from one row to another, an exclusion
 //! constraint, a trigger of the target's) shows as an error or as a wait for a lock, which is an error
 //! soon. **An error counts only for a batch that was written alone.** Any other is rolled back with all
 //! behind it, and these are written again alone, one after the other; and so are some more after them,
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rsrepl_wire::Lsn;
 
 use crate::batch::{Batch, Position};
-use crate::plan::{Footprint, Plan};
+use crate::plan::Plan;
 
 /// Batches written alone after a failure in company, at first and at most.
 const CAUTION: (u32, u32) = (4, 256);
@@ -26,7 +26,6 @@ const CAUTION: (u32, u32) = (4, 256);
 #[derive(Debug, Default)]
 pub struct Work {
     pub plan: Plan,
-    pub footprint: Footprint,
     /// The position that it goes on from.
     pub from: Lsn,
     pub commit: Option<Position>,
@@ -40,7 +39,7 @@ impl Work {
             truncation.relations.retain(|relation| keep(relation));
         }
         plan.truncates.retain(|truncation| !truncation.relations.is_empty());
-        Work { footprint: Footprint::of(&plan), plan, from, commit: batch.commit }
+        Work { plan, from, commit: batch.commit }
     }
 }
 
@@ -134,7 +133,8 @@ impl Order {
     fn start(&mut self) -> Option<Step> {
         let leaving =
             |entry: &Entry| matches!(entry.state, State::Doomed { .. } | State::TakingBack { .. });
-        if self.queue.iter().any(leaving) {
+        let busy = self.free.is_empty() && self.open_on.is_none();
+        if busy || self.queue.iter().any(leaving) {
             return None;
         }
         let at = self.queue.iter().position(|entry| entry.state == State::Waiting)?;
@@ -145,7 +145,7 @@ impl Order {
             || self.open_on.is_some();
         let may_join = |entry: &Entry| {
             let beside = matches!(entry.state, State::Writing { alone: false, .. });
-            beside && !alone && entry.work.footprint.is_independent_of(&rest.work.footprint)
+            beside && !alone && entry.work.plan.is_independent_of(&rest.work.plan)
         };
         if !before.clone().all(may_join) {
             return None;

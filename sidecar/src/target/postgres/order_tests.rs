@@ -21,12 +21,12 @@ fn work(n: u64, tables: &[(u8, Option<bool>)], commit: bool) -> Work {
     Work::new(batch, Lsn(n - 1), |_| true)
 }
 
-fn footprint(tables: &[(u8, Option<bool>)]) -> Footprint {
-    work(1, tables, true).footprint
+fn plan(tables: &[(u8, Option<bool>)]) -> Plan {
+    work(1, tables, true).plan
 }
 
 #[test]
-fn only_inserts_may_meet_in_a_table() {
+fn only_inserts_of_one_key_may_meet() {
     let (insert, update, truncate) = (Some(false), Some(true), None);
     for (a, b, independent) in [
         (vec![(1, insert)], vec![(1, insert)], true),
@@ -37,8 +37,8 @@ fn only_inserts_may_meet_in_a_table() {
         (vec![(1, truncate)], vec![(2, insert)], false),
         (vec![], vec![(2, update)], true),
     ] {
-        assert_eq!(footprint(&a).is_independent_of(&footprint(&b)), independent, "{a:?} {b:?}");
-        assert_eq!(footprint(&b).is_independent_of(&footprint(&a)), independent, "{b:?} {a:?}");
+        assert_eq!(plan(&a).is_independent_of(&plan(&b)), independent, "{a:?} {b:?}");
+        assert_eq!(plan(&b).is_independent_of(&plan(&a)), independent, "{b:?} {a:?}");
     }
 }
 
@@ -70,7 +70,7 @@ impl Play {
                         assert_eq!(open, writer, "the transaction is open on another");
                     }
                     for other in self.sessions.iter().filter_map(|session| session.work.as_ref()) {
-                        assert!(other.footprint.is_independent_of(&work.footprint));
+                        assert!(other.plan.is_independent_of(&work.plan));
                         assert!(!alone && other.commit.is_some() && work.commit.is_some());
                     }
                     assert!(!self.sessions.iter().any(|s| s.work.is_some() && s.alone));
