@@ -12,14 +12,14 @@ use crate::stream::{Stream, int, int_column, key, relation, text, text_column};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn target(standby: &Standby, workers: usize) -> PostgresTarget {
+pub fn target(standby: &Standby, workers: usize) -> PostgresTarget {
     let mut options = standby.options();
     (options.workers, options.batches) = (workers, 64);
     PostgresTarget::new(options)
 }
 
 /// Hands over all of `batches` as fast as there is room, and waits until all are applied.
-async fn apply_all(target: &mut PostgresTarget, batches: Vec<rsrepl_sidecar::batch::Batch>) {
+pub async fn apply_all(target: &mut PostgresTarget, batches: Vec<rsrepl_sidecar::batch::Batch>) {
     let count = batches.len();
     let mut batches = batches.into_iter();
     let mut applied = 0;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use rsrepl_sidecar::target::Target;
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
+use crate::beside;
 use crate::stream::{Stream, V, int, int_column, key, relation, text, text_column};
 use crate::{Apply, Standby};
 
@@ -30,6 +31,22 @@ struct Model {
 }
 
 impl Model {
+    fn new(identity: ReplicaIdentity, seed: u64) -> Model {
+        Model {
+            rows: BTreeMap::new(),
+            random: fastrand::Rng::with_seed(seed),
+            full: identity == ReplicaIdentity::Full,
+            next_u: 0,
+        }
+    }
+
+    fn assert_equals(&self, standby: &Standby, seed: u64) {
+        let expected: Vec<String> =
+            self.rows.iter().map(|(id, (u, a, b))| format!("({id},{u},{a},{b})")).collect();
+        let found = standby.rows("SELECT id, u, a, b FROM t ORDER BY id");
+        assert_eq!(found, expected.join(";"), "seed {seed}");
+    }
+
     fn row((id, (u, a, b)): (&i32, &(i32, String, String))) -> Vec<V> {
         vec![int(*id), int(*u), text(a), text(b)]
     }
@@ -130,12 +147,7 @@ impl Model {
 async fn random_changes(database: &str, identity: ReplicaIdentity, seed: u64) {
     let standby = Standby::new(database, SCHEMA);
     let table = keyed(identity);
-    let mut model = Model {
-        rows: BTreeMap::new(),
-        random: fastrand::Rng::with_seed(seed),
-        full: identity == ReplicaIdentity::Full,
-        next_u: 0,
-    };
+    let mut model = Model::new(identity, seed);
     let mut target = standby.target();
     target.open(&standby.source()).await.unwrap();
     let mut stream = Stream::after(1000);
@@ -149,13 +161,7 @@ async fn random_changes(database: &str, identity: ReplicaIdentity, seed: u64) {
         target.apply(batch).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
     target.apply(stream.commit()).await.unwrap();
-    let expected: Vec<String> =
-        model.rows.iter().map(|(id, (u, a, b))| format!("({id},{u},{a},{b})")).collect();
-    assert_eq!(
-        standby.rows("SELECT id, u, a, b FROM t ORDER BY id"),
-        expected.join(";"),
-        "seed {seed}"
-    );
+    model.assert_equals(&standby, seed);
     assert_eq!(standby.rows("SELECT DISTINCT extra FROM t"), "(5)");
 }
 
@@ -167,6 +173,28 @@ async fn random_changes_with_keys_arrive() {
 #[tokio::test]
 async fn random_changes_with_whole_old_rows_arrive() {
     random_changes("random_full", ReplicaIdentity::Full, 2).await;
+}
+
+/// Batches that are small beside the table, so that many have no row in common; and unique values that go
+/// from a row of one batch to a row of the next, which no key shows.
+#[tokio::test]
+async fn random_changes_side_by_side_arrive() {
+    let standby = Standby::new("random_beside", SCHEMA);
+    let table = keyed(ReplicaIdentity::Default);
+    let seed = 3;
+    let mut model = Model::new(ReplicaIdentity::Default, seed);
+    let mut stream = Stream::after(1000);
+    let mut batches = Vec::new();
+    for round in 0..400 {
+        for _ in 0..model.random.usize(1..if round < 20 { 100 } else { 12 }) {
+            model.step(&table, &mut stream);
+        }
+        batches.push(stream.commit());
+    }
+    let mut target = beside::target(&standby, 3);
+    target.open(&standby.source()).await.unwrap();
+    beside::apply_all(&mut target, batches).await;
+    model.assert_equals(&standby, seed);
 }
 
 #[tokio::test]
