@@ -100,6 +100,10 @@ impl<'a> Numeric<'a> {
         if !self.digits.len().is_multiple_of(2) {
             return Err(malformed("half a digit"));
         }
+        // it has at most 131,072 decimals before the point and 16,383 behind it
+        if self.digits.len() / 2 > usize::from(u16::MAX) {
+            return Err(malformed("too many digits"));
+        }
         if !self.is_finite() && !self.digits.is_empty() {
             return Err(malformed("digits in a special value"));
         }
@@ -170,7 +174,7 @@ impl<'a> Numeric<'a> {
     }
 
     /// Appends what `numeric_send` writes.
-    pub fn write_send(&self, out: &mut Vec<u8>) {
+    pub fn write_send(&self, out: &mut impl BufMut) {
         let (sign, scale) = match self.sign {
             Sign::Positive => (KIND_POSITIVE, self.scale),
             Sign::Negative => (KIND_NEGATIVE, self.scale),
@@ -180,14 +184,12 @@ impl<'a> Numeric<'a> {
                 (NEG_INFINITY, (NEG_INFINITY & SHORT_SCALE_MASK) >> SHORT_SCALE_SHIFT)
             }
         };
-        // a varlena is under 1 GiB, but a numeric of it has at most 131072 + 16383 decimals
-        let count = self.digits().len().min(usize::from(u16::MAX)) as u16;
-        out.extend_from_slice(&count.to_be_bytes());
-        out.extend_from_slice(&self.weight.to_be_bytes());
-        out.extend_from_slice(&sign.to_be_bytes());
-        out.extend_from_slice(&scale.to_be_bytes());
-        for digit in self.digits().take(usize::from(count)) {
-            out.extend_from_slice(&digit.to_be_bytes());
+        out.put_u16(self.digits().len() as u16); // checked
+        out.put_i16(self.weight);
+        out.put_u16(sign);
+        out.put_u16(scale);
+        for digit in self.digits() {
+            out.put_u16(digit);
         }
     }
 }

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use rsrepl_wire::text::array::Array;
 use rsrepl_wire::text::jsonb;
+use rsrepl_wire::text::numeric::Numeric;
 use rsrepl_wire::{Column, Element, Encoding, TypeKind};
 
 /// How the values of one column become their binary form; chosen once per table.
@@ -150,53 +151,9 @@ fn put_tid(data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
     Ok(())
 }
 
-/// Header bits of `NumericChoice` (`numeric.c`).
-mod numeric {
-    pub const SIGN_MASK: u16 = 0xC000;
-    pub const SHORT: u16 = 0x8000;
-    pub const SPECIAL: u16 = 0xC000;
-    /// NaN and the infinities are their whole header.
-    pub const SPECIAL_MASK: u16 = 0xF000;
-    pub const NEGATIVE: u16 = 0x4000;
-    pub const DSCALE_MASK: u16 = 0x3FFF;
-    pub const SHORT_SIGN: u16 = 0x2000;
-    pub const SHORT_DSCALE_MASK: u16 = 0x1F80;
-    pub const SHORT_DSCALE_SHIFT: u16 = 7;
-    pub const SHORT_WEIGHT_SIGN: u16 = 0x0040;
-    pub const SHORT_WEIGHT_MASK: u16 = 0x003F;
-}
-
-/// On disk to `numeric_send`: digit count, weight, sign, display scale, digits of base 10,000.
 fn put_numeric(data: &[u8], out: &mut BytesMut) -> Result<(), CodecError> {
-    let invalid = CodecError { what: "numeric", len: data.len() };
-    let word = |at: usize| {
-        data.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes).ok_or(invalid)
-    };
-    let header = word(0)?;
-    let (sign, dscale, weight, digits_at) = match header & numeric::SIGN_MASK {
-        numeric::SPECIAL => (header & numeric::SPECIAL_MASK, 0, 0, data.len()),
-        numeric::SHORT => {
-            let sign = if header & numeric::SHORT_SIGN != 0 { numeric::NEGATIVE } else { 0 };
-            let dscale = (header & numeric::SHORT_DSCALE_MASK) >> numeric::SHORT_DSCALE_SHIFT;
-            let mut weight = header & numeric::SHORT_WEIGHT_MASK;
-            if header & numeric::SHORT_WEIGHT_SIGN != 0 {
-                weight |= !numeric::SHORT_WEIGHT_MASK; // sign extension
-            }
-            (sign, dscale, weight, 2)
-        }
-        sign => (sign, header & numeric::DSCALE_MASK, word(2)?, 4),
-    };
-    let digits = data.get(digits_at..).ok_or(invalid)?.chunks_exact(2);
-    if !digits.remainder().is_empty() {
-        return Err(invalid);
-    }
-    out.put_u16(u16::try_from(digits.len()).map_err(|_| invalid)?);
-    out.put_u16(weight);
-    out.put_u16(sign);
-    out.put_u16(dscale);
-    for digit in digits {
-        out.extend(digit.iter().rev());
-    }
+    let numeric = Numeric::from_disk(data);
+    numeric.map_err(|_| CodecError { what: "numeric", len: data.len() })?.write_send(out);
     Ok(())
 }
 
@@ -297,8 +254,8 @@ mod tests {
             // long: sign and dscale, weight
             (wire(&[0x4000 | 100, 200, 9]), sent(&[1, 200, 0x4000, 100, 9])),
             (wire(&[0xC000]), sent(&[0, 0, 0xC000, 0])),
-            (wire(&[0xD000]), sent(&[0, 0, 0xD000, 0])),
-            (wire(&[0xF000]), sent(&[0, 0, 0xF000, 0])),
+            (wire(&[0xD000]), sent(&[0, 0, 0xD000, 0x20])),
+            (wire(&[0xF000]), sent(&[0, 0, 0xF000, 0x20])),
         ] {
             assert_eq!(put(Codec::Plain(Plain::Numeric), &data), Ok(expected), "{data:x?}");
         }
