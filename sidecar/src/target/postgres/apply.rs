@@ -20,6 +20,10 @@ use crate::plan::{Plan, TableChanges, Truncation};
 /// How long a target may take to roll back when it is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Tables that a session knows at a time, with their statements and row types: of those that come and go,
+/// partitions above all, it forgets.
+const TABLES_MAX: usize = 1000;
+
 /// An open session and what it knows.
 pub struct Session {
     target: String,
@@ -31,8 +35,6 @@ pub struct Session {
     moved: bool,
     /// By [`Relation::oid`].
     tables: HashMap<u32, Table>,
-    /// Tables looked up so far; names row types.
-    resolved: usize,
 }
 
 impl Session {
@@ -44,7 +46,6 @@ impl Session {
             in_transaction: false,
             moved: false,
             tables: HashMap::new(),
-            resolved: 0,
         }
     }
 
@@ -69,6 +70,9 @@ impl Session {
     }
 
     async fn write_plan(&mut self, plan: &Plan) -> Result<()> {
+        if self.tables.len() >= TABLES_MAX {
+            self.forget_tables();
+        }
         for truncation in &plan.truncates {
             self.truncate(truncation).await?;
         }
@@ -92,11 +96,16 @@ impl Session {
     }
 
     pub async fn roll_back(&mut self) -> Result<()> {
-        // row types go with the transaction that made them
-        self.tables.clear();
+        // a row type that this transaction made goes with it
+        self.forget_tables();
         self.in_transaction = false;
         let rolled_back = self.client.batch_execute("ROLLBACK").await;
         rolled_back.map_err(|error| errors::of_server(&self.target, "rolling back", error))
+    }
+
+    fn forget_tables(&mut self) {
+        self.tables.clear();
+        self.client.clear_type_cache();
     }
 
     pub async fn look(&self) -> Result<Wal> {
@@ -153,8 +162,14 @@ impl Session {
                     .hint(format!("on the target: {}", mend.join("; ")))
             }
         })?;
-        self.resolved += 1;
-        let table = Table::new(Arc::clone(relation), fit, self.resolved);
+        // the number of a table that is known no more is free again, and its row type makes way for the
+        // next of that name: there are no more of them than tables known at a time
+        let number = self.tables.get(&relation.oid).map(Table::number);
+        if number.is_some() {
+            self.client.clear_type_cache();
+        }
+        let number = number.unwrap_or(self.tables.len());
+        let table = Table::new(Arc::clone(relation), fit, number);
         self.tables.insert(relation.oid, table);
         Ok(())
     }

@@ -24,6 +24,8 @@ pub struct TargetTable {
     pub partitioned: bool,
     /// One for each column of the relation, in its order.
     pub columns: Vec<TargetColumn>,
+    /// Columns of the target alone that have values of their own, quoted.
+    pub others: Vec<String>,
     /// The relation has key columns.
     pub keyed: bool,
     /// A unique index guarantees that a key names at most one row, so that a set of keys can be
@@ -220,6 +222,11 @@ fn fit(
         partitioned,
         keyed: columns.iter().any(|column| column.key),
         columns,
+        others: catalog
+            .iter()
+            .filter(|column| !column.generated && !is_known(relation, column))
+            .map(|column| sql::ident(&column.name))
+            .collect(),
         unique_key: unique.iter().any(|index| index.iter().all(is_key)),
     })
 }
@@ -230,7 +237,11 @@ fn needs_a_value(relation: &Relation, column: &CatalogColumn) -> bool {
         && !column.has_default
         && !column.generated
         && column.identity.is_none()
-        && !relation.columns.iter().any(|known| known.name == column.name)
+        && !is_known(relation, column)
+}
+
+fn is_known(relation: &Relation, column: &CatalogColumn) -> bool {
+    relation.columns.iter().any(|known| known.name == column.name)
 }
 
 fn extra(relation: &Relation, name: &str) -> Finding {

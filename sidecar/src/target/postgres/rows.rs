@@ -38,7 +38,7 @@ pub fn of_change(table: &Table, change: &Change) -> Result<Prepared, Unusable> {
             Ok(Some((StatementKey::DeleteRow, params)))
         }
         Operation::Delete { old } => {
-            let (known, params) = image(table, old)?;
+            let (known, params) = image(table, &whole(table, old)?);
             Ok(Some((StatementKey::DeleteImage(known), params)))
         }
         Operation::Update { old, new } if table.fit.keyed => {
@@ -51,13 +51,7 @@ pub fn of_change(table: &Table, change: &Change) -> Result<Prepared, Unusable> {
         }
         Operation::Update { old, new } => {
             let old = old.as_ref().ok_or(NO_IDENTITY)?;
-            let new = Cell::of_row(new, relation)?;
-            let (known, mut params) = image(table, old)?;
-            let shape = Shape { present: present(&new), key_changed: true };
-            let given = params.len();
-            push(&mut params, shape.set(&table.fit), &new);
-            let unchanged = params.len() == given;
-            Ok((!unchanged).then_some((StatementKey::UpdateImage(known, shape), params)))
+            Ok(update_image(table, &whole(table, old)?, &Cell::of_row(new, relation)?))
         }
         Operation::Truncate { .. } => Err(Unusable::Because("a TRUNCATE came among the rows")),
     }
@@ -93,13 +87,22 @@ pub fn of_update(table: &Table, net: &NetUpdate<'_>) -> Result<Prepared, Unusabl
 fn update(table: &Table, old: &[Cell], new: &[Cell]) -> Result<Prepared, Unusable> {
     let mut params = key_params(table, old)?;
     let shape = Shape { present: present(new), key_changed: key_changed(table, old, new) };
-    push(&mut params, shape.compared(&table.fit), new);
-    let before = params.len();
-    match shape.replaces(&table.fit) {
-        true => push(&mut params, table.fit.replaced(&shape), new),
-        false => push(&mut params, shape.set(&table.fit), new),
+    let named = params.len();
+    push(&mut params, shape.given(&table.fit), new);
+    Ok((params.len() > named).then_some((StatementKey::UpdateRow(shape), params)))
+}
+
+/// The statement that turns one of the rows `old` of a table without a key into `new`.
+fn update_image(table: &Table, old: &[Cell], new: &[Cell]) -> Prepared {
+    let (known, mut params) = image(table, old);
+    let shape = Shape { present: present(new), key_changed: true };
+    if shape.compared(&table.fit).any(|(i, _)| old.get(i) != new.get(i)) {
+        push(&mut params, shape.given(&table.fit), new);
+        return Some((StatementKey::ReplaceImage(known, shape), params));
     }
-    Ok((params.len() > before).then_some((StatementKey::UpdateRow(shape), params)))
+    let named = params.len();
+    push(&mut params, shape.set(&table.fit), new);
+    (params.len() > named).then_some((StatementKey::UpdateImage(known, shape), params))
 }
 
 fn present(new: &[Cell]) -> Vec<bool> {
@@ -133,13 +136,17 @@ fn key_params(table: &Table, cells: &[Cell]) -> Result<Vec<Param>, Unusable> {
         .collect()
 }
 
-/// The known columns of a whole old row, and their values.
-fn image(table: &Table, old: &OldRow) -> Result<(Vec<bool>, Vec<Param>), Unusable> {
-    if old.kind != OldRowKind::Full {
-        return Err(NO_IDENTITY);
+/// A whole old row.
+fn whole(table: &Table, old: &OldRow) -> Result<Vec<Cell>, Unusable> {
+    match old.kind {
+        OldRowKind::Full => Ok(Cell::of_row(&old.row, &table.relation)?),
+        _ => Err(NO_IDENTITY),
     }
-    let cells = Cell::of_row(&old.row, &table.relation)?;
-    let mut params = Vec::with_capacity(cells.len());
-    push(&mut params, table.fit.columns.iter().enumerate(), &cells);
-    Ok((present(&cells), params))
+}
+
+/// The known columns of a whole old row, and their values.
+fn image(table: &Table, old: &[Cell]) -> (Vec<bool>, Vec<Param>) {
+    let mut params = Vec::with_capacity(old.len());
+    push(&mut params, table.fit.columns.iter().enumerate(), old);
+    (present(old), params)
 }

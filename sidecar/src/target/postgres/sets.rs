@@ -12,13 +12,13 @@
 //! value went from one row to another), or the way in order finds the row that is wrong.
 
 mod deletes;
+mod updates;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::future::join;
-use rsrepl_wire::{DecodeError, Relation, Value};
+use rsrepl_wire::{DecodeError, Relation};
 use tokio_postgres::Client;
 
 use super::array::{Array, RowType};
@@ -27,11 +27,10 @@ use super::errors;
 use super::in_order;
 use super::pipeline::{Answered, Param, Pipeline};
 use super::rows::{self, Prepared, Unusable};
-use super::sql::Shape;
 use super::table::{StatementKey, Table};
 use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
-use crate::plan::{self, Effect, Image, Net, NetUpdate};
+use crate::plan::{self, Effect, Image, Net};
 
 /// Rows from which on one statement for all is cheaper than one for each.
 const SET_MIN: usize = 8;
@@ -181,75 +180,12 @@ impl Sets<'_> {
         if !net.deletes.is_empty() {
             self.delete(&net.deletes).await?;
         }
-        for (shape, updates) in self.by_shape(&net.updates)? {
-            self.update(&shape, &updates).await?;
-        }
+        self.update(&net.updates).await?;
         if !net.inserts.is_empty() {
             self.insert(&net.inserts).await?;
         }
         let unexpected = unexpected(&mut self.pipeline).await;
         self.judge(unexpected)
-    }
-
-    /// All updates of one shape are one statement. Updates that leave different columns unchanged
-    /// never share one: nothing is overwritten that did not come.
-    fn by_shape<'n>(
-        &self,
-        updates: &'n [NetUpdate<'n>],
-    ) -> Result<BTreeMap<Shape, Vec<&'n NetUpdate<'n>>>, DecodeError> {
-        let mut shapes = BTreeMap::<Shape, Vec<&NetUpdate<'_>>>::new();
-        let mut whole = [Vec::new(), Vec::new()];
-        for update in updates {
-            if !update.image.may_have_unchanged() {
-                let [kept, changed] = &mut whole;
-                if update.key_changed { changed } else { kept }.push(update);
-                continue;
-            }
-            let mut present = Vec::with_capacity(self.relation.columns.len());
-            update.image.for_each(self.relation, |_, value| {
-                present.push(value != Value::Unchanged);
-                Ok::<(), DecodeError>(())
-            })?;
-            let shape = Shape { present, key_changed: update.key_changed };
-            shapes.entry(shape).or_default().push(update);
-        }
-        for (updates, key_changed) in whole.into_iter().zip([false, true]) {
-            if !updates.is_empty() {
-                let present = vec![true; self.relation.columns.len()];
-                shapes.entry(Shape { present, key_changed }).or_default().extend(updates);
-            }
-        }
-        Ok(shapes)
-    }
-
-    async fn update(&mut self, shape: &Shape, updates: &[&NetUpdate<'_>]) -> Result<(), Failure> {
-        let fit = Arc::clone(&self.table.fit);
-        let row_type = match &self.row_type {
-            Some(row_type) if updates.len() >= SET_MIN && !shape.replaces(&fit) => {
-                Arc::clone(row_type)
-            }
-            _ => return self.singly(updates, |table, update| rows::of_update(table, update)).await,
-        };
-        if shape.set(&fit).next().is_none() {
-            return Ok(());
-        }
-        let given = flags(fit.columns.len(), shape.given(&fit).map(|(index, _)| index));
-        let statement = StatementKey::UpdateSet(shape.clone());
-        let mut array = [row_type.array()];
-        for update in updates {
-            if update.image.size() > SET_BYTES {
-                self.singly(&[update], |table, update| rows::of_update(table, update)).await?;
-                continue;
-            }
-            let [rows] = &mut array;
-            row_type
-                .put(rows, self.relation, Some(update.locator), &update.image, &given)
-                .map_err(|error| self.unsent(error))?;
-            if rows.size() >= SET_BYTES {
-                self.send(statement.clone(), &mut array).await?;
-            }
-        }
-        self.send(statement, &mut array).await
     }
 
     async fn insert(&mut self, images: &[Image<'_>]) -> Result<(), Failure> {

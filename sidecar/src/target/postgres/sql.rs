@@ -27,8 +27,8 @@ impl Shape {
             .filter(|(_, c)| !c.generated && !c.always_identity && (self.key_changed || !c.key))
     }
 
-    /// Columns that cannot be set and whose value is therefore compared: a difference is a row that
-    /// is not found, never one that silently stays.
+    /// Columns that cannot be set and whose value is therefore compared. A row in which it differs is to be
+    /// replaced: a statement over a set does not find it, and one for a row does that.
     pub fn compared<'a>(
         &'a self,
         table: &'a TargetTable,
@@ -51,7 +51,7 @@ impl Shape {
         table.columns.iter().enumerate().filter(|(i, _)| self.present.get(*i) == Some(&true))
     }
 
-    /// A new key in a column that UPDATE may not set: the row is deleted and inserted again.
+    /// A new key in a column that UPDATE may not set: the row is replaced.
     pub fn replaces(&self, table: &TargetTable) -> bool {
         self.key_changed && table.columns.iter().any(|c| c.key && c.always_identity)
     }
@@ -144,47 +144,72 @@ impl TargetTable {
         format!("DELETE FROM {} AS t WHERE {by_key}", self.only())
     }
 
-    /// One row by key; parameters are the old key columns, the compared and the set ones.
+    /// One row by key; parameters are the old key columns, then the columns of [`Shape::given`].
     pub fn update_row(&self, shape: &Shape) -> String {
         let mut params = Params::default();
-        let mut condition = self.key_is_param(&mut params);
-        for (_, c) in shape.compared(self) {
-            condition.push_str(&format!(" AND t.{} {} {}", c.ident, c.equals, params.next(c)));
-        }
-        if shape.replaces(self) {
-            return self.replace_row(shape, &condition, &mut params);
-        }
-        let set =
-            join(shape.set(self).map(|(_, c)| format!("{} = {}", c.ident, params.next(c))), ", ");
-        format!("UPDATE {} AS t SET {set} WHERE {condition}", self.only())
-    }
-
-    /// Deletes a row and inserts it with its new key; what is not set keeps its value. Parameters as
-    /// [`update_row`](Self::update_row), with every column that [`replaced`](Self::replaced) names.
-    fn replace_row(&self, shape: &Shape, condition: &str, params: &mut Params) -> String {
-        let replaced: Vec<usize> = self.replaced(shape).map(|(i, _)| i).collect();
-        let values = join(
-            self.written().map(|(i, c)| match replaced.contains(&i) {
-                true => params.next(c),
-                false => format!("old.{}", c.ident),
-            }),
+        let by_key = self.key_is_param(&mut params);
+        let given = self.given_params(shape, &mut params);
+        let set = join(
+            given
+                .iter()
+                .filter(|(_, c, _)| !c.always_identity)
+                .map(|(_, c, param)| format!("{} = {param}", c.ident)),
             ", ",
         );
+        let same = join(
+            shape.compared(self).map(|(i, c)| {
+                let param = given.iter().find(|(g, ..)| *g == i).map_or("NULL", |(.., p)| p);
+                format!("t.{} {} {param}", c.ident, c.equals)
+            }),
+            " AND ",
+        );
+        let table = self.only();
+        if shape.replaces(self) {
+            let [old, insert] =
+                self.replace(&format!("DELETE FROM {table} AS t WHERE {by_key}"), &given);
+            return format!("WITH {old} {insert}");
+        }
+        if same.is_empty() {
+            return format!("UPDATE {table} AS t SET {set} WHERE {by_key}");
+        }
+        let differing = format!("DELETE FROM {table} AS t WHERE {by_key} AND NOT ({same})");
+        let [old, insert] = self.replace(&differing, &given);
+        let kept = match set.is_empty() {
+            true => format!("SELECT 1 FROM {table} AS t WHERE {by_key} AND {same}"),
+            false => format!("UPDATE {table} AS t SET {set} WHERE {by_key} AND {same} RETURNING 1"),
+        };
         format!(
-            "WITH old AS (DELETE FROM {} AS t WHERE {condition} RETURNING t.*) \
-             INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {values} FROM old",
-            self.only(),
-            self.name,
-            self.column_list()
+            "WITH {old}, replaced AS ({insert} RETURNING 1), kept AS ({kept}) \
+             SELECT 1 FROM replaced UNION ALL SELECT 1 FROM kept"
         )
     }
 
-    /// The columns that a replaced row gets a new value in.
-    pub fn replaced<'a>(
+    /// The given columns, each with its parameter.
+    fn given_params<'a>(
         &'a self,
         shape: &'a Shape,
-    ) -> impl Iterator<Item = (usize, &'a TargetColumn)> {
-        self.written().filter(|(i, _)| shape.present.get(*i) == Some(&true))
+        params: &mut Params,
+    ) -> Vec<(usize, &'a TargetColumn, String)> {
+        shape.given(self).map(|(i, c)| (i, c, params.next(c))).collect()
+    }
+
+    /// The WITH query `old`, which is what `delete` deletes, and what inserts that again with new values of
+    /// the given columns: what UPDATE may not set can be inserted. Foreign keys do not fire.
+    fn replace(&self, delete: &str, given: &[(usize, &TargetColumn, String)]) -> [String; 2] {
+        let values = self.written().map(|(i, c)| match given.iter().find(|(g, ..)| *g == i) {
+            Some((.., param)) => (c.ident.clone(), param.clone()),
+            None => (c.ident.clone(), format!("old.{}", c.ident)),
+        });
+        let others = self.others.iter().map(|ident| (ident.clone(), format!("old.{ident}")));
+        let (columns, values): (Vec<_>, Vec<_>) = values.chain(others).unzip();
+        let (columns, values) = (columns.join(", "), values.join(", "));
+        [
+            format!("old AS ({delete} RETURNING t.*)"),
+            format!(
+                "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM old",
+                self.name
+            ),
+        ]
     }
 
     /// One of the rows whose every value is, byte for byte, the parameter's (`record_image_eq`);
@@ -210,12 +235,25 @@ impl TargetTable {
 
     /// One row of a table without a key; parameters are the known columns.
     pub fn delete_image(&self, known: &[bool]) -> String {
-        let row = self.by_image(known, &mut Params::default());
+        self.delete_one(known, &mut Params::default())
+    }
+
+    fn delete_one(&self, known: &[bool], params: &mut Params) -> String {
+        let row = self.by_image(known, params);
         format!(
             "DELETE FROM {} AS t USING {row} AS old \
              WHERE t.tableoid = old.tableoid AND t.ctid = old.ctid",
             self.only()
         )
+    }
+
+    /// One row of a table without a key, of which a column changes that UPDATE may not set; parameters are
+    /// the known columns of the old row, then the columns of [`Shape::given`].
+    pub fn replace_image(&self, known: &[bool], shape: &Shape) -> String {
+        let mut params = Params::default();
+        let delete = self.delete_one(known, &mut params);
+        let [old, insert] = self.replace(&delete, &self.given_params(shape, &mut params));
+        format!("WITH {old} {insert}")
     }
 
     /// One row of a table without a key; parameters are the known columns of the old row, then the
@@ -245,14 +283,15 @@ impl TargetTable {
         self.keys().count() + self.columns.len()
     }
 
-    /// The row type, which lasts as long as the session, and then a query for its oid.
+    /// The row type, which lasts as long as the session or until the next of that name, and then a query for
+    /// its oid.
     pub fn create_row_type(&self, row_type: &str) -> String {
         let keys = self.keys().map(|(i, c)| format!("k{i} {}", Self::arrival_type(c)));
         let columns =
             self.columns.iter().enumerate().map(|(i, c)| format!("c{i} {}", Self::arrival_type(c)));
         let fields = join(keys.chain(columns), ", ");
         format!(
-            "CREATE TYPE {row_type} AS ({fields}); \
+            "DROP TYPE IF EXISTS {row_type}; CREATE TYPE {row_type} AS ({fields}); \
              SELECT {}::pg_catalog.regtype::pg_catalog.oid",
             literal(row_type)
         )

@@ -20,6 +20,7 @@ const ROW_TYPE_FIELDS_MAX: usize = 1600;
 pub struct Table {
     pub relation: Arc<Relation>,
     pub fit: Arc<TargetTable>,
+    number: usize,
     /// Name of the type that sets of rows arrive in, which [`Table::row_type`] creates.
     row_type: String,
     row_type_oid: Option<u32>,
@@ -35,6 +36,7 @@ pub enum StatementKey {
     /// The known columns.
     DeleteImage(Vec<bool>),
     UpdateImage(Vec<bool>, Shape),
+    ReplaceImage(Vec<bool>, Shape),
     Copy,
     InsertSet,
     DeleteSet,
@@ -43,15 +45,20 @@ pub enum StatementKey {
 }
 
 impl Table {
-    /// `number` tells its row type from others of the session.
+    /// `number` tells its row type from those of other tables of the session.
     pub fn new(relation: Arc<Relation>, fit: TargetTable, number: usize) -> Table {
         Table {
             relation,
             fit: Arc::new(fit),
+            number,
             row_type: format!("pg_temp.rsrepl_row_{number}"),
             row_type_oid: None,
             statements: HashMap::new(),
         }
+    }
+
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// Whether this is still how the stream describes the table.
@@ -64,7 +71,7 @@ impl Table {
         self.fit.row_type_fields() <= ROW_TYPE_FIELDS_MAX
     }
 
-    /// The oid of the row type, which is created at its first use. Not within a savepoint that may be
+    /// The oid of the row type, which is created at its first use, in the place of an older one. Not within a savepoint that may be
     /// rolled back.
     pub async fn row_type(&mut self, client: &Client) -> Result<u32, tokio_postgres::Error> {
         if let Some(oid) = self.row_type_oid {
@@ -104,6 +111,7 @@ impl Table {
             StatementKey::UpdateRow(shape) => fit.update_row(shape),
             StatementKey::DeleteImage(known) => fit.delete_image(known),
             StatementKey::UpdateImage(known, shape) => fit.update_image(known, shape),
+            StatementKey::ReplaceImage(known, shape) => fit.replace_image(known, shape),
             StatementKey::Copy => fit.copy(),
             StatementKey::InsertSet => fit.insert_set(row_type),
             StatementKey::DeleteSet => fit.delete_set(),
