@@ -253,6 +253,7 @@ impl<T: Target> Drive<T> {
                 );
                 return Err(Error::new(Kind::Server, message));
             }
+            session.under_way.taken_back();
             self.happened(session, Event::Durable(stored));
         }
         if session.assembler.skips() {
@@ -267,7 +268,7 @@ impl<T: Target> Drive<T> {
     /// Gives the target what is due, if it has room for it.
     fn hand_over(&mut self, session: &mut Session) -> bool {
         let full = session.is_full(self.limits);
-        if session.under_way.is_full() || !self.target.has_room(full) {
+        if !session.under_way.has_room() || !self.target.has_room(full) {
             return false;
         }
         let waited = session.waiting_since.is_some_and(|since| since.elapsed() >= self.linger);

@@ -1,8 +1,10 @@
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use rsrepl_wire::{Frame, Row};
 use tokio::sync::Semaphore;
 
+use super::super::under_way::APPLIED_MAX;
 use super::*;
 use crate::assemble::tests::transaction;
 use crate::batch::Operation;
@@ -218,6 +220,78 @@ async fn a_target_that_lost_commits_between_two_parts_gets_them_again() {
     rig.spool.close();
     drive.await.unwrap();
     assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 2, 2, 2, 2]);
+}
+
+/// A target that makes commits durable only when somebody asks, and then by a transaction of its own, or by
+/// the next commit.
+#[derive(Default)]
+struct Lazy {
+    under_way: VecDeque<Option<Lsn>>,
+    events: VecDeque<Event>,
+    applied: Lsn,
+    in_transaction: bool,
+    hurried: bool,
+}
+
+impl Target for Lazy {
+    async fn open(&mut self, _: &SourceIdentity) -> Result<Lsn> {
+        self.applied = START;
+        Ok(START)
+    }
+
+    fn has_room(&self, full: bool) -> bool {
+        self.under_way.is_empty() || (full && self.under_way.len() < 2)
+    }
+
+    fn submit(&mut self, batch: Batch) {
+        self.under_way.push_back(batch.commit.map(|commit| commit.lsn));
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        if let Some(commit) = self.under_way.pop_front() {
+            self.in_transaction = commit.is_none();
+            self.applied = commit.unwrap_or(self.applied);
+            if self.hurried && !self.in_transaction {
+                self.hurried = false;
+                self.events.push_back(Event::Durable(self.applied));
+            }
+            return Ok(Event::Applied);
+        }
+        if self.hurried && !self.in_transaction {
+            self.hurried = false;
+            return Ok(Event::Durable(self.applied));
+        }
+        std::future::pending().await
+    }
+
+    fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// What is remembered of commits is bounded, and the bound does not keep the one commit away that could
+/// make them durable.
+#[tokio::test]
+async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
+    let commits = u32::try_from(APPLIED_MAX).unwrap();
+    let Rig { mut spool, drive, _link, .. } = rig_with_spool(64 << 20);
+    for xid in 1..=commits {
+        append(&mut spool, &transaction(xid, 1, 1)).await;
+    }
+    append(&mut spool, &transaction(commits + 1, 9, 1)).await;
+    spool.close();
+    let Drive { index, name, reader, linger, backoff, shared, checkpoint, .. } = drive;
+    let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
+    let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
+    let drive = Drive { index, name, target, reader, limits, linger, backoff, shared, checkpoint };
+    tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
+    let end = Lsn(u64::from(commits + 1) * 10);
+    assert_eq!(ledger.borrow().confirmable(), Some(end));
 }
 
 /// Invariant 10.

@@ -8,8 +8,9 @@ use rsrepl_wire::Lsn;
 use crate::assemble::Checkpoint;
 use crate::batch::{Batch, Position};
 
-/// Batches applied and not yet durable, at most: bounds what is remembered of them.
-const APPLIED_MAX: usize = 4096;
+/// Batches applied and not yet durable, at most, but for one more that ends a transaction: bounds what is
+/// remembered of them.
+pub(super) const APPLIED_MAX: usize = 4096;
 
 /// First the batches being written, then those that are applied and not yet durable. Pure.
 #[derive(Default)]
@@ -18,6 +19,8 @@ pub(super) struct UnderWay {
     applied: VecDeque<Applied>,
     /// Bytes of frames in `applied`.
     bytes: usize,
+    /// The last batch was a part of a transaction that goes on.
+    open: bool,
 }
 
 /// A batch that was handed over, and what holds once it is applied.
@@ -54,6 +57,12 @@ impl UnderWay {
             checkpoint,
             since: Instant::now(),
         });
+        self.open = batch.commit.is_none();
+    }
+
+    /// The part of a transaction was taken back.
+    pub(super) fn taken_back(&mut self) {
+        self.open = false;
     }
 
     /// The oldest batch has been applied; [`Self::wait_for`] is to be told of its checkpoint.
@@ -85,9 +94,15 @@ impl UnderWay {
         self.writing.is_empty() && self.applied.is_empty()
     }
 
-    /// So much waits to become durable that nothing more is to be handed over.
+    /// So much waits to become durable that it is to be hurried.
     pub(super) fn is_full(&self) -> bool {
         self.applied.len() >= APPLIED_MAX
+    }
+
+    /// Whether more may be handed over: a transaction that was begun must come to its end, or its target
+    /// could be unable to make anything durable.
+    pub(super) fn has_room(&self) -> bool {
+        self.open || !self.is_full()
     }
 
     /// Bytes of frames that are applied and not yet durable.

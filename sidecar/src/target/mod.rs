@@ -88,7 +88,7 @@ pub trait Target: Send {
     /// What kept the oldest batch under way from being applied.
     fn next(&mut self) -> impl Future<Output = Result<Event>> + Send;
 
-    /// Somebody waits for what is under way to become durable: no more delays.
+    /// Somebody waits for what was handed over to become durable: no more delays, until it is.
     fn hurry(&mut self);
 
     /// Ends sessions in good order. An open partial transaction is rolled back.

@@ -70,11 +70,8 @@ use crate::batch::Batch;
 use crate::error::{Error, Kind, Result};
 use crate::tls::PgConnect;
 
-/// How often an idle target is asked whether the last commits are on its disk.
+/// How often a session that has nothing else to do looks whether the last commits are on disk.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
-
-/// How long an idle target is waited for to flush its WAL by itself.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a target is, how it is called, and how it is written to.
 #[derive(Clone, Debug)]
@@ -101,10 +98,9 @@ struct Open {
     /// The end of what was handed over.
     given: Lsn,
     durability: Durability,
-    /// The next commit is to wait for the disk.
+    /// Commits are to wait for the disk: what `durability` said last.
     hurry: Arc<AtomicBool>,
-    /// When the last batch was committed, and when the WAL is looked at next.
-    committed_at: Instant,
+    /// When the WAL is looked at next.
     look_at: Instant,
     /// A session was sent to look.
     looking: bool,
@@ -133,16 +129,14 @@ impl Target for PostgresTarget {
         let writers = sessions.into_iter().enumerate().map(|(number, session)| {
             Writer::start(number, session, sender.clone(), Arc::clone(&hurry))
         });
-        let now = Instant::now();
         self.open = Some(Open {
             writers: writers.collect(),
             reports,
             order: Order::new(self.options.workers),
             given: applied,
-            durability: Durability::default(),
+            durability: Durability::new(applied),
             hurry,
-            committed_at: now,
-            look_at: now,
+            look_at: Instant::now(),
             looking: false,
             events: VecDeque::new(),
         });
@@ -176,8 +170,9 @@ impl Target for PostgresTarget {
 
     fn hurry(&mut self) {
         if let Some(open) = &mut self.open {
-            open.hurry.store(true, Ordering::Relaxed);
+            open.durability.want(open.given);
             open.look_at = Instant::now();
+            open.note_urgency();
         }
     }
 
@@ -210,41 +205,55 @@ impl Open {
                 return Ok(event);
             }
             let looks = self.durability.is_waiting() && !self.looking;
-            let idle = self.order.idle().filter(|_| looks);
+            let free = self.order.free().filter(|_| looks);
             tokio::select! {
                 Some(report) = self.reports.recv() => self.reported(report)?,
-                () = tokio::time::sleep_until(self.look_at), if idle.is_some() => self.look(idle),
+                () = tokio::time::sleep_until(self.look_at), if free.is_some() => self.look(free),
             }
         }
     }
 
-    /// Has a session see how far the WAL is flushed, or flush it when somebody waits.
+    /// Has a session see how far the WAL is flushed, or flush it if that is urgent and nothing is under way
+    /// that will.
     fn look(&mut self, writer: Option<usize>) {
         let Some(writer) = writer.and_then(|writer| self.writers.get(writer)) else { return };
         self.looking = true;
-        let waited = self.committed_at.elapsed() >= FLUSH_PATIENCE;
-        let flush = self.hurry.swap(false, Ordering::Relaxed) || waited;
+        let flush = self.order.is_idle() && self.durability.is_urgent(Instant::now());
         writer.give(if flush { Job::Flush } else { Job::Look });
     }
 
-    fn reported(&mut self, Report { writer, result }: Report) -> Result<()> {
+    fn reported(&mut self, report: Report) -> Result<()> {
+        match report {
+            Report::Batch { writer, result } => self.ended(writer, result)?,
+            Report::Wal(wal) => {
+                self.looking = false;
+                self.look_at = Instant::now() + LOOK_INTERVAL;
+                // whatever was open on that session may be gone: nothing goes on after an error
+                let durable = self.durability.seen(wal?);
+                self.events.extend(durable.map(Event::Durable));
+            }
+        }
+        self.note_urgency();
+        self.proceed();
+        Ok(())
+    }
+
+    /// What a session did with its batch.
+    fn ended(&mut self, writer: usize, result: Result<Outcome>) -> Result<()> {
         match result {
-            Ok(Outcome::Written) => {
+            Ok(Outcome::Written(wal)) => {
                 self.order.finished(writer);
                 self.events.push_back(Event::Applied);
+                let durable = self.durability.seen(wal);
+                self.events.extend(durable.map(Event::Durable));
             }
             Ok(Outcome::Committed(wal)) => {
                 let position = self.order.finished(writer);
                 self.events.push_back(Event::Applied);
-                self.committed_at = Instant::now();
-                self.look_at = self.committed_at + LOOK_INTERVAL;
-                let durable = position.and_then(|at| self.durability.committed(at.lsn, wal));
+                let now = Instant::now();
+                self.look_at = now + LOOK_INTERVAL;
+                let durable = position.and_then(|at| self.durability.committed(at.lsn, wal, now));
                 self.events.extend(durable.map(Event::Durable));
-            }
-            Ok(Outcome::Looked(wal)) => {
-                self.looking = false;
-                self.look_at = Instant::now() + LOOK_INTERVAL;
-                self.events.extend(self.durability.seen(wal).map(Event::Durable));
             }
             Ok(Outcome::TakenBack) => self.order.taken_back(writer),
             Err(error) => {
@@ -256,7 +265,39 @@ impl Open {
                 tracing::debug!(%error, "failed beside other batches; they are written again one by one");
             }
         }
-        self.proceed();
         Ok(())
+    }
+
+    fn note_urgency(&self) {
+        self.hurry.store(self.durability.is_urgent(Instant::now()), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Position;
+
+    #[test]
+    fn a_look_that_fails_is_no_failure_of_a_batch() {
+        let mut open = Open {
+            writers: Vec::new(),
+            reports: mpsc::unbounded_channel().1,
+            order: Order::new(2),
+            given: Lsn::INVALID,
+            durability: Durability::new(Lsn::INVALID),
+            hurry: Arc::default(),
+            look_at: Instant::now(),
+            looking: true,
+            events: VecDeque::new(),
+        };
+        for _ in 0..2 {
+            open.order.push(Work { commit: Some(Position::default()), ..Work::default() });
+        }
+        while open.order.next().is_some() {}
+        let refused = Error::new(Kind::Server, "made for a test");
+        open.reported(Report::Wal(Err(refused))).expect_err("it is told");
+        assert_eq!(open.order.next().map(|step| format!("{step:?}")), None, "both go on");
+        assert!(!open.looking);
     }
 }

@@ -215,10 +215,15 @@ impl Order {
         }
     }
 
-    /// A free session, when nothing is being written.
-    pub fn idle(&self) -> Option<usize> {
-        let idle = self.queue.is_empty() && self.open_on.is_none();
-        self.free.last().copied().filter(|_| idle)
+    /// A session that writes nothing now, so that it can look at the WAL: there is one whenever nothing is
+    /// being written. It may be the one that a large transaction is open on.
+    pub fn free(&self) -> Option<usize> {
+        self.free.last().copied()
+    }
+
+    /// No batch is under way and no transaction open, so that a free session may have one of its own.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.open_on.is_none()
     }
 }
 

@@ -107,6 +107,22 @@ impl Play {
             assert_eq!(self.order.finished(writer), work.commit);
         }
     }
+
+    /// When nothing is being written, and so nothing can be told, a session is free to look at the WAL,
+    /// also while a transaction is open; one of its own it may have only when none is.
+    fn check_rest(&self) {
+        let writing = self.sessions.iter().any(|session| session.work.is_some());
+        match self.order.free() {
+            Some(free) => assert!(self.sessions[free].work.is_none(), "it is busy"),
+            None => assert!(writing, "nobody can look at the WAL"),
+        }
+        if self.order.is_idle() {
+            assert!(!writing && self.open_on.is_none());
+        }
+        if !writing && self.order.len() == 0 && self.open_on.is_none() {
+            assert!(self.order.is_idle(), "nobody can flush the WAL");
+        }
+    }
 }
 
 proptest! {
@@ -136,6 +152,7 @@ proptest! {
             }
             play.proceed();
             prop_assert!(play.sessions.iter().any(|session| session.work.is_some()), "it hangs");
+            play.check_rest();
             let before = play.committed;
             match events.next() {
                 Some((which, fails)) => play.end(which, fails),
@@ -146,6 +163,7 @@ proptest! {
                     prop_assert!(idle_rounds < 3 * workers, "it hangs");
                 }
             }
+            play.check_rest();
         }
         prop_assert_eq!(play.order.len(), 0);
     }

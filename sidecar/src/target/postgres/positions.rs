@@ -20,6 +20,9 @@
 //! first error, COMMIT after an error rolls back, and a session is read-only outside of a transaction
 //! that was begun here, so that no row is written when BEGIN itself has failed.
 
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
 use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -243,7 +246,7 @@ impl Positions {
             ),
             flush: format!(
                 "BEGIN READ WRITE; {WAIT_FOR_DISK}; UPDATE rsrepl.positions \
-                 SET updated = pg_catalog.clock_timestamp() WHERE {of_slot}; COMMIT; {LOOK}"
+                 SET updated = pg_catalog.clock_timestamp() WHERE {of_slot}; COMMIT"
             ),
         })
     }
@@ -267,36 +270,44 @@ impl Positions {
         to_move: Option<(Lsn, Position)>,
         durable: bool,
     ) -> Result<Wal> {
-        let mut text = String::new();
-        if let Some((from, to)) = to_move {
-            text = execute_move(from, to) + "; ";
-        }
-        text += &match (self.asynchronous, durable) {
-            (true, false) => format!("COMMIT; {LOOK}"),
-            (true, true) => format!("{WAIT_FOR_DISK}; COMMIT; {LOOK}"),
-            (false, _) => "COMMIT".to_owned(),
+        // the one or the other fails in a transaction that has failed, and nothing of the text is run behind
+        // it: there, COMMIT would be a ROLLBACK without an error
+        let first = match to_move {
+            Some((from, to)) => execute_move(from, to),
+            None => "SELECT 1".to_owned(),
         };
-        let messages = client.simple_query(&text).await.map_err(|error| match to_move {
-            Some((from, _)) => self.not_moved(from, "committing", error),
-            None => errors::of_server(&self.target, "committing", error),
-        })?;
-        if self.asynchronous { self.wal(&messages) } else { Ok(Wal::FLUSHED) }
+        let looks = self.asynchronous && !durable;
+        let text = match (self.asynchronous, durable) {
+            (true, false) => format!("{first}; COMMIT; {LOOK}"),
+            (true, true) => format!("{first}; {WAIT_FOR_DISK}; COMMIT"),
+            (false, _) => format!("{first}; COMMIT"),
+        };
+        let (messages, error) = answers(client, &text).await;
+        match (error, to_move) {
+            (None, _) if looks => self.wal(&messages),
+            (None, _) => Ok(Wal::FLUSHED),
+            // what is committed is committed; a broken connection shows at what comes next
+            (Some(error), _) if looks && ended(&messages) == 2 => {
+                tracing::debug!(target_name = self.target, %error, "a look behind a COMMIT failed");
+                Ok(Wal::UNKNOWN)
+            }
+            (Some(error), Some((from, _))) => Err(self.not_moved(from, "committing", error)),
+            (Some(error), None) => Err(errors::of_server(&self.target, "committing", error)),
+        }
     }
 
     /// How far the WAL is written and flushed.
     pub async fn look(&self, client: &Client) -> Result<Wal> {
-        self.ask_for_wal(client, LOOK).await
-    }
-
-    /// The same after having it flushed.
-    pub async fn flush(&self, client: &Client) -> Result<Wal> {
-        self.ask_for_wal(client, &self.flush).await
-    }
-
-    async fn ask_for_wal(&self, client: &Client, query: &str) -> Result<Wal> {
         let server = |error| errors::of_server(&self.target, "looking at its WAL", error);
-        let messages = client.simple_query(query).await.map_err(server)?;
+        let messages = client.simple_query(LOOK).await.map_err(server)?;
         self.wal(&messages)
+    }
+
+    /// Has everything flushed that was committed before. Not while a transaction is open.
+    pub async fn flush(&self, client: &Client) -> Result<Wal> {
+        let server = |error| errors::of_server(&self.target, "flushing its WAL", error);
+        client.batch_execute(&self.flush).await.map_err(server)?;
+        Ok(Wal::FLUSHED)
     }
 
     fn wal(&self, messages: &[SimpleQueryMessage]) -> Result<Wal> {
@@ -351,6 +362,32 @@ impl Begun<'_> {
         let found = stored.map_or("gone".to_owned(), |lsn| format!("{lsn}"));
         Err(positions.not_at(at, &found))
     }
+}
+
+/// What a text of several statements gave, up to the first error.
+async fn answers(
+    client: &Client,
+    text: &str,
+) -> (Vec<SimpleQueryMessage>, Option<tokio_postgres::Error>) {
+    let mut messages = Vec::new();
+    let mut stream = match client.simple_query_raw(text).await {
+        Ok(stream) => pin!(stream),
+        Err(error) => return (messages, Some(error)),
+    };
+    loop {
+        match stream.try_next().await {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => return (messages, None),
+            Err(error) => return (messages, Some(error)),
+        }
+    }
+}
+
+/// Statements that have come to their end.
+fn ended(messages: &[SimpleQueryMessage]) -> usize {
+    let is_end =
+        |message: &&SimpleQueryMessage| matches!(message, SimpleQueryMessage::CommandComplete(_));
+    messages.iter().filter(is_end).count()
 }
 
 /// Takes the new position, its commit time in microseconds since 2000-01-01, its xid, and the position

@@ -22,20 +22,22 @@ pub enum Job {
     Flush,
 }
 
-/// What became of a job.
+/// What became of a batch.
 #[derive(Debug)]
 pub enum Outcome {
     /// A part of a large transaction: nothing shows yet.
-    Written,
+    Written(Wal),
     Committed(Wal),
     TakenBack,
-    Looked(Wal),
 }
 
 /// What a writer tells.
-pub struct Report {
-    pub writer: usize,
-    pub result: Result<Outcome>,
+#[derive(Debug)]
+pub enum Report {
+    /// What became of a batch.
+    Batch { writer: usize, result: Result<Outcome> },
+    /// How far the WAL is flushed. An error says nothing of any batch.
+    Wal(Result<Wal>),
 }
 
 /// The target's end of a writer's task.
@@ -47,7 +49,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the task of writer `number`. It ends with its session when this is dropped.
+    /// Starts the task of writer `number`. It ends with its session when this is dropped. While `hurry` is
+    /// set, commits wait for the disk.
     pub fn start(
         number: usize,
         session: Session,
@@ -97,8 +100,15 @@ async fn run(
     hurry: Arc<AtomicBool>,
 ) {
     while let Some(job) = jobs.recv().await {
-        let result = guarded(session.run(job, &hurry)).await;
-        if reports.send(Report { writer: number, result }).is_err() {
+        let report = match job {
+            Job::Write { work, alone, turn } => Report::Batch {
+                writer: number,
+                result: guarded(session.write(&work, alone, turn, &hurry)).await,
+            },
+            Job::Look => Report::Wal(guarded(session.look()).await),
+            Job::Flush => Report::Wal(guarded(session.flush()).await),
+        };
+        if reports.send(report).is_err() {
             break;
         }
     }
@@ -106,14 +116,6 @@ async fn run(
 }
 
 impl Session {
-    async fn run(&mut self, job: Job, hurry: &AtomicBool) -> Result<Outcome> {
-        match job {
-            Job::Write { work, alone, turn } => self.write(&work, alone, turn, hurry).await,
-            Job::Look => self.look().await.map(Outcome::Looked),
-            Job::Flush => self.flush().await.map(Outcome::Looked),
-        }
-    }
-
     async fn write(
         &mut self,
         work: &Work,
@@ -123,10 +125,11 @@ impl Session {
     ) -> Result<Outcome> {
         let written = self.write_rows(work, alone).await;
         let result = match (written, work.commit) {
-            (Ok(()), None) => return Ok(Outcome::Written),
+            // the transaction may be long: what was committed before it is not to wait for its end
+            (Ok(()), None) => self.look().await.map(Outcome::Written),
             (Ok(()), Some(position)) => match turn.await {
                 Ok(()) => {
-                    let durable = hurry.swap(false, Ordering::Relaxed);
+                    let durable = hurry.load(Ordering::Relaxed);
                     self.commit(work.from, position, durable).await.map(Outcome::Committed)
                 }
                 Err(_) => {
