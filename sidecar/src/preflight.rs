@@ -202,19 +202,20 @@ fn check_spool(spool: &config::Spool) -> Option<Finding> {
 
 /// Checks each target against the source's `tables`.
 pub async fn check_targets(config: &Config, tables: &[Relation], mask: &Mask) -> Vec<PartReport> {
-    let checks = config.targets.iter().map(|target| check_target(target, tables, mask));
+    let slot = &config.source.slot_name;
+    let checks = config.targets.iter().map(|target| check_target(target, slot, tables, mask));
     futures_util::future::join_all(checks).await
 }
 
-async fn check_target(target: &Target, tables: &[Relation], mask: &Mask) -> PartReport {
+async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &Mask) -> PartReport {
     let name = format!("target {} ({})", target.name, target.kind().as_str());
     let check = async {
         match &target.options {
             TargetOptions::Postgres(options) => {
                 let (name, connection) = (target.name.clone(), options.connection.clone());
                 let (workers, batches) = (options.workers, 1);
-                postgres::check(&PostgresOptions { name, connection, workers, batches }, tables)
-                    .await
+                let options = PostgresOptions { name, connection, workers, batches };
+                postgres::check(&options, slot, tables).await
             }
             TargetOptions::ClickHouse(options) => {
                 match ClickHouseOptions::from_config(&target.name, options) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `stream` | batches as the assembler gives them |
 //! | `exactly_once` | positions, crashes, a second sidecar, the wrong source |
+//! | `durable` | when it is told that something is on disk |
 //! | `crashes` | a server killed between a commit and its flush |
 //! | `beside` | several writers, and what makes their batches wait for each other |
 //! | `effects` | what arrives is what the stream says, in every way of applying it |
@@ -11,16 +12,23 @@
 //! | `refusals` | what a target refuses names the row, and nothing of it stays |
 //! | `columns` | types and kinds of columns that need care |
 //! | `types` | every type, as a real server and the real plugin wrote it |
+//! | `identity` | identity columns of the target |
+//! | `origin` | the replication origin of a session |
+//! | `row_types` | what a session keeps of tables |
 //! | `preflight` | what `check` finds |
 
 mod beside;
 mod columns;
 mod crashes;
+mod durable;
 mod effects;
 mod exactly_once;
+mod identity;
 mod keys;
+mod origin;
 mod preflight;
 mod refusals;
+mod row_types;
 mod stream;
 mod types;
 
@@ -88,16 +96,7 @@ impl Standby {
     }
 
     fn options(&self) -> PostgresOptions {
-        self.options_for(&self.server.postgres.conninfo(&self.database))
-    }
-
-    fn options_for(&self, conninfo: &str) -> PostgresOptions {
-        PostgresOptions {
-            name: "standby".to_owned(),
-            connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
-            workers: 1,
-            batches: 2,
-        }
+        options_for(&self.server.postgres.conninfo(&self.database))
     }
 
     fn target(&self) -> PostgresTarget {
@@ -115,12 +114,25 @@ impl Standby {
     }
 
     fn source(&self) -> SourceIdentity {
-        SourceIdentity {
-            system_id: 7_100_000_000_000_000_000,
-            timeline: 1,
-            database: "shop".to_owned(),
-            // origins belong to the whole server
-            slot: format!("slot_{}", self.database),
-        }
+        // origins belong to the whole server
+        source_for(&format!("slot_{}", self.database))
+    }
+}
+
+fn options_for(conninfo: &str) -> PostgresOptions {
+    PostgresOptions {
+        name: "standby".to_owned(),
+        connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
+        workers: 1,
+        batches: 2,
+    }
+}
+
+fn source_for(slot: &str) -> SourceIdentity {
+    SourceIdentity {
+        system_id: 7_100_000_000_000_000_000,
+        timeline: 1,
+        database: "shop".to_owned(),
+        slot: slot.to_owned(),
     }
 }

@@ -25,7 +25,7 @@ async fn everything_that_does_not_fit_is_told_at_once() {
     let of_ids = |name: &str| relation(name, ReplicaIdentity::Default, vec![key(int_column("id"))]);
     let relations =
         [&t, &of_ids("nowhere"), &of_ids("v"), &of_ids("keyless")].map(|r| (**r).clone());
-    let findings = check(&standby.options(), &relations).await;
+    let findings = check(&standby.options(), "s", &relations).await;
     let told: Vec<(Severity, &str)> =
         findings.iter().map(|finding| (finding.severity, finding.what.as_str())).collect();
     let expected = [
@@ -69,25 +69,25 @@ async fn a_role_without_superuser_is_told_its_grants() {
          CREATE TABLE t (id int PRIMARY KEY)",
     );
     let port = standby.server.postgres.port();
-    let options = standby.options_for(&format!(
+    let options = crate::options_for(&format!(
         "host=127.0.0.1 port={port} user=lowly password=lowly-secret dbname=grants"
     ));
     let table = relation("t", ReplicaIdentity::Default, vec![key(int_column("id"))]);
-    let findings = check(&options, &[(*table).clone()]).await;
+    let findings = check(&options, "s", &[(*table).clone()]).await;
     assert_eq!(findings.len(), 1, "{findings:#?}");
     let grant = "GRANT SET ON PARAMETER session_replication_role TO \"lowly\"";
     assert!(findings[0].mend.contains(grant), "{findings:#?}");
 
     // each mend is run as it stands, until nothing is found
     standby.execute(grant);
-    let findings = check(&options, &[(*table).clone()]).await;
+    let findings = check(&options, "s", &[(*table).clone()]).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for finding in &findings {
         assert_eq!(finding.severity, Severity::Error);
         assert!(!format!("{finding:?}").contains("lowly-secret"));
         standby.execute(&finding.mend);
     }
-    assert_eq!(check(&options, &[(*table).clone()]).await, []);
+    assert_eq!(check(&options, "s", &[(*table).clone()]).await, []);
 
     let mut target = rsrepl_sidecar::target::postgres::PostgresTarget::new(options);
     target.open(&standby.source()).await.unwrap();
@@ -101,10 +101,10 @@ async fn a_role_without_superuser_is_told_its_grants() {
 async fn wrong_credentials_show_no_password() {
     let standby = Standby::new("credentials", "");
     let port = standby.server.postgres.port();
-    let options = standby.options_for(&format!(
+    let options = crate::options_for(&format!(
         "host=127.0.0.1 port={port} user=postgres password=wrong-secret dbname=credentials"
     ));
-    let findings = check(&options, &[]).await;
+    let findings = check(&options, "s", &[]).await;
     assert_eq!(findings.len(), 1, "{findings:#?}");
     assert_eq!(findings[0].severity, Severity::Error);
     assert!(findings[0].what.contains("28P01"), "{findings:#?}");

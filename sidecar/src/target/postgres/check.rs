@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use super::PostgresOptions;
 use super::catalog::{self, Unfit};
 use super::errors;
+use super::origin;
 use super::positions;
 use super::session;
 use super::sql::{ident, qualified};
@@ -26,16 +27,16 @@ SELECT p.name FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE
          AS p (name)
  WHERE NOT pg_catalog.has_table_privilege($1::text::regclass, p.name)";
 
-/// What keeps a target from being written to. `relations` are the source's tables; only names, types
-/// and keys of their columns matter, not how they are encoded.
-pub async fn check(options: &PostgresOptions, relations: &[Relation]) -> Vec<Finding> {
+/// What keeps a target from being written to from `slot`. `relations` are the source's tables; only names,
+/// types and keys of their columns matter, not how they are encoded.
+pub async fn check(options: &PostgresOptions, slot: &str, relations: &[Relation]) -> Vec<Finding> {
     let target = &options.name;
     let client = match session::open(target, &options.connection).await {
         Ok(client) => client,
         Err(error) => return vec![Finding::from(&error)],
     };
     let mut findings = Vec::new();
-    if let Err(error) = check_all(options, &client, relations, &mut findings).await {
+    if let Err(error) = check_all(options, &client, slot, relations, &mut findings).await {
         let error = errors::of_server(target, "checking the target", error);
         findings.push(Finding::from(&error));
     }
@@ -45,10 +46,12 @@ pub async fn check(options: &PostgresOptions, relations: &[Relation]) -> Vec<Fin
 async fn check_all(
     options: &PostgresOptions,
     client: &Client,
+    slot: &str,
     relations: &[Relation],
     findings: &mut Vec<Finding>,
 ) -> Result<(), tokio_postgres::Error> {
     check_privileges(options, client, findings).await?;
+    findings.extend(origin::check(&options.name, client, slot, options.workers).await?);
     for relation in relations.iter().filter(|relation| !positions::is_positions(relation)) {
         let unfit = match catalog::resolve(client, relation).await {
             Err(Unfit::Server(error)) => return Err(error),

@@ -56,7 +56,10 @@ fn hint_of_code(code: &str) -> Option<&'static str> {
         "42501" => "grant what is missing to the target's user",
         "25006" => "the target is read-only: is it a standby?",
         "53100" => "the target's disk is full",
-        "53400" => "raise max_replication_slots: each origin takes one",
+        "53400" => {
+            "raise max_active_replication_origins (max_replication_slots before PostgreSQL 18): \
+             each worker has an origin"
+        }
         "55P03" => "another session holds a lock on what is being written",
         "0A000" => "tables that reference a truncated table must be truncated with it",
         _ => return None,

@@ -15,7 +15,8 @@
 //! | `writer` | a session's task |
 //! | `apply` | what a session writes |
 //! | `durability` | when what was committed is on disk (pure) |
-//! | `session` | settings of a session, the right to replicate, the replication origin |
+//! | `session` | settings of a session, the right to replicate |
+//! | `origin` | the replication origin of a session |
 //! | `positions` | `rsrepl.positions`: what makes it exactly once |
 //! | `flight` | statements that have been sent and are answered later |
 //! | `catalog` | the target's table for a relation, and how its columns fit |
@@ -42,6 +43,7 @@ mod errors;
 mod flight;
 mod in_order;
 mod order;
+mod origin;
 mod pipeline;
 mod positions;
 mod rows;

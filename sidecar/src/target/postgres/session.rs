@@ -1,10 +1,11 @@
-//! A session with the target: its settings, the right to replicate, the replication origin.
+//! A session with the target: its settings, and the right to replicate.
 
 use rsrepl_wire::Lsn;
 use tokio_postgres::Client;
 
 use super::apply::Session;
 use super::errors;
+use super::origin;
 use super::positions::{self, Positions};
 use super::sql::literal;
 use super::{PostgresOptions, SourceIdentity};
@@ -16,6 +17,8 @@ const SETTINGS: &[(&str, &str)] = &[
     // operators and types are qualified; nothing of the target's can get between
     ("search_path", "pg_catalog"),
     ("client_encoding", "UTF8"),
+    // nobody reads notices
+    ("client_min_messages", "warning"),
     // what values in text form are read with
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
@@ -88,7 +91,7 @@ async fn to_write(
 ) -> Result<Session> {
     let target = options.name.as_str();
     let server = |error| errors::of_server(target, "preparing the session", error);
-    let origin = set_up_origin(target, &client, &origin_name(&source.slot, number)).await?;
+    let origin = origin::set_up(target, &client, &source.slot, number).await?;
     let asynchronous = client.query_opt(ASYNCHRONOUS, &[]).await.map_err(server)?.is_some();
     let positions = Positions::prepare(target, &client, &source.slot, origin, asynchronous).await?;
     client.batch_execute(READ_ONLY).await.map_err(server)?;
@@ -152,43 +155,4 @@ fn replica_role(target: &str, user: &str, error: tokio_postgres::Error) -> Error
         .hint(format!("as superuser: {}", grant_replica_role(user))),
         _ => errors::of_server(target, "setting session_replication_role", error),
     }
-}
-
-/// Name of a session's replication origin, as SQL: what a database that replicates further can tell our
-/// rows by. Origins belong to the whole server, and one session at a time may use one: two targets may be
-/// databases of one server, so the database's oid is in it, and each further session has its own.
-fn origin_name(slot: &str, session: usize) -> String {
-    let name = literal(&format!("rsrepl_{slot}_"));
-    let number = if session == 0 { String::new() } else { format!("_{}", session + 1) };
-    format!(
-        "{name} || (SELECT oid FROM pg_catalog.pg_database \
-         WHERE datname = pg_catalog.current_database()) || {}",
-        literal(&number)
-    )
-}
-
-/// Sets up the replication origin for the session. `false`: not permitted, or not possible there; rows
-/// then count as the target's own.
-async fn set_up_origin(target: &str, client: &Client, name: &str) -> Result<bool> {
-    let create = format!(
-        "SELECT pg_catalog.pg_replication_origin_create({name}) \
-          WHERE pg_catalog.pg_replication_origin_oid({name}) IS NULL"
-    );
-    let set_up = format!("SELECT pg_catalog.pg_replication_origin_session_setup({name})");
-    for statement in [create, set_up] {
-        let Err(error) = client.batch_execute(&statement).await else { continue };
-        return match error.as_db_error().map(|db| (db.code().code().to_owned(), db)) {
-            // no privilege; max_replication_slots = 0
-            Some((code, db)) if code == "42501" || code == "55000" => {
-                tracing::warn!(
-                    target_name = target,
-                    reason = db.message(),
-                    "no replication origin: a database replicating from this target sees the rows as its own"
-                );
-                Ok(false)
-            }
-            _ => Err(errors::of_server(target, "setting up the replication origin", error)),
-        };
-    }
-    Ok(true)
 }
