@@ -184,11 +184,13 @@ impl FrameFile {
         if let Some(found) = ahead.get(place, len) {
             return Ok(found);
         }
-        let left = self.written.saturating_sub(place);
-        let size = usize::try_from(left).unwrap_or(usize::MAX).min(len.max(AT_ONCE));
-        let mut bytes = vec![0; size];
+        let left = usize::try_from(self.written.saturating_sub(place)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(len.max(AT_ONCE))];
         wait_for_disk(|| self.file.read_exact_at(&mut bytes, place))
             .map_err(|error| failed(&error, "read", None))?;
+        if len >= AT_ONCE {
+            return Ok(bytes.into()); // nothing that is to be kept
+        }
         *ahead = Ahead { place, bytes: bytes.into() };
         ahead.get(place, len).ok_or_else(|| no_frame(place))
     }
