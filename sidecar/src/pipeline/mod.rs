@@ -11,7 +11,7 @@
 //! | queue | limit |
 //! |---|---|
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
-//! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and as much as is read ahead of one for each target, or one frame when that is more |
+//! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and a frame that is written or read |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
 //! | batches of a target | 1 gathering; under way: 1 (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
 //! | ledger, link state | one value each |

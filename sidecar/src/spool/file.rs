@@ -6,8 +6,8 @@
 //!
 //! # A disk may be slow
 //!
-//! Frames are written and read many at a time, and the runtime's other tasks run elsewhere meanwhile.
-//! Freeing a large file takes long, too; it is done beside.
+//! Frames are written many at a time, and the runtime's other tasks run elsewhere while a file is written
+//! or read. Freeing a large file takes long, too; it is done beside.
 
 use std::fs::File;
 use std::io;
@@ -24,8 +24,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use super::dir;
 use crate::error::{Error, Kind, Result};
 
-/// Bytes that gather before they are written, and that are read ahead. (Few in tests, which would never
-/// see a second time otherwise.)
+/// Bytes that gather before they are written. (Few in tests, which would never see a second time
+/// otherwise.)
 const AT_ONCE: usize = if cfg!(test) { 512 } else { 256 << 10 };
 
 /// What all files together take.
@@ -46,13 +46,6 @@ pub(super) struct FrameFile {
     /// The others.
     tail: Vec<u8>,
     usage: Arc<Usage>,
-}
-
-/// What a reader has read ahead.
-#[derive(Debug, Default)]
-pub(super) struct Ahead {
-    place: u64,
-    bytes: Bytes,
 }
 
 impl FrameFile {
@@ -152,7 +145,7 @@ impl FrameFile {
     /// The frame at `place`, which may not be written yet.
     fn frame_at(&self, place: u64) -> Result<Frame> {
         let Some(offset) = place.checked_sub(self.written) else {
-            let found = self.read(place, &mut Ahead::default())?;
+            let found = self.read(place)?;
             return found.map(|(frame, _)| frame).ok_or_else(|| no_frame(place));
         };
         let tail = self.tail.get(offset as usize..).and_then(|rest| rest.split_first_chunk());
@@ -162,45 +155,33 @@ impl FrameFile {
     }
 
     /// The frame at `place` of a file that is settled, and the place behind it; none at the end.
-    pub(super) fn read(&self, place: u64, ahead: &mut Ahead) -> Result<Option<(Frame, u64)>> {
+    pub(super) fn read(&self, place: u64) -> Result<Option<(Frame, u64)>> {
         if place == self.written {
             return Ok(None);
         }
+        let (bytes, behind) = wait_for_disk(|| self.bytes_at(place))?;
+        Ok(Some((Frame::parse(bytes)?, behind)))
+    }
+
+    fn bytes_at(&self, place: u64) -> Result<(Bytes, u64)> {
+        let read = |buf: &mut [u8], at: u64| {
+            let read = self.file.read_exact_at(buf, at);
+            read.map_err(|error| failed(&error, "read", None))
+        };
         let start = place.saturating_add(STREAM_FRAME_OVERHEAD);
         if start > self.written {
             return Err(no_frame(place));
         }
-        let head = self.bytes(place, STREAM_FRAME_OVERHEAD as usize, ahead)?;
-        let len = head.first_chunk().map_or(0, |len| u32::from_le_bytes(*len)) as usize;
+        let mut len = [0; STREAM_FRAME_OVERHEAD as usize];
+        read(&mut len, place)?;
+        let len = u32::from_le_bytes(len) as usize;
         let end = start.saturating_add(len as u64);
         if len > FRAME_MAX || end > self.written {
             return Err(no_frame(place));
         }
-        Ok(Some((Frame::parse(self.bytes(start, len, ahead)?)?, end)))
-    }
-
-    /// `len` bytes at `place`, which are all in the file.
-    fn bytes(&self, place: u64, len: usize, ahead: &mut Ahead) -> Result<Bytes> {
-        if let Some(found) = ahead.get(place, len) {
-            return Ok(found);
-        }
-        let left = usize::try_from(self.written.saturating_sub(place)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; left.min(len.max(AT_ONCE))];
-        wait_for_disk(|| self.file.read_exact_at(&mut bytes, place))
-            .map_err(|error| failed(&error, "read", None))?;
-        if len >= AT_ONCE {
-            return Ok(bytes.into()); // nothing that is to be kept
-        }
-        *ahead = Ahead { place, bytes: bytes.into() };
-        ahead.get(place, len).ok_or_else(|| no_frame(place))
-    }
-}
-
-impl Ahead {
-    fn get(&self, place: u64, len: usize) -> Option<Bytes> {
-        let start = usize::try_from(place.checked_sub(self.place)?).ok()?;
-        let end = start.checked_add(len)?;
-        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+        let mut bytes = vec![0; len];
+        read(&mut bytes, start)?;
+        Ok((bytes.into(), end))
     }
 }
 

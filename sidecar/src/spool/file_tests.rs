@@ -21,9 +21,9 @@ fn frame(messages: u32) -> Vec<u8> {
 
 fn frames(file: &mut FrameFile) -> Vec<Vec<u8>> {
     file.settle().unwrap();
-    let (mut place, mut ahead) = (0, Ahead::default());
+    let mut place = 0;
     let mut found = Vec::new();
-    while let Some((frame, behind)) = file.read(place, &mut ahead).unwrap() {
+    while let Some((frame, behind)) = file.read(place).unwrap() {
         found.push(frame.bytes().to_vec());
         place = behind;
     }
@@ -102,7 +102,7 @@ fn places_that_are_none_are_errors(settled: bool) {
     }
     assert_eq!(frames(&mut file), [frame(2)], "nothing happened");
     file.file.write_all_at(&[0xFF], 40).unwrap();
-    let error = file.read(0, &mut Ahead::default()).unwrap_err();
+    let error = file.read(0).unwrap_err();
     assert_eq!(error.kind(), Kind::Frame, "damage is seen");
     fs::remove_dir(&dir).unwrap();
 }

@@ -18,7 +18,7 @@ use rsrepl_wire::{
 };
 
 use super::Item;
-use super::file::{Ahead, FrameFile, Usage};
+use super::file::{FrameFile, Usage};
 use crate::error::{Error, Kind, Result};
 
 /// Files at a time, of transactions in progress and of those that are not applied everywhere: each is an
@@ -166,7 +166,6 @@ pub(super) struct Reading {
     pub(super) sequence: u64,
     streamed: Arc<Streamed>,
     next: Next,
-    ahead: Ahead,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +179,7 @@ enum Next {
 
 impl Reading {
     pub(super) fn new(sequence: u64, streamed: Arc<Streamed>) -> Self {
-        Reading { sequence, streamed, next: Next::Begin, ahead: Ahead::default() }
+        Reading { sequence, streamed, next: Next::Begin }
     }
 
     /// Everything has been read.
@@ -210,7 +209,7 @@ impl Reading {
             return made(begin, |writer| writer.begin(begin));
         }
         if let Next::Frame(place) = self.next
-            && let Some((frame, behind)) = self.streamed.file.read(place, &mut self.ahead)?
+            && let Some((frame, behind)) = self.streamed.file.read(place)?
         {
             self.next = Next::Frame(behind);
             return Ok(Item::Frame(frame));
