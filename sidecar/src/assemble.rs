@@ -177,14 +177,15 @@ impl Assembler {
     }
 
     fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation, streamed: bool) -> Result<()> {
-        let relation = match &self.open {
-            Some(open) if streamed => open.tables.get(&oid),
-            _ => self.relations.get(&oid),
+        let Some(open) = &self.open else {
+            return Err(disorder("a change outside of a transaction"));
         };
-        let Some(relation) = relation.cloned() else {
+        let tables: &HashMap<_, _> = if streamed { &open.tables } else { &self.relations };
+        let Some(relation) = tables.get(&oid).cloned() else {
             return Err(disorder(&format!("a change of relation {oid}, which was not described")));
         };
-        self.batch.changes.push(Change { lsn, relation, operation });
+        let end_lsn = open.begin.end_lsn;
+        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
         Ok(())
     }
 

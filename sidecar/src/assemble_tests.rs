@@ -213,7 +213,11 @@ proptest! {
                 if assembler.rows() >= limit || (ended && assembler.has_whole()) {
                     let (batch, after) = assembler.take();
                     pending.extend(batch.changes.iter().map(|change| match &change.operation {
-                        Operation::Insert { new } => u32::from_le_bytes(new.0[1..5].try_into().unwrap()),
+                        Operation::Insert { new } => {
+                            let n = u32::from_le_bytes(new.0[1..5].try_into().unwrap());
+                            assert_eq!(change.end_lsn, Lsn(u64::from(n) * 10));
+                            n
+                        }
                         other => panic!("{other:?}"),
                     }));
                     if failures.next().unwrap_or(false) {

@@ -34,8 +34,10 @@ pub struct Position {
 /// One change of one table.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// LSN of the change record.
+    /// LSN of the change record. It rises within a transaction, but not from one to the next.
     pub lsn: Lsn,
+    /// `end_lsn` of its transaction, which rises from one transaction of the stream to the next.
+    pub end_lsn: Lsn,
     /// The table as it was at this change. The same table keeps the same `Arc` until it is altered.
     pub relation: Arc<Relation>,
     pub operation: Operation,

@@ -204,7 +204,8 @@ impl Source {
             Message::Delete(delete) => Operation::Delete { old: delete.old },
             other => panic!("{other:?}"),
         };
-        self.changes.push(Change { lsn: Lsn(1), relation: self.relation.clone(), operation });
+        let (lsn, end_lsn) = (Lsn(1), Lsn(2));
+        self.changes.push(Change { lsn, end_lsn, relation: self.relation.clone(), operation });
     }
 }
 
@@ -325,7 +326,7 @@ proptest! {
                 rows.push(lsn.0);
                 Operation::Insert { new: rsrepl_wire::Row(Bytes::new()) }
             };
-            changes.push(Change { lsn, relation, operation });
+            changes.push(Change { lsn, end_lsn: lsn, relation, operation });
         }
         let plan = Plan::new(changes);
         let mut planned: BTreeMap<String, Vec<u64>> =
@@ -371,6 +372,7 @@ fn what_no_key_tells_or_another_key_is_not_independent() {
 fn one_truncate_of_several_tables_stays_one() {
     let change = |lsn, name| Change {
         lsn: Lsn(lsn),
+        end_lsn: Lsn(10),
         relation: relation(name, ReplicaIdentity::Default),
         operation: Operation::Truncate { restart_identity: false },
     };

@@ -18,18 +18,42 @@ use rsrepl_wire::{Relation, ReplicaIdentity};
 use crate::feed::*;
 use crate::rig::{Apply, GROUPS, Rig, reopen_when_up};
 
+/// Changes of one transaction, and the LSNs that one takes.
+const CHANGES_MAX: u64 = 30;
+const LSN_STEP: u64 = 50;
+/// Few, so that rows move to where others were.
+const KEYS: i32 = 16;
+
 /// A stream of transactions, and what the tables hold at its end.
 struct Model {
     rng: Rng,
+    /// The end of the WAL.
+    end: u64,
+    /// Of the change being made.
     lsn: u64,
     keyed: Arc<Relation>,
     keyless: Arc<Relation>,
+    tables: Tables,
+    /// The key that a row has just moved away from.
+    left: Option<i32>,
+    transactions: Vec<Transaction>,
+}
+
+/// What the tables hold.
+#[derive(Clone, Default)]
+struct Tables {
     /// Number and long value by key.
     rows: BTreeMap<i32, (i32, String)>,
     /// Rows of the keyless table.
     bag: Vec<(i32, String)>,
-    /// The changes of each transaction, and its end.
-    transactions: Vec<(Vec<Change>, u64)>,
+}
+
+struct Transaction {
+    changes: Vec<Change>,
+    /// Others may have committed after what it wrote.
+    long: bool,
+    end: u64,
+    after: Tables,
 }
 
 impl Model {
@@ -40,64 +64,84 @@ impl Model {
         let keyless = table(2, "keyless", ReplicaIdentity::Full, columns);
         Model {
             rng: Rng::with_seed(seed),
-            lsn: 100,
+            end: 100,
+            lsn: 0,
             keyed,
             keyless,
-            rows: BTreeMap::new(),
-            bag: Vec::new(),
+            tables: Tables::default(),
+            left: None,
             transactions: Vec::new(),
         }
     }
 
+    /// Some transactions are long: others commit after what they wrote, and before them.
     fn fill(&mut self, transactions: usize) {
+        let mut reserved = None;
         for _ in 0..transactions {
-            let changes = self.rng.usize(1..30);
-            let mut transaction = Vec::new();
-            for _ in 0..changes {
-                self.lsn += self.rng.u64(1..50);
-                let change = if self.rng.bool() { self.keyed() } else { self.keyless() };
-                transaction.push(change);
+            if reserved.is_none() && self.rng.bool() {
+                reserved = Some(self.end);
+                self.end += CHANGES_MAX * LSN_STEP;
             }
-            self.lsn += 10;
-            self.transactions.push((transaction, self.lsn));
+            self.lsn = match reserved {
+                Some(start) if self.rng.bool() => {
+                    reserved = None;
+                    start
+                }
+                _ => self.end,
+            };
+            let long = self.lsn < self.end;
+            let mut changes = Vec::new();
+            for _ in 0..self.rng.u64(1..CHANGES_MAX) {
+                // some have one LSN, as the rows of a COPY
+                self.lsn += self.rng.u64(0..LSN_STEP);
+                let change = if self.rng.bool() { self.keyed() } else { self.keyless() };
+                changes.push(change);
+            }
+            self.end = self.end.max(self.lsn) + 10;
+            let (end, after) = (self.end, self.tables.clone());
+            let changes = transaction(changes, end);
+            self.transactions.push(Transaction { changes, long, end, after });
         }
     }
 
     fn keyed(&mut self) -> Change {
         let row = |id: i32, (n, long): &(i32, String)| [int(id), int(*n), text(long)];
         let (t, lsn) = (&self.keyed, self.lsn);
-        let id = self.rng.i32(0..40);
+        // often another row comes to where one was
+        let left = self.left.take().filter(|_| self.rng.bool());
+        let id = left.unwrap_or_else(|| self.rng.i32(0..KEYS));
         let fresh = (self.rng.i32(..), format!("{}-{}", self.rng.u64(..), "z".repeat(50)));
-        let Some(old) = self.rows.get(&id).cloned() else {
-            if self.rng.u8(..) < 4 {
-                self.rows.clear();
+        let Some(old) = self.tables.rows.get(&id).cloned() else {
+            if left.is_none() && self.rng.u8(..) < 4 {
+                self.tables.rows.clear();
                 return truncate(t, lsn);
             }
             let change = insert(t, lsn, &row(id, &fresh));
-            self.rows.insert(id, fresh);
+            self.tables.rows.insert(id, fresh);
             return change;
         };
-        let to = self.rng.i32(0..40);
+        let to = self.rng.i32(0..KEYS);
         match self.rng.u8(0..10) {
-            0..=2 => {
-                self.rows.remove(&id);
+            0..=1 => {
+                self.tables.rows.remove(&id);
                 delete(t, lsn, &row(id, &old))
             }
-            3..=5 => {
+            2..=4 => {
                 let change = update(t, lsn, &[int(id), int(fresh.0), Cell::Unchanged]);
-                self.rows.insert(id, (fresh.0, old.1));
+                self.tables.rows.insert(id, (fresh.0, old.1));
                 change
             }
-            6..=7 if !self.rows.contains_key(&to) => {
+            5..=8 if !self.tables.rows.contains_key(&to) => {
                 let new = [int(to), int(fresh.0), Cell::Unchanged];
                 let change = update_from(t, lsn, &row(id, &old), &new);
-                self.rows.remove(&id);
-                self.rows.insert(to, (fresh.0, old.1));
+                self.tables.rows.remove(&id);
+                self.tables.rows.insert(to, (fresh.0, old.1));
+                self.left = Some(id);
                 change
             }
             _ => {
                 let change = update(t, lsn, &row(id, &fresh));
-                self.rows.insert(id, fresh);
+                self.tables.rows.insert(id, fresh);
                 change
             }
         }
@@ -107,34 +151,34 @@ impl Model {
         let row = |(n, v): &(i32, String)| [int(*n), text(v)];
         let (t, lsn) = (&self.keyless, self.lsn);
         let fresh = (self.rng.i32(0..3), "v".repeat(self.rng.usize(0..3)));
-        if self.bag.is_empty() || self.rng.u8(0..10) < 5 {
-            self.bag.push(fresh.clone());
+        if self.tables.bag.is_empty() || self.rng.u8(0..10) < 5 {
+            self.tables.bag.push(fresh.clone());
             return insert(t, lsn, &row(&fresh));
         }
         if self.rng.u8(..) < 4 {
-            self.bag.clear();
+            self.tables.bag.clear();
             return truncate(t, lsn);
         }
-        let place = self.rng.usize(0..self.bag.len());
+        let place = self.rng.usize(0..self.tables.bag.len());
         if self.rng.bool() {
-            let old = self.bag.swap_remove(place);
+            let old = self.tables.bag.swap_remove(place);
             return delete(t, lsn, &row(&old));
         }
-        let old = std::mem::replace(&mut self.bag[place], fresh.clone());
+        let old = std::mem::replace(&mut self.tables.bag[place], fresh.clone());
         update_from(t, lsn, &row(&old), &row(&fresh))
     }
 
-    /// Batches of whole transactions, now and then a part of one, from `position` on.
+    /// Batches of whole transactions, or a part of one, from `position` on.
     fn next_batch(&mut self, position: u64, done: &mut (usize, usize)) -> Option<Batch> {
         let (transaction, at) = *done;
-        let (changes, end) = self.transactions.get(transaction)?;
+        let Transaction { changes, long, end, .. } = self.transactions.get(transaction)?;
         assert!(*end > position);
-        if at == 0 && self.rng.u8(0..4) > 0 {
+        if at == 0 && !long && self.rng.u8(0..4) > 0 {
             let count = self.rng.usize(1..8).min(self.transactions.len() - transaction);
             let whole = &self.transactions[transaction..transaction + count];
-            let changes = whole.iter().flat_map(|(changes, _)| changes.clone()).collect();
+            let changes = whole.iter().flat_map(|t| t.changes.clone()).collect();
             *done = (transaction + count, 0);
-            return Some(batch(changes, whole.last().map(|(_, end)| *end)));
+            return Some(batch(changes, whole.last().map(|t| t.end)));
         }
         let stop = self.rng.usize(at..=changes.len());
         let part = changes[at..stop].to_vec();
@@ -143,6 +187,13 @@ impl Model {
         Some(batch(part, ended.then_some(*end)))
     }
 
+    /// How many transactions are applied at this position.
+    fn applied(&self, position: u64) -> usize {
+        self.transactions.iter().take_while(|t| t.end <= position).count()
+    }
+}
+
+impl Tables {
     fn check(&self, rig: &Rig) {
         let rows: Vec<String> =
             self.rows.iter().map(|(id, (n, long))| format!("{id}\t{n}\t{long}")).collect();
@@ -164,6 +215,8 @@ async fn run(
     let mut rng = Rng::with_seed(model.rng.u64(..));
     let mut position = reopen_when_up(target).await.0;
     let mut done = (0, 0);
+    // transactions that the tables may hold something of, after a failure
+    let mut ahead = 0;
     loop {
         let Some(next) = model.next_batch(position, &mut done) else { break };
         let committed = next.commit.map(|commit| commit.lsn.0);
@@ -177,11 +230,17 @@ async fn run(
             Some(Err(error)) => assert_eq!(error.decision(), Decision::Retry, "{error}"),
             None => {}
         }
-        if !matches!(applied, Some(Ok(()))) {
+        // now and then the rows of a part are stored, and then there is a crash
+        let crash = committed.is_none() && rng.u8(0..3) == 0;
+        if crash || !matches!(applied, Some(Ok(()))) {
             let found = reopen_when_up(target).await.0;
             assert!(found >= position, "{found} < {position}: an acknowledged batch is lost");
             position = found;
-            done = (model.transactions.iter().take_while(|(_, end)| *end <= found).count(), 0);
+            ahead = ahead.max(done.0 + usize::from(done.1 > 0));
+            done = (model.applied(found), 0);
+        } else if committed.is_some() && ahead > 0 && done.0 >= ahead {
+            model.transactions[done.0 - 1].after.check(rig);
+            ahead = 0;
         }
     }
 }
@@ -191,15 +250,15 @@ async fn a_random_stream_that_is_cut_off_again_and_again() {
     let mut rig = Rig::start();
     for seed in 0..4 {
         let mut model = Model::new(seed);
-        model.fill(120);
+        model.fill(60);
         let mut target = rig.target().await;
         run(&mut rig, &mut model, &mut target, |_, rng| {
             (rng.u8(0..3) == 0).then(|| Duration::from_millis(rng.u64(0..60)))
         })
         .await;
-        model.check(&rig);
+        model.tables.check(&rig);
         rig.server.query("OPTIMIZE TABLE mirror.keyed FINAL");
-        model.check(&rig);
+        model.tables.check(&rig);
         rig.server.query("DROP DATABASE mirror SYNC");
     }
 }
@@ -210,24 +269,24 @@ async fn a_random_stream_in_groups_that_is_cut_off_again_and_again() {
     let rig = Rig::start();
     for seed in 10..13 {
         let mut model = Model::new(seed);
-        model.fill(120);
+        model.fill(60);
         let limits = GroupLimits { rows: 60, ..GROUPS };
         let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
         let mut position = reopen_when_up(&mut target).await.0;
         let (mut rng, mut done) = (Rng::with_seed(seed), (0, 0));
-        let end = model.transactions.last().unwrap().1;
+        let end = model.transactions.last().unwrap().end;
         while position < end {
-            if rng.u8(0..24) == 0 {
-                let found = reopen_when_up(&mut target).await.0;
-                assert!(found >= position, "{found} < {position}: a durable batch is lost");
-                position = found;
-                done = (model.transactions.iter().take_while(|(_, end)| *end <= found).count(), 0);
-            }
             if rng.u8(0..4) > 0
                 && target.has_room(false)
                 && let Some(batch) = model.next_batch(position, &mut done)
             {
                 target.submit(batch);
+                if rng.u8(0..16) == 0 {
+                    let found = reopen_when_up(&mut target).await.0;
+                    assert!(found >= position, "{found} < {position}: a durable batch is lost");
+                    position = found;
+                    done = (model.applied(found), 0);
+                }
                 continue;
             }
             if rng.u8(0..6) == 0 {
@@ -243,9 +302,9 @@ async fn a_random_stream_in_groups_that_is_cut_off_again_and_again() {
                 Err(_) => target.hurry(),
             }
         }
-        model.check(&rig);
+        model.tables.check(&rig);
         rig.server.query("OPTIMIZE TABLE mirror.keyed FINAL");
-        model.check(&rig);
+        model.tables.check(&rig);
         rig.server.query("DROP DATABASE mirror SYNC");
     }
 }
@@ -295,5 +354,5 @@ async fn a_server_that_is_killed_again_and_again() {
     })
     .await;
     assert!(kills > 1);
-    model.check(&rig);
+    model.tables.check(&rig);
 }

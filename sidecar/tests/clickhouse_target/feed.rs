@@ -89,7 +89,12 @@ fn change(relation: &Arc<Relation>, lsn: u64, write: impl FnOnce(&mut FrameWrite
         Message::Delete(delete) => Operation::Delete { old: delete.old },
         other => panic!("{other:?}"),
     };
-    Change { lsn: Lsn(lsn), relation: Arc::clone(relation), operation }
+    made(relation, lsn, operation)
+}
+
+/// A change of a transaction whose end is not known yet.
+fn made(relation: &Arc<Relation>, lsn: u64, operation: Operation) -> Change {
+    Change { lsn: Lsn(lsn), end_lsn: Lsn::INVALID, relation: Arc::clone(relation), operation }
 }
 
 fn shape(cells: &[Cell]) -> RowShape {
@@ -168,12 +173,23 @@ pub fn delete(relation: &Arc<Relation>, lsn: u64, old: &[Cell]) -> Change {
 
 /// A TRUNCATE.
 pub fn truncate(relation: &Arc<Relation>, lsn: u64) -> Change {
-    let operation = Operation::Truncate { restart_identity: false };
-    Change { lsn: Lsn(lsn), relation: Arc::clone(relation), operation }
+    made(relation, lsn, Operation::Truncate { restart_identity: false })
 }
 
-/// A batch that ends with a commit at `end`, or a part of a transaction.
-pub fn batch(changes: Vec<Change>, end: Option<u64>) -> Batch {
+/// The changes of one transaction that ends at `end`.
+pub fn transaction(mut changes: Vec<Change>, end: u64) -> Vec<Change> {
+    for change in &mut changes {
+        change.end_lsn = Lsn(end);
+    }
+    changes
+}
+
+/// A batch that ends with a commit at `end`, or a part of a transaction. What is of no transaction yet
+/// is of the one that ends there.
+pub fn batch(mut changes: Vec<Change>, end: Option<u64>) -> Batch {
+    for change in changes.iter_mut().filter(|change| change.end_lsn == Lsn::INVALID) {
+        change.end_lsn = Lsn(end.expect("the end of the transaction, see `transaction`"));
+    }
     let commit = end.map(|end| Position { lsn: Lsn(end), commit_time: 0, xid: 1 });
     Batch { changes, commit, transactions: commit.iter().count() as u64, bytes: 0 }
 }

@@ -120,7 +120,7 @@ async fn groups_are_stored_in_order() {
     let limits = GroupLimits { rows: 1, ..GROUPS };
     let mut target = ClickHouseTarget::new(rig.options(), limits).unwrap();
     target.open(&source()).await.unwrap();
-    // all of one version: of two rows with one key the last that was inserted wins
+    // a row that a TRUNCATE overtakes, or that overtakes one, is there or gone
     let batches: Vec<Batch> = (0..40)
         .map(|i| {
             let change = match i % 8 {

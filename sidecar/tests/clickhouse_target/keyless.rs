@@ -13,7 +13,7 @@ async fn duplicate_rows_are_counted_right_also_on_a_replay() {
     let t = table(1, "log", ReplicaIdentity::Full, columns);
     let x = || [int(1), text("x")];
     let changes = || {
-        vec![
+        let changes = vec![
             // four rows of one COPY have one LSN
             insert(&t, 10, &x()),
             insert(&t, 10, &x()),
@@ -23,7 +23,8 @@ async fn duplicate_rows_are_counted_right_also_on_a_replay() {
             update_from(&t, 12, &x(), &[int(2), Cell::Unchanged]),
             insert(&t, 13, &[Cell::Null, Cell::Null]),
             delete(&t, 14, &[Cell::Null, Cell::Null]),
-        ]
+        ];
+        transaction(changes, 20)
     };
     let expected = ["1\tx", "2\tx", "\\N\t\\N"];
     apply(&mut target, changes(), 20).await.unwrap();

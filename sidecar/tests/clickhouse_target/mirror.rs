@@ -25,7 +25,7 @@ async fn changes_arrive_and_a_replay_changes_nothing() {
     let mut target = rig.target().await;
     let t = pairs();
     let changes = || {
-        vec![
+        let changes = vec![
             insert(&t, 10, &pair(1, "one")),
             insert(&t, 11, &pair(2, "two")),
             insert(&t, 12, &[int(3), Cell::Null]),
@@ -33,7 +33,8 @@ async fn changes_arrive_and_a_replay_changes_nothing() {
             update_from(&t, 14, &pair(1, "one"), &pair(4, "four")),
             delete(&t, 15, &[int(3), Cell::Null]),
             insert(&t, 16, &pair(1, "again")),
-        ]
+        ];
+        transaction(changes, 20)
     };
     apply(&mut target, changes(), 20).await.unwrap();
     let expected = ["1\tagain", "2\tzwei", "4\tfour"];
@@ -76,13 +77,14 @@ async fn truncate_takes_its_place_in_the_order() {
     let mut target = rig.target().await;
     let t = pairs();
     let changes = || {
-        vec![
+        let changes = vec![
             insert(&t, 10, &pair(1, "gone")),
             truncate(&t, 11),
             insert(&t, 12, &pair(2, "stays")),
             insert(&t, 13, &pair(3, "goes")),
             delete(&t, 14, &pair(3, "goes")),
-        ]
+        ];
+        transaction(changes, 20)
     };
     apply(&mut target, changes(), 20).await.unwrap();
     assert_eq!(rig.rows("id, v", "pairs"), ["2\tstays"]);
@@ -112,6 +114,7 @@ async fn a_large_batch_of_many_tables() {
         let t = &tables[id as usize % tables.len()];
         changes.push(insert(t, 1000 + id as u64, &[int(id), text(&filler)]));
     }
+    let mut changes = transaction(changes, 1_000_000);
     let half = changes.split_off(changes.len() / 2);
     target.apply(batch(changes, None)).await.unwrap();
     apply(&mut target, half, 1_000_000).await.unwrap();

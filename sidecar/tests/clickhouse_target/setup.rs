@@ -70,7 +70,7 @@ async fn a_changed_table_is_told_with_its_statement() {
 #[tokio::test]
 async fn tables_of_the_user_are_checked() {
     let rig = Rig::start();
-    let own = "_rsrepl_version UInt64, _rsrepl_deleted UInt8";
+    let own = "_rsrepl_version UInt128, _rsrepl_deleted UInt8";
     let engine = "ReplacingMergeTree(_rsrepl_version, _rsrepl_deleted)";
     let wrong = [
         (format!("id Int32, {own}"), "MergeTree".to_owned(), "id", "engine"),
@@ -78,7 +78,13 @@ async fn tables_of_the_user_are_checked() {
         (format!("id Int32, x Int32, {own}"), engine.to_owned(), "(id, x)", "ordered by"),
         (format!("id Int64, {own}"), engine.to_owned(), "id", "is Int64"),
         (format!("id Int32, {own}"), format!("{engine} PARTITION BY id % 4"), "id", "partitioned"),
-        ("id Int32, _rsrepl_version UInt64".into(), "ReplacingMergeTree".into(), "id", "_deleted"),
+        (
+            "id Int32, _rsrepl_version UInt64, _rsrepl_deleted UInt8".into(),
+            engine.to_owned(),
+            "id",
+            "is UInt64, not UInt128",
+        ),
+        ("id Int32, _rsrepl_version UInt128".into(), "ReplacingMergeTree".into(), "id", "_deleted"),
     ];
     rig.server.query(&format!("CREATE DATABASE {DATABASE}"));
     let t = pairs(vec![]);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use rsrepl_sidecar::batch::Batch;
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
 use rsrepl_sidecar::target::{Event, Target};
-use rsrepl_wire::{Relation, ReplicaIdentity};
+use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
 
 use crate::feed::*;
 use crate::rig::{Apply, GROUPS, Rig, apply, refused, reopen, source};
@@ -36,7 +37,7 @@ async fn values_come_from_the_table_and_from_the_batch() {
     ];
     apply(&mut target, first, 20).await.unwrap();
     let second = || {
-        vec![
+        let changes = vec![
             // from the table
             update(&t, 21, &row(1, 2, Cell::Unchanged, Cell::Unchanged)),
             update(&t, 22, &row(2, 2, Cell::Unchanged, Cell::Unchanged)),
@@ -58,7 +59,8 @@ async fn values_come_from_the_table_and_from_the_batch() {
                 &row(20, 3, Cell::Null, Cell::Null),
                 &row(21, 4, Cell::Unchanged, Cell::Unchanged),
             ),
-        ]
+        ];
+        transaction(changes, 30)
     };
     apply(&mut target, second(), 30).await.unwrap();
     let expected = ["1\t4\tuno\ttwo", "3\t2\ta\t\\N", "21\t4\t\\N\tzwei"];
@@ -102,6 +104,7 @@ async fn a_replay_finds_rows_that_have_gone_since() {
         apply(&mut target, vec![insert(&t, 10, &full(1, 1))], 20).await.unwrap();
         let mut stream = vec![update(&t, 21, &unchanged(1, 2))];
         stream.extend(ending);
+        let stream = transaction(stream, 30);
         for change in &stream {
             target.apply(batch(vec![change.clone()], None)).await.unwrap();
         }
@@ -112,6 +115,59 @@ async fn a_replay_finds_rows_that_have_gone_since() {
             target.apply(batch(vec![change], None)).await.unwrap();
         }
         assert_eq!(rig.rows("id, n, one, two", "longs"), expected, "ending {i}");
+        rig.server.query("DROP DATABASE mirror SYNC");
+    }
+}
+
+/// A long transaction's LSNs lie below those of what committed while it ran. A replay must still tell the
+/// row before each of its changes from the one that a later change of it left behind.
+#[tokio::test]
+async fn a_replay_tells_rows_of_a_long_transaction_apart() {
+    let rig = Rig::start();
+    let t = longs(ReplicaIdentity::Default);
+    let full = |id, value: &str| row(id, 1, text(value), text(value));
+    let moved = |lsn, from, to| {
+        update_from(
+            &t,
+            lsn,
+            &row(from, 1, Cell::Null, Cell::Null),
+            &row(to, 1, Cell::Unchanged, Cell::Unchanged),
+        )
+    };
+    let long = || {
+        let changes = vec![
+            moved(50, 1, 2),
+            insert(&t, 51, &full(1, "second")),
+            moved(52, 1, 3),
+            insert(&t, 53, &full(1, "third")),
+            delete(&t, 54, &full(3, "")),
+            moved(55, 1, 3),
+            insert(&t, 56, &full(1, "last")),
+        ];
+        transaction(changes, 200)
+    };
+    let other = table(2, "other", ReplicaIdentity::Default, vec![key(int_column("id"))]);
+    let meanwhile = [
+        Some(batch(vec![insert(&other, 100, &[int(1)])], Some(110))),
+        // only what is not replicated
+        Some(Batch::progress(Lsn(110))),
+        None,
+    ];
+    for meanwhile in meanwhile {
+        let mut target = rig.target().await;
+        apply(&mut target, vec![insert(&t, 10, &full(1, "first"))], 20).await.unwrap();
+        if let Some(batch) = meanwhile {
+            target.apply(batch).await.unwrap();
+        }
+        for _ in 0..3 {
+            // all of it is stored, and then there is a crash before the position is
+            for change in long() {
+                target.apply(batch(vec![change], None)).await.unwrap();
+            }
+            let expected = ["1\tlast", "2\tfirst", "3\tthird"];
+            assert_eq!(rig.rows("id, one", "longs"), expected);
+            reopen(&mut target).await;
+        }
         rig.server.query("DROP DATABASE mirror SYNC");
     }
 }

@@ -68,7 +68,7 @@ pub fn relation(name: &str, identity: ReplicaIdentity, columns: Vec<Column>) -> 
     })
 }
 
-/// Collects changes, and hands them out as batches.
+/// Collects changes, and hands them out as batches. Nothing here looks at `end_lsn` of a change.
 pub struct Stream {
     lsn: u64,
     changes: Vec<Change>,
@@ -117,6 +117,7 @@ impl Stream {
         self.lsn += 8;
         self.changes.push(Change {
             lsn: Lsn(self.lsn),
+            end_lsn: Lsn::INVALID,
             relation: Arc::clone(table),
             operation: Operation::Truncate { restart_identity: false },
         });
@@ -147,7 +148,8 @@ impl Stream {
             Message::Delete(delete) => Operation::Delete { old: delete.old },
             other => panic!("not a change: {other:?}"),
         };
-        self.changes.push(Change { lsn, relation: Arc::clone(table), operation });
+        let (end_lsn, relation) = (Lsn::INVALID, Arc::clone(table));
+        self.changes.push(Change { lsn, end_lsn, relation, operation });
     }
 }
 

@@ -158,6 +158,7 @@ fn transactions() -> Vec<Batch> {
         for message in frame.messages() {
             let change = |relations: &BTreeMap<_, Arc<Relation>>, lsn, oid, operation| Change {
                 lsn,
+                end_lsn: rsrepl_wire::Lsn::INVALID,
                 relation: relations[&oid].clone(),
                 operation,
             };

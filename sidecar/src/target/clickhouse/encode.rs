@@ -11,6 +11,7 @@ use super::plan::{ColumnPlan, Layout, Plan};
 use super::refuse::{refused, without_identity};
 use super::sink::Sink;
 use super::toast::{Fill, Known};
+use super::version::Version;
 use crate::batch::Operation;
 use crate::error::{Error, Result};
 
@@ -27,10 +28,7 @@ const LOOK_EVERY: usize = 64;
 pub(super) struct Item {
     /// LSN of the change record.
     pub(super) lsn: Lsn,
-    /// Never falls from one change to the next in the stream; see `target`.
-    pub(super) version: u64,
-    /// Counts the changes of the table that have the same LSN.
-    pub(super) ordinal: u32,
+    pub(super) version: Version,
     pub(super) operation: Operation,
 }
 
@@ -264,8 +262,8 @@ impl Encoder<'_> {
     }
 
     /// Our columns of a keyed table.
-    fn version(&mut self, version: u64, deleted: u8) {
-        self.own([&version.to_le_bytes(), &[deleted]]);
+    fn version(&mut self, version: Version, deleted: u8) {
+        self.own([&version.to_bytes(), &[deleted]]);
     }
 
     /// The columns behind the source's, which end the row.
@@ -298,8 +296,7 @@ impl Encoder<'_> {
 
     fn entry(&mut self, item: &Item, row: &Row, whole: Option<&OldRow>, sign: i8) -> Result<()> {
         self.columns(item, row, whole, false)?;
-        let Item { lsn, ordinal, .. } = item;
-        self.own([&lsn.0.to_le_bytes(), &ordinal.to_le_bytes(), &sign.to_le_bytes()]);
+        self.own([&item.version.to_bytes(), &sign.to_le_bytes()]);
         Ok(())
     }
 }
@@ -410,7 +407,7 @@ mod tests {
             Some(Ok(Message::Update(m))) => Operation::Update { old: m.old, new: m.new },
             other => panic!("{other:?}"),
         };
-        let mut items = vec![Item { lsn: Lsn(1), version: 1, ordinal: 0, operation }].into_iter();
+        let mut items = vec![Item { lsn: Lsn(1), version: Version(1), operation }].into_iter();
         let limit = LookupLimit::default();
         let mut known = Known::default();
         let lookup = plan_lookup(&plan, items.as_slice(), &limit, &mut known.recent).unwrap();

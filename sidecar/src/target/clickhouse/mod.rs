@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `target` | what the pipeline sees |
 //! | `worker` | groups of batches: when they are stored, the position behind the rows |
-//! | `session` | batches to steps of tables, the version of a row |
+//! | `session` | batches to steps of tables |
+//! | `version` | which change a row comes from: the same on every replay (pure) |
 //! | `write` | one table's steps in order: encode, send, truncate |
 //! | `insertion` | the way into a table, and one INSERT while it is open |
 //! | `encode` | changes to rows, tombstones, log entries (pure) |
@@ -52,6 +53,7 @@ mod sink;
 mod target;
 mod toast;
 mod types;
+mod version;
 mod worker;
 mod write;
 

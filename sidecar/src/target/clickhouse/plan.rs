@@ -11,6 +11,7 @@ use super::convert::{Codec, DateRange, Refusal, Source};
 use super::policy::{Policies, Unrepresentable};
 use super::sink::Sink;
 use super::types::{ColumnType, DECIMAL_PRECISION_MAX, Scalar};
+use super::version::Version;
 use crate::error::{Error, Kind, Result};
 
 /// Names of our own columns and tables begin so.
@@ -94,12 +95,11 @@ impl Plan {
     pub(super) fn own_columns(&self) -> &'static [(&'static str, ColumnType)] {
         match self.layout {
             Layout::Keyed => &[
-                ("_rsrepl_version", ColumnType::Plain(Scalar::UInt64)),
+                ("_rsrepl_version", Version::TYPE),
                 ("_rsrepl_deleted", ColumnType::Plain(Scalar::UInt8)),
             ],
             Layout::Log => &[
-                ("_rsrepl_lsn", ColumnType::Plain(Scalar::UInt64)),
-                ("_rsrepl_ordinal", ColumnType::Plain(Scalar::UInt32)),
+                ("_rsrepl_version", Version::TYPE),
                 ("_rsrepl_sign", ColumnType::Plain(Scalar::Int8)),
             ],
         }

@@ -2,6 +2,7 @@
 //! table. Written after the rows that it speaks of.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use rsrepl_wire::Lsn;
@@ -10,6 +11,7 @@ use super::client::Server;
 use super::ddl::{literal, qualified, quoted};
 use super::failure::Attempt;
 use super::types::put_string;
+use super::version::Version;
 use crate::batch::Position;
 use crate::error::{Error, Kind, Result};
 use crate::target::SourceIdentity;
@@ -31,9 +33,10 @@ pub(super) fn create_statements(database: &str) -> [String; 2] {
             qualified(database, POSITIONS)
         ),
         format!(
-            "CREATE TABLE IF NOT EXISTS {} (slot String, `table` String, lsn UInt64) \
-             ENGINE = ReplacingMergeTree(lsn) ORDER BY (slot, `table`) {DURABLE}",
-            qualified(database, TRUNCATES)
+            "CREATE TABLE IF NOT EXISTS {} (slot String, `table` String, version {}) \
+             ENGINE = ReplacingMergeTree(version) ORDER BY (slot, `table`) {DURABLE}",
+            qualified(database, TRUNCATES),
+            Version::TYPE
         ),
     ]
 }
@@ -70,18 +73,19 @@ pub(super) async fn read(server: &Server, database: &str, source: &SourceIdentit
             source.slot, source.database
         ));
     }
-    let number = |text: &str| {
-        text.parse::<u64>().map_err(|_| {
-            Error::new(Kind::Server, format!("target {}: unreadable position", server.name()))
-        })
-    };
-    if number(&timeline)? > u64::from(source.timeline) {
+    if number::<u64>(server, &timeline)? > u64::from(source.timeline) {
         return refuse(format!(
             "its position for slot {} was reached on timeline {timeline}, the source is on {}",
             source.slot, source.timeline
         ));
     }
-    Ok(Lsn(number(&lsn)?))
+    Ok(Lsn(number(server, &lsn)?))
+}
+
+fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {
+    text.parse().map_err(|_| {
+        Error::new(Kind::Server, format!("target {}: unreadable position", server.name()))
+    })
 }
 
 /// Writes the position. Everything before it must be durable.
@@ -111,14 +115,15 @@ pub(super) async fn read_truncates(
     server: &Server,
     database: &str,
     slot: &str,
-) -> Result<HashMap<String, Lsn>> {
+) -> Result<HashMap<String, Version>> {
     let sql = format!(
-        "SELECT `table`, toString(lsn) FROM {} FINAL WHERE slot = {}",
+        "SELECT `table`, toString(version) FROM {} FINAL WHERE slot = {}",
         qualified(database, TRUNCATES),
         literal(slot)
     );
     let rows = server.strings::<2>(Attempt::ReadPosition, &sql).await?;
-    Ok(rows.into_iter().map(|[table, lsn]| (table, Lsn(lsn.parse().unwrap_or(0)))).collect())
+    let truncate = |[table, version]: [String; 2]| Ok((table, Version(number(server, &version)?)));
+    rows.into_iter().map(truncate).collect()
 }
 
 /// Says that a TRUNCATE of the table is about to happen.
@@ -127,14 +132,14 @@ pub(super) async fn write_truncate(
     database: &str,
     slot: &str,
     table: &str,
-    lsn: Lsn,
+    version: Version,
 ) -> Result<()> {
     let mut row = Vec::with_capacity(128);
     put_string(&mut row, slot.as_bytes());
     put_string(&mut row, table.as_bytes());
-    row.extend_from_slice(&lsn.0.to_le_bytes());
+    row.extend_from_slice(&version.to_bytes());
     let sql = format!(
-        "INSERT INTO {} (slot, `table`, lsn) FORMAT RowBinary",
+        "INSERT INTO {} (slot, `table`, version) FORMAT RowBinary",
         qualified(database, TRUNCATES)
     );
     server.insert(Attempt::Truncate(table), &sql, Bytes::from(row)).await

@@ -1,16 +1,4 @@
 //! What is known of the tables, from one `open` to the next; and the changes of a batch as steps of each.
-//!
-//! # Why a replay ends in the same rows (invariant 3)
-//!
-//! `_rsrepl_version` is the LSN of the change, or the highest one before it in the stream when that is
-//! higher. The LSN alone does not rise per key in commit order: a transaction may write its heap tuple,
-//! then wait in the unique index for one that deletes the same key and commits first, so that the
-//! INSERT that comes later in the stream has the lower LSN. The stream's running maximum never falls.
-//!
-//! It starts at the position, which lies above every LSN of what was applied before. So a version that
-//! is given again after a failure is never lower than the first time, and when the whole stream has
-//! been applied again, the last change of each key has the highest version; among equal ones the last
-//! that was inserted wins, and the rows of a table are inserted in stream order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +10,7 @@ use super::convert::DateRange;
 use super::encode::Item;
 use super::options::ClickHouseOptions;
 use super::plan::Plan;
+use super::version::Version;
 use super::write::{Context, Step, Table};
 use super::{ddl, position, setup};
 use crate::batch::{Change, Operation};
@@ -34,30 +23,19 @@ pub(super) struct Session {
     pub(super) context: Context,
     pub(super) source: SourceIdentity,
     dates: DateRange,
-    /// The highest version so far.
-    version: u64,
+    /// Of the last change.
+    version: Version,
     tables: Vec<TableState>,
     by_oid: HashMap<u32, usize>,
     by_name: HashMap<String, usize>,
     /// The last TRUNCATE that a predecessor began, by table.
-    truncates: HashMap<String, Lsn>,
+    truncates: HashMap<String, Version>,
 }
 
 struct TableState {
     table: Arc<Table>,
     /// As it was last described; the plan's own may be an older one that says the same.
     relation: Arc<Relation>,
-    /// The LSN of the last change, and how many had it.
-    last: (Lsn, u32),
-}
-
-impl TableState {
-    /// Counts the changes that have the same LSN (the rows of one COPY): the same on every replay,
-    /// as a replay starts between transactions.
-    fn ordinal(&mut self, lsn: Lsn) -> u32 {
-        self.last = if self.last.0 == lsn { (lsn, self.last.1 + 1) } else { (lsn, 0) };
-        self.last.1
-    }
 }
 
 impl Session {
@@ -81,7 +59,8 @@ impl Session {
             context,
             source: source.clone(),
             dates,
-            version: lsn.0,
+            // a position is between two transactions
+            version: Version::default(),
             tables: Vec::new(),
             by_oid: HashMap::new(),
             by_name: HashMap::new(),
@@ -101,8 +80,8 @@ impl Session {
             if steps.len() < self.tables.len() {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
-            if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.get_mut(index)) {
-                self.version = self.version.max(change.lsn.0);
+            if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.get(index)) {
+                self.version = self.version.next(&change);
                 add(steps, state, self.version, change);
             }
         }
@@ -156,21 +135,20 @@ impl Session {
         self.by_name.insert(name, index);
         match self.tables.get_mut(index) {
             Some(state) => (state.table, state.relation) = (table, relation),
-            None => self.tables.push(TableState { table, relation, last: Default::default() }),
+            None => self.tables.push(TableState { table, relation }),
         }
         Ok(index)
     }
 }
 
 /// Adds a change to the last step of its table, or as a new step.
-fn add(steps: &mut Vec<Step>, state: &mut TableState, version: u64, change: Change) {
-    let lsn = change.lsn;
-    if let Operation::Truncate { .. } = change.operation {
-        steps.push(Step::Truncate { table: Arc::clone(&state.table), lsn });
+fn add(steps: &mut Vec<Step>, state: &TableState, version: Version, change: Change) {
+    let Change { lsn, operation, .. } = change;
+    if let Operation::Truncate { .. } = operation {
+        steps.push(Step::Truncate { table: Arc::clone(&state.table), lsn, version });
         return;
     }
-    let ordinal = state.ordinal(lsn);
-    let item = Item { lsn, version, ordinal, operation: change.operation };
+    let item = Item { lsn, version, operation };
     if let Some(Step::Rows { table, items }) = steps.last_mut()
         && Arc::ptr_eq(table, &state.table)
     {

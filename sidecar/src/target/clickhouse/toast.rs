@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use rsrepl_wire::{Lsn, OldRowKind, Row, Value};
+use rsrepl_wire::{OldRowKind, Row, Value};
 
 use super::client::Server;
 use super::ddl::{qualified, quoted};
@@ -19,7 +19,8 @@ use super::encode::{Item, put_key};
 use super::failure::Attempt;
 use super::plan::Plan;
 use super::recent::{Key, Needs, Recent};
-use super::types::{ColumnType, Scalar};
+use super::types::ColumnType;
+use super::version::Version;
 use crate::batch::Operation;
 use crate::error::{Error, Kind, Result};
 
@@ -145,11 +146,11 @@ pub(super) fn plan_lookup(
 pub(super) enum Found {
     /// Its version, and the looked-up columns in `RowBinary`.
     Live {
-        version: u64,
+        version: Version,
         values: Vec<Bytes>,
     },
     /// A tombstone with this version.
-    Gone(u64),
+    Gone(Version),
     Absent,
 }
 
@@ -182,12 +183,12 @@ pub(super) struct Known {
     /// The rows that were looked up, as they were before the stretch of changes.
     found: HashMap<Key, Found>,
     /// The last TRUNCATE that a predecessor began.
-    truncated: Lsn,
+    truncated: Version,
 }
 
 impl Known {
     /// Before a stretch of changes: what was looked up for it.
-    pub(super) fn begin(&mut self, found: HashMap<Key, Found>, truncated: Lsn) {
+    pub(super) fn begin(&mut self, found: HashMap<Key, Found>, truncated: Version) {
         (self.found, self.truncated) = (found, truncated);
     }
 
@@ -226,16 +227,16 @@ impl Known {
         }
     }
 
-    /// Whether a later change than this one has left the table so. The changes of a table are applied
-    /// in stream order, so this one has been, too. A row of a later change must not be taken for the
-    /// one before this change: another key may take its values, and keep them.
+    /// Whether a later change than this one has left the table so (or this one, when the key is the one
+    /// that it took away). The changes of a table are applied in stream order, so this one has been, too.
+    /// A row of a later change must not be taken for the one before this change: another key may take its
+    /// values, and keep them.
     fn is_ahead(&self, found: &Found, change: &Item) -> bool {
         match found {
             Found::Live { version, .. } => *version > change.version,
-            // a tombstone is written again on a replay; the row that came after it, before the position,
-            // went with the TRUNCATE
-            Found::Gone(version) => *version >= change.lsn.0 || change.lsn < self.truncated,
-            Found::Absent => change.lsn < self.truncated,
+            // an older tombstone: the row that came after it went with the TRUNCATE
+            Found::Gone(version) => *version >= change.version || change.version < self.truncated,
+            Found::Absent => change.version < self.truncated,
         }
     }
 
@@ -358,12 +359,9 @@ impl Read<'_> {
         Ok(start.get(..start.len() - rest.len()).unwrap_or_default().into())
     }
 
-    fn take_version(&self, rest: &mut &[u8]) -> Result<u64> {
-        ColumnType::Plain(Scalar::UInt64)
-            .take(rest)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_le_bytes)
-            .ok_or_else(|| self.unreadable())
+    fn take_version(&self, rest: &mut &[u8]) -> Result<Version> {
+        let version = Version::TYPE.take(rest).and_then(Version::from_bytes);
+        version.ok_or_else(|| self.unreadable())
     }
 
     fn unreadable(&self) -> Error {

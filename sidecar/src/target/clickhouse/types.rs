@@ -16,7 +16,7 @@ pub(super) enum Scalar {
     Int64,
     UInt8,
     UInt32,
-    UInt64,
+    UInt128,
     Float32,
     Float64,
     /// Precision 1 to 76, scale up to it.
@@ -50,9 +50,9 @@ impl Scalar {
             Scalar::Bool | Scalar::Int8 | Scalar::UInt8 => 1,
             Scalar::Int16 => 2,
             Scalar::Int32 | Scalar::UInt32 | Scalar::Float32 | Scalar::Date32 => 4,
-            Scalar::Int64 | Scalar::UInt64 | Scalar::Float64 | Scalar::DateTime64 => 8,
+            Scalar::Int64 | Scalar::Float64 | Scalar::DateTime64 => 8,
             Scalar::Decimal(precision, _) => decimal_width(precision),
-            Scalar::Uuid => 16,
+            Scalar::UInt128 | Scalar::Uuid => 16,
             Scalar::String | Scalar::LowCardinality => return None,
         })
     }
@@ -174,7 +174,7 @@ impl fmt::Display for Scalar {
             Scalar::Int64 => "Int64",
             Scalar::UInt8 => "UInt8",
             Scalar::UInt32 => "UInt32",
-            Scalar::UInt64 => "UInt64",
+            Scalar::UInt128 => "UInt128",
             Scalar::Float32 => "Float32",
             Scalar::Float64 => "Float64",
             Scalar::Decimal(precision, scale) => {

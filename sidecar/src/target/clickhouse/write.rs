@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::position;
 use super::recent::Needs;
 use super::toast::{self, Known, Lookup, LookupLimit};
+use super::version::Version;
 use crate::error::{Error, Kind, Result};
 
 /// What every table's writer needs.
@@ -30,7 +31,7 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) enum Step {
     Rows { table: Arc<Table>, items: Vec<Item> },
-    Truncate { table: Arc<Table>, lsn: Lsn },
+    Truncate { table: Arc<Table>, lsn: Lsn, version: Version },
 }
 
 /// A plan and what follows from it.
@@ -40,7 +41,7 @@ pub(super) struct Table {
     /// The INSERT statement.
     pub(super) insert: String,
     /// The last TRUNCATE of the table that a predecessor began.
-    pub(super) truncated: Lsn,
+    pub(super) truncated: Version,
     pub(super) lookup_limit: LookupLimit,
 }
 
@@ -72,7 +73,9 @@ impl Writer {
         for step in steps {
             match step {
                 Step::Rows { table, items } => self.rows(table, items).await?,
-                Step::Truncate { table, lsn } => self.truncate(&table, lsn).await?,
+                Step::Truncate { table, lsn, version } => {
+                    self.truncate(&table, lsn, version).await?;
+                }
             }
         }
         self.inlet.known.recent.settle();
@@ -92,11 +95,11 @@ impl Writer {
     /// TRUNCATE leaves no tombstones, so it is written down first: `toast` must know why rows are gone
     /// when the changes before it are applied again. Applying it again is harmless, since every change
     /// after it is applied again too.
-    async fn truncate(&mut self, table: &Table, lsn: Lsn) -> Result<()> {
+    async fn truncate(&mut self, table: &Table, lsn: Lsn, version: Version) -> Result<()> {
         self.end().await?;
         let storage = table.plan.storage();
         let Context { server, database, slot } = &self.context;
-        position::write_truncate(server, database, slot, &storage, lsn).await?;
+        position::write_truncate(server, database, slot, &storage, version).await?;
         let sql = format!("TRUNCATE TABLE {}", qualified(database, &storage));
         server.execute(Attempt::Truncate(&storage), &sql).await.map_err(|error| error.at(lsn))
     }

@@ -9,6 +9,7 @@ fn work(n: u64, tables: &[(u8, Option<bool>)], commit: bool) -> Work {
     let row = || rsrepl_wire::Row(bytes::Bytes::from_static(&[0, 0, 0, 0, 0]));
     let changes = tables.iter().map(|(table, change)| Change {
         lsn: Lsn(n),
+        end_lsn: Lsn(n),
         relation: Arc::new(relation(&format!("t{table}"))),
         operation: match change {
             Some(false) => Operation::Insert { new: row() },
