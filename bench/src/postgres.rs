@@ -19,7 +19,7 @@ use crate::workload::Workload;
 /// How long one run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 
-/// Several writers, which may show single tables or keys out of commit order.
+/// One writer more than the default.
 const PARALLEL: Engine =
     Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3" };
 

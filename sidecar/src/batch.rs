@@ -18,6 +18,8 @@ pub struct Batch {
     pub transactions: u64,
     /// Bytes of the frames that the changes are slices of.
     pub bytes: usize,
+    /// It is as large as batches get: more waits behind it.
+    pub full: bool,
 }
 
 /// A place between two transactions of the stream.

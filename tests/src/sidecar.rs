@@ -19,6 +19,8 @@ const HTTP_LIMIT: Duration = Duration::from_secs(5);
 /// A configured sidecar and, unless it is stopped, its process.
 pub struct Sidecar {
     config: PathBuf,
+    /// Where it keeps files of its own.
+    state: PathBuf,
     log: PathBuf,
     telemetry_port: u16,
     process: Option<Process>,
@@ -38,6 +40,7 @@ impl Sidecar {
         fs::write(&path, config.render()).expect("write the configuration");
         Sidecar {
             config: path,
+            state: scratch.join("state"),
             log: scratch.join("rsrepl.log"),
             telemetry_port: config.telemetry_port,
             process: None,
@@ -51,6 +54,8 @@ impl Sidecar {
         assert!(self.process.is_none(), "the sidecar is running");
         let mut command = guarded(&build::sidecar(), "KILL", None);
         command.args(["run", "-c"]).arg(&self.config);
+        // its files are ours to remove
+        command.env("STATE_DIRECTORY", &self.state);
         self.process = Some(Process::spawn("rsrepl", &self.log, command));
     }
 

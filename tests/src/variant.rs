@@ -11,7 +11,7 @@ use std::time::SystemTime;
 pub struct Variant {
     /// Transactions are streamed while they run, all but the smallest.
     pub streaming: bool,
-    /// Several writers that have much to do, instead of one.
+    /// Several writers that have much to do; else one, or the default.
     pub parallel: bool,
 }
 
@@ -56,10 +56,11 @@ impl Variant {
 
     /// Lines for its PostgreSQL target.
     pub fn target_options(self) -> &'static str {
-        match self.parallel {
+        match (self.parallel, self.streaming) {
             // small batches, so that there are some to be written side by side
-            true => "consistency = \"parallel\"\nworkers = 3\nbatch_size = 50",
-            false => "workers = 1",
+            (true, _) => "consistency = \"parallel\"\nworkers = 3\nbatch_size = 50",
+            (false, true) => "workers = 1",
+            (false, false) => "",
         }
     }
 }

@@ -273,7 +273,8 @@ impl<T: Target> Drive<T> {
         }
         let waited = session.waiting_since.is_some_and(|since| since.elapsed() >= self.linger);
         if full || (session.assembler.has_whole() && (waited || session.ended)) {
-            let (batch, checkpoint) = session.assembler.take();
+            let (mut batch, checkpoint) = session.assembler.take();
+            batch.full = full;
             session.waiting_since = None;
             self.give(session, batch, checkpoint);
             return true;

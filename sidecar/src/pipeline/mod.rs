@@ -118,7 +118,7 @@ pub async fn run(
         config: config.clone(),
         spool,
         streams,
-        refused_at: None,
+        refusal: None,
         ledger: ledger_receiver,
         link,
         status,

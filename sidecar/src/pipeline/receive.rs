@@ -41,9 +41,11 @@ const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
 /// connection is given up, so that the shutdown is not held up (invariant 11).
 const SHUTDOWN_PINGS: u32 = 4;
 
-/// After a failure to keep a transaction in progress on disk, the source keeps them itself for so long
-/// (or for longer: until the next connection).
-const STREAMING_REST: Duration = Duration::from_secs(600);
+/// After a failure to keep a transaction in progress on disk, the source keeps them itself for so long at
+/// least. The time doubles with each failure, up to a limit: each costs a new connection, and the source
+/// the decoding of all that has not ended.
+const STREAMING_REST: (Duration, Duration) =
+    (Duration::from_secs(600), Duration::from_secs(6 * 3600));
 
 /// Why a connection was given up without a fault.
 enum Leave {
@@ -52,6 +54,22 @@ enum Leave {
     Full,
     /// A target needs what the spool no longer has.
     Rewind,
+    /// Transactions in progress can be kept here again.
+    Stream,
+}
+
+/// Transactions in progress could not be kept here.
+pub(super) struct Refusal {
+    at: Instant,
+    rest: Duration,
+    /// To those who look at the status.
+    said: String,
+}
+
+impl Refusal {
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= self.rest
+    }
 }
 
 pub(super) struct Receiver {
@@ -59,8 +77,8 @@ pub(super) struct Receiver {
     pub spool: Spool,
     /// Transactions in progress.
     pub streams: Streams,
-    /// When there was last no room for one, and what was said.
-    pub refused_at: Option<(Instant, String)>,
+    /// The last time that one could not be kept.
+    pub refusal: Option<Refusal>,
     pub ledger: watch::Receiver<Ledger>,
     pub link: watch::Sender<Option<LinkState>>,
     pub status: Status,
@@ -104,7 +122,13 @@ impl Receiver {
             match result {
                 Ok(Leave::Shutdown) => break,
                 Ok(Leave::Rewind) => {
-                    info!("asking the source to send again from the slot's position")
+                    info!("asking the source to send again from the slot's position");
+                    if let Some(error) = self.spool.unreadable() {
+                        self.refuse_streaming(&error);
+                    }
+                }
+                Ok(Leave::Stream) => {
+                    info!("transactions in progress are received again as they come")
                 }
                 Ok(Leave::Full) => {
                     warn!(
@@ -124,16 +148,24 @@ impl Receiver {
 
     /// What is on the disk of the source alone is lost nowhere.
     fn refuse_streaming(&mut self, failure: &Error) {
-        error!(error = %failure, rest = ?STREAMING_REST, "transactions in progress cannot be kept here: the source has to, and sends them when they have committed");
+        let (least, most) = STREAMING_REST;
+        let rest = self.refusal.as_ref().map_or(least, |refusal| (refusal.rest * 2).min(most));
+        error!(error = %failure, ?rest, "transactions in progress cannot be kept here: the source has to, and sends them when they have committed");
         let said = format!("streaming is off: {failure}");
+        self.refusal = Some(Refusal { at: Instant::now(), rest, said });
         self.status.update_source(|source| source.streaming_refused = true);
-        self.refused_at = Some((Instant::now(), said));
     }
 
-    /// Transactions in progress are wanted.
-    fn streams_wanted(&mut self) -> bool {
-        self.refused_at = self.refused_at.take().filter(|(at, _)| at.elapsed() < STREAMING_REST);
-        self.config.source.streaming && self.refused_at.is_none()
+    /// The refusal that holds.
+    fn refused(&self) -> Option<&Refusal> {
+        self.refusal.as_ref().filter(|refusal| !refusal.is_over())
+    }
+
+    /// This connection was made without streaming, and the next need not be. Not in the middle of a
+    /// transaction, which would come again from its beginning.
+    fn may_stream_again(&self, streaming: bool) -> bool {
+        let off = self.config.source.streaming && !streaming && self.refused().is_none();
+        off && self.streams.has_room() && !self.spool.is_open()
     }
 
     async fn wait_for_room(&mut self) {
@@ -166,16 +198,17 @@ impl Receiver {
     /// One connection, from its start to its end.
     async fn connection(&mut self) -> Result<Leave> {
         let shutdown = self.shutdown.clone();
+        let streaming = self.config.source.streaming && self.refused().is_none();
         let (stream, confirmed) = tokio::select! {
-            started = self.start() => started?,
+            started = self.start(streaming) => started?,
             () = shutdown.cancelled() => return Ok(Leave::Shutdown),
         };
         self.status.update_source(|source| {
             source.connected = true;
             source.confirmed = confirmed;
             source.last_message = Some(Instant::now());
-            source.streaming_refused = self.refused_at.is_some();
-            source.last_error = self.refused_at.as_ref().map(|(_, said)| said.clone());
+            source.streaming_refused = self.refused().is_some();
+            source.last_error = self.refused().map(|refusal| refusal.said.clone());
         });
         let mut feedback = Feedback {
             stream,
@@ -187,7 +220,7 @@ impl Receiver {
             asked: None,
             pings: 0,
         };
-        let leave = self.receive(&mut feedback).await?;
+        let leave = self.receive(&mut feedback, streaming).await?;
         if matches!(leave, Leave::Shutdown) {
             self.spool.cut();
             self.streams.clear();
@@ -207,8 +240,7 @@ impl Receiver {
 
     /// Connects, checks that this is the right source (invariant 10) and starts the stream behind what
     /// the spool already has.
-    async fn start(&mut self) -> Result<(ReplicationStream, Lsn)> {
-        let streaming = self.streams_wanted();
+    async fn start(&mut self, streaming: bool) -> Result<(ReplicationStream, Lsn)> {
         let source = &self.config.source;
         let mut client = ReplicationClient::connect(&source.connection).await?;
         let info = source::identify(&mut client, &source.slot_name).await?;
@@ -245,7 +277,7 @@ impl Receiver {
         Ok((stream, confirmed))
     }
 
-    async fn receive(&mut self, feedback: &mut Feedback) -> Result<Leave> {
+    async fn receive(&mut self, feedback: &mut Feedback, streaming: bool) -> Result<Leave> {
         let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -255,6 +287,9 @@ impl Receiver {
             let event = tokio::select! {
                 event = feedback.stream.next() => event?,
                 _ = ticks.tick() => {
+                    if self.may_stream_again(streaming) {
+                        return Ok(Leave::Stream);
+                    }
                     feedback.tick(self.spool.end()).await?;
                     continue;
                 }

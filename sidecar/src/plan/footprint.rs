@@ -13,7 +13,9 @@ impl Plan {
     /// Whether neither batch can see what the other does, so that they may be written in any order and
     /// at the same time: no row is changed by both, and no table emptied by either. (Rows that are
     /// inserted by both never have a unique value in common: on the source they are there together.)
-    /// Constraints that reach from one table or row to another are not looked at; the target has them,
+    /// Keys are compared by their bytes: two that the target takes for equal although their bytes differ
+    /// (`1.0` and `1.00`) show as a wait, an error, or a row count that is wrong, none of which is
+    /// silent. Constraints that reach from one table or row to another are not looked at; the target has them,
     /// and refuses or waits.
     pub fn is_independent_of(&self, other: &Plan) -> bool {
         if !self.truncates.is_empty() || !other.truncates.is_empty() {

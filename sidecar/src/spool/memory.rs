@@ -64,6 +64,8 @@ struct State {
     /// not mean that everything before it is here.
     more: bool,
     rewind: bool,
+    /// Why a streamed transaction could not be read back from the disk.
+    unreadable: Option<Arc<Error>>,
     closed: bool,
 }
 
@@ -143,6 +145,7 @@ impl Spool {
             open: false,
             more: false,
             rewind: false,
+            unreadable: None,
             closed: false,
         };
         let (news, _) = watch::channel(());
@@ -282,6 +285,16 @@ impl Spool {
         self.shared.lock().rewind
     }
 
+    /// Whether a transaction has begun and not ended.
+    pub fn is_open(&self) -> bool {
+        self.shared.lock().open
+    }
+
+    /// Why a transaction that was streamed could not be read back from the disk; told once.
+    pub fn unreadable(&self) -> Option<Arc<Error>> {
+        self.shared.lock().unreadable.take()
+    }
+
     /// Prepares for the source to send again from the slot's confirmed position. Readers that are
     /// ahead of it see transactions again that they have, and skip them by their position.
     pub fn rewind(&mut self) {
@@ -347,6 +360,11 @@ impl Reader {
         }
         let reading = self.reading.as_mut()?;
         let (sequence, item) = (reading.sequence, reading.next());
+        if let Item::Unreadable(error) = &item
+            && error.kind() == Kind::Disk
+        {
+            self.shared.lock().unreadable = Some(error.clone());
+        }
         if reading.is_done() {
             self.reading = None;
             self.passed(sequence);

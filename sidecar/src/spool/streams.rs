@@ -83,6 +83,12 @@ impl Streams {
         file.append(frame.bytes())
     }
 
+    /// At most half of each limit is used.
+    pub fn has_room(&self) -> bool {
+        self.usage.files.load(Ordering::Relaxed) <= FILES_MAX / 2
+            && self.usage.bytes.load(Ordering::Relaxed) <= self.limit / 2
+    }
+
     /// Refuses what passes the limits.
     fn check_room(&self, frame: &Frame) -> Result<()> {
         let files = self.usage.files.load(Ordering::Relaxed);
@@ -107,7 +113,9 @@ impl Streams {
         if abort.xid == xid {
             return self.open.remove(&xid).map(drop).ok_or_else(|| unknown(xid));
         }
-        self.open.get_mut(&xid).ok_or_else(|| unknown(xid))?.cut(abort.place)
+        let file = self.open.get_mut(&xid).ok_or_else(|| unknown(xid))?;
+        file.cut(abort.place)?;
+        if xid == self.last { Ok(()) } else { file.settle() }
     }
 
     fn commit(&mut self, commit: StreamCommit) -> Result<Streamed> {

@@ -191,5 +191,5 @@ pub fn batch(mut changes: Vec<Change>, end: Option<u64>) -> Batch {
         change.end_lsn = Lsn(end.expect("the end of the transaction, see `transaction`"));
     }
     let commit = end.map(|end| Position { lsn: Lsn(end), commit_time: 0, xid: 1 });
-    Batch { changes, commit, transactions: commit.iter().count() as u64, bytes: 0 }
+    Batch { changes, commit, transactions: commit.iter().count() as u64, ..Batch::default() }
 }

@@ -155,3 +155,72 @@ async fn commits_are_in_order() {
     }
     assert_eq!(standby.rows(seen), "(20,20,20)");
 }
+
+/// Somebody holds a lock on `t` that keeps writers out, for so many seconds.
+fn lock(standby: &Standby, seconds: f64) -> std::thread::JoinHandle<()> {
+    let (server, database) = (standby.server.clone(), standby.database.clone());
+    let held = std::thread::spawn(move || {
+        let hold = format!("BEGIN; LOCK t IN SHARE MODE; SELECT pg_sleep({seconds}); COMMIT");
+        server.postgres.execute(&database, &hold);
+    });
+    let locks =
+        "SELECT FROM pg_locks WHERE relation = 't'::regclass AND mode = 'ShareLock' AND granted";
+    while standby.rows(locks).is_empty() {
+        std::thread::yield_now();
+    }
+    held
+}
+
+/// Longer than a batch waits beside others.
+const LONG: f64 = 2.5;
+
+/// With nothing beside it a batch waits for a lock as one of a single writer does.
+#[tokio::test]
+async fn a_lone_batch_waits_for_a_lock() {
+    let standby = Standby::new("lone", "CREATE TABLE t (id int PRIMARY KEY)");
+    let table = relation("t", ReplicaIdentity::Default, vec![key(int_column("id"))]);
+    let mut target = target(&standby, 2);
+    target.open(&standby.source()).await.unwrap();
+    let mut stream = Stream::after(1000);
+    for emptied in [false, true] {
+        let held = lock(&standby, LONG);
+        (0..100).for_each(|i| stream.insert(&table, &[int(i)]));
+        if emptied {
+            stream.truncate(&table);
+        }
+        // who empties a table is alone in any company
+        let batch = if emptied { stream.commit() } else { stream.last_commit() };
+        apply_all(&mut target, vec![batch]).await;
+        held.join().unwrap();
+    }
+    assert_eq!(standby.rows("SELECT count(*) FROM t"), "(0)");
+}
+
+/// A COPY that is refused costs its session. What it was refused for is told all the same, and the batch
+/// is written alone the next time, so that it waits.
+#[tokio::test]
+async fn a_copy_that_is_refused_in_company_is_written_alone() {
+    let standby = Standby::new("refused_copy", "CREATE TABLE t (id int PRIMARY KEY)");
+    let table = relation("t", ReplicaIdentity::Default, vec![key(int_column("id"))]);
+    let batches = || {
+        let (table, mut stream) = (table.clone(), Stream::after(1000));
+        (0..2).map(move |n| {
+            (0..100).for_each(|i| stream.insert(&table, &[int(n * 100 + i)]));
+            stream.commit()
+        })
+    };
+    let mut target = target(&standby, 2);
+    target.open(&standby.source()).await.unwrap();
+    let held = lock(&standby, 2.0 * LONG);
+    batches().for_each(|batch| target.submit(batch));
+    let error = loop {
+        if let Err(error) = target.next().await {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("lock"), "{error}");
+    target.open(&standby.source()).await.unwrap();
+    apply_all(&mut target, batches().collect()).await;
+    held.join().unwrap();
+    assert_eq!(standby.rows("SELECT count(*) FROM t"), "(200)");
+}

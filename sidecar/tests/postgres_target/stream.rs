@@ -130,9 +130,18 @@ impl Stream {
 
     /// What has gathered, with a commit.
     pub fn commit(&mut self) -> Batch {
+        self.commit_of(true)
+    }
+
+    /// The same of a batch that nothing waits behind.
+    pub fn last_commit(&mut self) -> Batch {
+        self.commit_of(false)
+    }
+
+    fn commit_of(&mut self, full: bool) -> Batch {
         self.lsn += 8;
         let commit = Position { lsn: Lsn(self.lsn), commit_time: 1_000_000, xid: 7 };
-        Batch { commit: Some(commit), transactions: 1, ..self.part() }
+        Batch { commit: Some(commit), transactions: 1, full, ..self.part() }
     }
 
     fn push(&mut self, table: &Arc<Relation>, write: impl FnOnce(&mut FrameWriter, Lsn)) {

@@ -33,6 +33,7 @@ pub struct Session {
     in_transaction: bool,
     /// It has moved the position.
     moved: bool,
+    lost: bool,
     /// By [`Relation::oid`].
     tables: HashMap<u32, Table>,
 }
@@ -45,6 +46,7 @@ impl Session {
             positions: Arc::new(positions),
             in_transaction: false,
             moved: false,
+            lost: false,
             tables: HashMap::new(),
         }
     }
@@ -127,7 +129,14 @@ impl Session {
     async fn write_table(&mut self, changes: &TableChanges) -> Result<()> {
         self.resolve(&changes.relation).await?;
         let Some(table) = self.tables.get_mut(&changes.relation.oid) else { return Ok(()) };
-        sets::apply(&self.target, &self.client, table, &changes.changes).await
+        let applied = sets::apply(&self.target, &self.client, table, &changes.changes).await;
+        self.lost |= table.lost_its_session;
+        applied
+    }
+
+    /// See [`Table::lost_its_session`].
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     async fn truncate(&mut self, truncation: &Truncation) -> Result<()> {

@@ -24,6 +24,8 @@ pub const NULL: i32 = -1;
 /// Why a COPY did not come to its end.
 #[derive(Debug)]
 pub enum CopyError {
+    /// It did not begin.
+    Refused(tokio_postgres::Error),
     Server(tokio_postgres::Error),
     Codec(CodecError),
     Decode(rsrepl_wire::DecodeError),
@@ -101,7 +103,8 @@ pub async fn copy<T>(
 where
     T: Send,
 {
-    let mut sink = pin!(client.copy_in::<_, Bytes>(statement).await?);
+    let sink = client.copy_in::<_, Bytes>(statement).await.map_err(CopyError::Refused)?;
+    let mut sink = pin!(sink);
     let mut buffer = BytesMut::with_capacity(2 * CHUNK);
     buffer.put_slice(HEADER);
     for row in rows {

@@ -6,6 +6,8 @@
 //!                 └─ the same, of a batch that depends on none of those before it ───────┘  position; COMMIT
 //! ```
 //!
+//! A batch that is written alone moves the position first.
+//!
 //! Sessions commit without waiting for the disk; a batch counts as durable once the target's WAL is
 //! flushed past its commit.
 //!
@@ -91,6 +93,8 @@ pub struct PostgresOptions {
 pub struct PostgresTarget {
     options: PostgresOptions,
     open: Option<Open>,
+    /// Sessions were lost by an error in company: see [`Order::be_cautious`].
+    cautious: bool,
 }
 
 struct Open {
@@ -106,6 +110,8 @@ struct Open {
     look_at: Instant,
     /// A session was sent to look.
     looking: bool,
+    /// A session was lost by an error in company.
+    lost: bool,
     /// To be told.
     events: VecDeque<Event>,
 }
@@ -113,7 +119,7 @@ struct Open {
 impl PostgresTarget {
     /// No connection is made before [`open`](Target::open).
     pub fn new(options: PostgresOptions) -> Self {
-        PostgresTarget { options, open: None }
+        PostgresTarget { options, open: None, cautious: false }
     }
 
     fn not_open(&self) -> Error {
@@ -131,15 +137,20 @@ impl Target for PostgresTarget {
         let writers = sessions.into_iter().enumerate().map(|(number, session)| {
             Writer::start(number, session, sender.clone(), Arc::clone(&hurry))
         });
+        let mut order = Order::new(self.options.workers);
+        if std::mem::take(&mut self.cautious) {
+            order.be_cautious();
+        }
         self.open = Some(Open {
             writers: writers.collect(),
             reports,
-            order: Order::new(self.options.workers),
+            order,
             given: applied,
             durability: Durability::new(applied),
             hurry,
             look_at: Instant::now(),
             looking: false,
+            lost: false,
             events: VecDeque::new(),
         });
         Ok(applied)
@@ -165,6 +176,7 @@ impl Target for PostgresTarget {
         let Some(open) = &mut self.open else { return Err(self.not_open()) };
         let event = open.next().await;
         if event.is_err() {
+            self.cautious = open.lost;
             self.open = None; // the server rolls back what was open
         }
         event
@@ -226,7 +238,10 @@ impl Open {
 
     fn reported(&mut self, report: Report) -> Result<()> {
         match report {
-            Report::Batch { writer, result } => self.ended(writer, result)?,
+            Report::Batch { writer, result, lost } => {
+                self.lost = lost && self.order.is_beside(writer);
+                self.ended(writer, result, lost)?;
+            }
             Report::Wal(wal) => {
                 self.looking = false;
                 self.look_at = Instant::now() + LOOK_INTERVAL;
@@ -241,7 +256,7 @@ impl Open {
     }
 
     /// What a session did with its batch.
-    fn ended(&mut self, writer: usize, result: Result<Outcome>) -> Result<()> {
+    fn ended(&mut self, writer: usize, result: Result<Outcome>, lost: bool) -> Result<()> {
         match result {
             Ok(Outcome::Written(wal)) => {
                 self.order.finished(writer);
@@ -261,7 +276,7 @@ impl Open {
             Err(error) => {
                 // what company cannot have caused, or did not
                 let by_company = matches!(error.kind(), Kind::Server | Kind::Row | Kind::Setup);
-                if !by_company || !self.order.failed(writer) {
+                if lost || !by_company || !self.order.failed(writer) {
                     return Err(error);
                 }
                 tracing::debug!(%error, "failed beside other batches; they are written again one by one");
@@ -291,10 +306,15 @@ mod tests {
             hurry: Arc::default(),
             look_at: Instant::now(),
             looking: true,
+            lost: false,
             events: VecDeque::new(),
         };
         for _ in 0..2 {
-            open.order.push(Work { commit: Some(Position::default()), ..Work::default() });
+            open.order.push(Work {
+                commit: Some(Position::default()),
+                full: true,
+                ..Work::default()
+            });
         }
         while open.order.next().is_some() {}
         let refused = Error::new(Kind::Server, "made for a test");

@@ -29,6 +29,8 @@ pub struct Work {
     /// The position that it goes on from.
     pub from: Lsn,
     pub commit: Option<Position>,
+    /// More waits behind it.
+    pub full: bool,
 }
 
 impl Work {
@@ -39,7 +41,15 @@ impl Work {
             truncation.relations.retain(|relation| keep(relation));
         }
         plan.truncates.retain(|truncation| !truncation.relations.is_empty());
-        Work { plan, from, commit: batch.commit }
+        Work { plan, from, commit: batch.commit, full: batch.full }
+    }
+}
+
+impl Work {
+    /// A part of a transaction; tables to be emptied, which may mean to wait for their readers; or a batch
+    /// that there is nothing to write beside. Alone, it may wait for locks, and an error is its own.
+    fn wants_to_be_alone(&self) -> bool {
+        self.commit.is_none() || !self.plan.truncates.is_empty() || !self.full
     }
 }
 
@@ -104,6 +114,11 @@ impl Order {
         }
     }
 
+    /// Sessions were lost by an error in company: what comes next is written alone, and so tells whose it is.
+    pub fn be_cautious(&mut self) {
+        self.alone_for = CAUTION.0;
+    }
+
     pub fn push(&mut self, work: Work) {
         self.queue.push_back(Entry { work: Arc::new(work), state: State::Waiting });
     }
@@ -141,8 +156,8 @@ impl Order {
         let (before, rest) = (self.queue.range(..at), self.queue.get(at)?);
         let alone = self.workers == 1
             || self.alone_for > 0
-            || rest.work.commit.is_none()
-            || self.open_on.is_some();
+            || self.open_on.is_some()
+            || rest.work.wants_to_be_alone();
         let may_join = |entry: &Entry| {
             let beside = matches!(entry.state, State::Writing { alone: false, .. });
             beside && !alone && entry.work.plan.is_independent_of(&rest.work.plan)
@@ -174,6 +189,13 @@ impl Order {
             _ => self.caution = self.caution.saturating_sub(1).max(CAUTION.0),
         }
         head.work.commit
+    }
+
+    /// Whether a session writes its batch beside others.
+    pub fn is_beside(&self, writer: usize) -> bool {
+        let beside = State::Writing { writer, alone: false, turn: false };
+        let in_turn = State::Writing { writer, alone: false, turn: true };
+        self.queue.iter().any(|entry| entry.state == beside || entry.state == in_turn)
     }
 
     /// A session has failed, and rolled back. `false`: it wrote alone, so that the error counts.

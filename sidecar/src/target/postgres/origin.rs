@@ -26,6 +26,10 @@ SELECT pg_catalog.pg_replication_origin_create($1)
 
 const SET_UP: &str = "SELECT pg_catalog.pg_replication_origin_session_setup($1)";
 
+/// What names the origin's transaction in each commit.
+const MAY_MOVE: &str = "SELECT pg_catalog.has_function_privilege(\
+    'pg_catalog.pg_replication_origin_xact_setup(pg_lsn,timestamptz)', 'EXECUTE')";
+
 /// SQLSTATE of an origin that another session uses.
 const IN_USE: &str = "55006";
 
@@ -44,7 +48,8 @@ SELECT pg_catalog.bool_and(
   FROM pg_catalog.unnest(ARRAY[
          'pg_catalog.pg_replication_origin_create(text)',
          'pg_catalog.pg_replication_origin_oid(text)',
-         'pg_catalog.pg_replication_origin_session_setup(text)']) AS f (name)";
+         'pg_catalog.pg_replication_origin_session_setup(text)',
+         'pg_catalog.pg_replication_origin_xact_setup(pg_lsn,timestamptz)']) AS f (name)";
 
 /// The places that are taken, and those of them that are taken by these origins.
 const TAKEN: &str = "\
@@ -70,6 +75,11 @@ fn name(first: &str, number: usize) -> String {
 pub async fn set_up(target: &str, client: &Client, slot: &str, number: usize) -> Result<bool> {
     let server = |error| errors::of_server(target, "setting up the replication origin", error);
     let name = name(&first_name(client, slot).await.map_err(server)?, number);
+    let moves: bool =
+        client.query_one(MAY_MOVE, &[]).await.and_then(|row| row.try_get(0)).map_err(server)?;
+    if !moves {
+        return Ok(without(target, "no right to pg_replication_origin_xact_setup"));
+    }
     let until = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
         let Err(error) = try_set_up(client, &name).await else { return Ok(true) };
@@ -78,17 +88,19 @@ pub async fn set_up(target: &str, client: &Client, slot: &str, number: usize) ->
             IN_USE if Instant::now() < until => tokio::time::sleep(RETRY).await,
             IN_USE => return Err(in_use(target, &name, db)),
             // no privilege; max_replication_slots = 0
-            "42501" | "55000" => {
-                tracing::warn!(
-                    target_name = target,
-                    reason = db.message(),
-                    "no replication origin: a database replicating from this target sees the rows as its own"
-                );
-                return Ok(false);
-            }
+            "42501" | "55000" => return Ok(without(target, db.message())),
             _ => return Err(server(error)),
         }
     }
+}
+
+fn without(target: &str, reason: &str) -> bool {
+    tracing::warn!(
+        target_name = target,
+        reason,
+        "no replication origin: a database replicating from this target sees the rows as its own"
+    );
+    false
 }
 
 async fn try_set_up(client: &Client, name: &str) -> Result<(), tokio_postgres::Error> {

@@ -284,15 +284,18 @@ impl Positions {
         };
         let (messages, error) = answers(client, &text).await;
         match (error, to_move) {
-            (None, _) if looks => self.wal(&messages),
+            // what is committed is committed: a look that says nothing is no error of the batch
+            (None, _) if looks => Ok(self.wal(&messages).unwrap_or(Wal::UNKNOWN)),
             (None, _) => Ok(Wal::FLUSHED),
             // what is committed is committed; a broken connection shows at what comes next
             (Some(error), _) if looks && ended(&messages) == 2 => {
                 tracing::debug!(target_name = self.target, %error, "a look behind a COMMIT failed");
                 Ok(Wal::UNKNOWN)
             }
-            (Some(error), Some((from, _))) => Err(self.not_moved(from, "committing", error)),
-            (Some(error), None) => Err(errors::of_server(&self.target, "committing", error)),
+            (Some(error), Some((from, _))) if ended(&messages) == 0 => {
+                Err(self.not_moved(from, "committing", error))
+            }
+            (Some(error), _) => Err(errors::of_server(&self.target, "committing", error)),
         }
     }
 

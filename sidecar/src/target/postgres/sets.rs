@@ -213,8 +213,8 @@ impl Sets<'_> {
         self.send(StatementKey::InsertSet, &mut array).await
     }
 
-    /// By COPY. tokio-postgres loses its place when a COPY is refused before it begins, as it would be
-    /// after a statement that failed: all are waited for, but the savepoint, which fails with the session.
+    /// By COPY. A COPY that is refused before it begins costs the session, as it would be after a statement
+    /// that failed: all are waited for, but the savepoint, which fails with the session.
     async fn copy(&mut self, images: &[Image<'_>], written: &[bool]) -> Result<(), Failure> {
         let fields = i16::try_from(self.table.fit.written().count()).unwrap_or(i16::MAX);
         let codecs: Vec<_> = self.table.fit.columns.iter().map(|c| c.codec).zip(written).collect();
@@ -236,6 +236,10 @@ impl Sets<'_> {
         self.judge(earlier)?;
         match copied {
             Ok(rows) => self.judge(Some((images.len(), Ok(rows)))),
+            Err(CopyError::Refused(error)) => {
+                self.table.lost_its_session = true;
+                Err(Failure::Fatal(errors::of_server(self.target, &self.what(), error)))
+            }
             Err(error) => Err(self.unsent(error)),
         }
     }
@@ -308,7 +312,7 @@ impl Sets<'_> {
     /// Rows that could not be written, or a COPY that failed.
     fn unsent(&self, error: CopyError) -> Failure {
         match error {
-            CopyError::Server(error) => self.failure(error),
+            CopyError::Refused(error) | CopyError::Server(error) => self.failure(error),
             CopyError::Codec(error) => {
                 Failure::Fatal(errors::of_codec(self.target, &self.what(), error))
             }

@@ -24,6 +24,9 @@ pub struct Table {
     /// Name of the type that sets of rows arrive in, which [`Table::row_type`] creates.
     row_type: String,
     row_type_oid: Option<u32>,
+    /// A COPY was refused before it began. tokio-postgres then sends the end of it all the same, and takes
+    /// each answer from there on for that of another request: the session is of no use any more.
+    pub lost_its_session: bool,
     statements: HashMap<StatementKey, Statement>,
 }
 
@@ -53,6 +56,7 @@ impl Table {
             number,
             row_type: format!("pg_temp.rsrepl_row_{number}"),
             row_type_oid: None,
+            lost_its_session: false,
             statements: HashMap::new(),
         }
     }

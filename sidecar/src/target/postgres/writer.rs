@@ -34,8 +34,8 @@ pub enum Outcome {
 /// What a writer tells.
 #[derive(Debug)]
 pub enum Report {
-    /// What became of a batch.
-    Batch { writer: usize, result: Result<Outcome> },
+    /// What became of a batch. `lost`: the session cannot go on after the error.
+    Batch { writer: usize, result: Result<Outcome>, lost: bool },
     /// How far the WAL is flushed. An error says nothing of any batch.
     Wal(Result<Wal>),
 }
@@ -101,10 +101,10 @@ async fn run(
 ) {
     while let Some(job) = jobs.recv().await {
         let report = match job {
-            Job::Write { work, alone, turn } => Report::Batch {
-                writer: number,
-                result: guarded(session.write(&work, alone, turn, &hurry)).await,
-            },
+            Job::Write { work, alone, turn } => {
+                let result = guarded(session.write(&work, alone, turn, &hurry)).await;
+                Report::Batch { writer: number, result, lost: session.is_lost() }
+            }
             Job::Look => Report::Wal(guarded(session.look()).await),
             Job::Flush => Report::Wal(guarded(session.flush()).await),
         };
@@ -139,7 +139,7 @@ impl Session {
             },
             (Err(error), _) => Err(error),
         };
-        if result.is_err() && !alone {
+        if result.is_err() && !alone && !self.is_lost() {
             // the error may come from the company; alone, it will come again
             self.roll_back().await?;
         }
