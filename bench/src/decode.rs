@@ -42,12 +42,14 @@ pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcom
         options(&[("proto_version", "1"), ("publication_names", PUBLICATION), ("binary", binary)])
     };
     let version = FORMAT_VERSION.to_string();
+    // as the sidecar asks for them
+    let ours = options(&[
+        ("format_version", &version),
+        ("publications", PUBLICATION),
+        ("combine", "true"),
+    ]);
     let decoders: [Decoder; 5] = [
-        (
-            "rsrepl",
-            "rsrepl",
-            options(&[("format_version", &version), ("publications", PUBLICATION)]),
-        ),
+        ("rsrepl", "rsrepl", ours),
         ("writes nothing", FLOOR, Vec::new()),
         ("pgoutput binary", "pgoutput", pgoutput("true")),
         ("pgoutput text", "pgoutput", pgoutput("false")),
