@@ -194,6 +194,52 @@ async fn a_lost_row_is_an_error_and_never_a_default() {
     assert_eq!(rig.rows("id, n, one, two", "longs"), ["1\t2\ta\tb"]);
 }
 
+/// What is remembered of a row does not do when a later update of it leaves out more.
+#[tokio::test]
+async fn a_column_is_left_out_for_the_first_time() {
+    let rig = Rig::start();
+    let t = longs(ReplicaIdentity::Default);
+    // transactions, and parts of one
+    for commits in [[Some(22), Some(30)], [None, None]] {
+        let mut target = rig.target().await;
+        let first = vec![insert(&t, 10, &row(1, 1, text("one"), text("two")))];
+        apply(&mut target, first, 20).await.unwrap();
+        let before = vec![update(&t, 21, &row(1, 2, Cell::Unchanged, text("dos")))];
+        let after = vec![
+            update(&t, 23, &row(1, 3, Cell::Unchanged, text("drei"))),
+            update(&t, 24, &row(1, 4, Cell::Unchanged, Cell::Unchanged)),
+        ];
+        for (changes, commit) in [before, after].into_iter().zip(commits) {
+            let changes = transaction(changes, commit.unwrap_or(30));
+            target.apply(batch(changes, commit)).await.unwrap();
+        }
+        assert_eq!(rig.rows("id, n, one, two", "longs"), ["1\t4\tone\tdrei"]);
+        rig.server.query("DROP DATABASE mirror SYNC");
+    }
+}
+
+/// More rows are on their way than are known one by one: then any of them may be.
+#[tokio::test]
+async fn a_row_is_found_behind_more_than_are_known() {
+    const ROWS: u64 = 50_001;
+    let rig = Rig::start();
+    let mut target = rig.target().await;
+    let t = longs(ReplicaIdentity::Default);
+    let full = |id: u64| row(id as i32, 0, text("one"), text("two"));
+    let unchanged = |id: u64| row(id as i32, 1, Cell::Unchanged, Cell::Unchanged);
+    let made_and_updated = |lsn, id| {
+        let changes = vec![insert(&t, lsn, &full(id)), update(&t, lsn + 1, &unchanged(id))];
+        batch(changes, Some(lsn + 2))
+    };
+    target.submit(made_and_updated(10, 0));
+    target.submit(batch((1..=ROWS).map(|i| insert(&t, 20 + i, &full(i))).collect(), Some(80_000)));
+    target.submit(made_and_updated(90_000, ROWS + 1));
+    target.hurry();
+    while target.next().await.unwrap() != Event::Durable(Lsn(90_002)) {}
+    let right = rig.rows("countIf(one = 'one' AND two = 'two'), sum(n)", "longs");
+    assert_eq!(right, [format!("{}\t2", ROWS + 2)]);
+}
+
 #[tokio::test]
 async fn many_large_values_are_read_in_portions() {
     const ROWS: i32 = 600;

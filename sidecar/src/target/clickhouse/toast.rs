@@ -127,7 +127,9 @@ pub(super) fn plan_lookup(
                 put_key(plan, item, &old.row, None, &mut old_key)?;
             }
             let asked = if old.is_some() { &old_key } else { &new_key };
-            if !made.contains(asked.as_slice()) && !recent.remembers(asked) {
+            // what is not noted is not known when its turn comes
+            let is_made = recent.is_noting() && made.contains(asked.as_slice());
+            if !is_made && !recent.remembers(asked) {
                 // under both keys, see `Known::find`
                 if old.is_some() {
                     lookup.add(old_key);

@@ -127,9 +127,11 @@ impl Writer {
         let Inlet { insertion, known, .. } = &mut self.inlet;
         let insertion = insertion.take().unwrap_or_else(|| Insertion::new(Arc::clone(table)));
         let task = Task { insertion, items, left: 0, known: std::mem::take(known) };
-        let given = task.items.len();
+        let (given, columns) = (task.items.len(), task.known.recent.columns().len());
         let (mut task, lookup) = blocking(task, Task::plan_lookup).await?;
-        let forgot = self.look_up(&mut task, lookup).await?;
+        let forgot = self.look_up(&mut task, lookup).await?
+            // nor is a column remembered that is left out for the first time
+            || task.known.recent.columns().len() > columns;
         while task.left > 0 {
             (task, ()) = blocking(task, Task::encode).await?;
             if encode::is_full(&task.insertion.block) {
