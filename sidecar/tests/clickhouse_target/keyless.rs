@@ -45,11 +45,14 @@ async fn duplicate_rows_are_counted_right_also_on_a_replay() {
 async fn without_full_only_inserts_go() {
     let rig = Rig::start();
     let mut target = rig.target().await;
-    let t = table(1, "facts", ReplicaIdentity::Default, vec![int_column("a")]);
-    apply(&mut target, vec![insert(&t, 10, &[int(1)]), insert(&t, 11, &[int(1)])], 20)
-        .await
-        .unwrap();
-    assert_eq!(rig.rows("a", "facts"), ["1", "1"]);
-    let error = refused(&mut target, batch(vec![delete(&t, 21, &[int(1)])], Some(30))).await;
-    assert!(error.to_string().contains("REPLICA IDENTITY FULL"), "{error}");
+    let columns = vec![int_column("a"), text_column("b")];
+    let t = table(1, "facts", ReplicaIdentity::Default, columns);
+    let x = || [int(1), text("x")];
+    apply(&mut target, vec![insert(&t, 10, &x()), insert(&t, 11, &x())], 20).await.unwrap();
+    assert_eq!(rig.rows("a, b", "facts"), ["1\tx", "1\tx"]);
+    for change in [delete(&t, 21, &x()), update(&t, 21, &[int(2), Cell::Unchanged])] {
+        let error = refused(&mut target, batch(vec![change], Some(30))).await;
+        assert!(error.to_string().contains("REPLICA IDENTITY FULL"), "{error}");
+        assert_eq!(reopen(&mut target).await, Lsn(20));
+    }
 }
