@@ -351,8 +351,9 @@ mod tests {
     };
 
     use super::super::convert::DateRange;
+    use super::super::lookup_limit::LookupLimit;
     use super::super::policy::Policies;
-    use super::super::toast::{LookupLimit, plan_lookup};
+    use super::super::toast::plan_lookup;
     use super::*;
 
     fn text(name: &str, key: bool) -> Column {

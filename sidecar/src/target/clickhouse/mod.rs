@@ -15,6 +15,7 @@
 //! | `insertion` | the way into a table, and one INSERT while it is open |
 //! | `encode` | changes to rows, tombstones, log entries (pure) |
 //! | `toast` | values that the stream does not hold, read back from the table |
+//! | `lookup_limit` | how many rows are read back at a time (pure) |
 //! | `recent` | rows that are on their way into the table (pure) |
 //! | `plan` | the columns and layout that a source table gets (pure) |
 //! | `convert` | one value in ClickHouse's form, exactly or not at all (pure) |
@@ -40,6 +41,7 @@ mod ddl;
 mod encode;
 mod failure;
 mod insertion;
+mod lookup_limit;
 mod native;
 mod options;
 mod plan;

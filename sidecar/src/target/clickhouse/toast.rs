@@ -8,7 +8,6 @@
 //! in the table yet is in `recent`, or is stored first.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rsrepl_wire::{OldRowKind, Row, Value};
@@ -17,6 +16,7 @@ use super::client::Server;
 use super::ddl::{qualified, quoted};
 use super::encode::{Item, put_key};
 use super::failure::Attempt;
+use super::lookup_limit::LookupLimit;
 use super::plan::{Layout, Plan};
 use super::recent::{Key, Needs, Recent};
 use super::types::ColumnType;
@@ -26,11 +26,6 @@ use crate::error::{Error, Kind, Result};
 
 /// Bytes of the keys of one look-up; the statement holds them in hexadecimal digits.
 const KEY_BYTES_MAX: usize = 4 << 20;
-/// Keys of a table's first look-up, and of the largest one.
-const KEYS_FIRST: usize = 32;
-const KEYS_MAX: usize = 8192;
-/// Bytes that a look-up should bring; its size follows this.
-const VALUE_BYTES_TARGET: usize = 8 << 20;
 
 /// The rows that the next stretch of changes needs values of.
 #[derive(Debug, Default)]
@@ -48,33 +43,6 @@ impl Lookup {
     /// What must be in the table first.
     pub(super) fn needs(&self, recent: &Recent) -> Needs {
         recent.needs(self.keys.iter())
-    }
-}
-
-/// Keys in one look-up of a table: adapted, so that large values do not fill the memory (invariant 6).
-#[derive(Debug)]
-pub(super) struct LookupLimit(AtomicUsize);
-
-impl Default for LookupLimit {
-    fn default() -> Self {
-        LookupLimit(AtomicUsize::new(KEYS_FIRST))
-    }
-}
-
-impl LookupLimit {
-    fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// `bytes` is what the last look-up brought. One writer serves a table, so nothing is lost between
-    /// reading and storing.
-    fn learn(&self, bytes: usize) {
-        let keys = self.get();
-        if bytes > VALUE_BYTES_TARGET {
-            self.0.store((keys / 2).max(1), Ordering::Relaxed);
-        } else if bytes < VALUE_BYTES_TARGET / 4 {
-            self.0.store((keys * 2).min(KEYS_MAX), Ordering::Relaxed);
-        }
     }
 }
 
@@ -321,7 +289,6 @@ impl Read<'_> {
             self.condition(keys)
         );
         let bytes = self.server.rows(Attempt::ReadBack(&self.plan.name), &sql).await?;
-        limit.learn(bytes.len());
         let mut rest = bytes.as_ref();
         let mut found = HashMap::new();
         while !rest.is_empty() {
@@ -335,6 +302,7 @@ impl Read<'_> {
             }
             found.insert(key, Found::Live { version, values });
         }
+        limit.learn(found.len(), bytes.len());
         Ok(found)
     }
 

@@ -12,10 +12,11 @@ use super::ddl::qualified;
 use super::encode::{self, Item, encode};
 use super::failure::Attempt;
 use super::insertion::{Inlet, Insertion};
+use super::lookup_limit::LookupLimit;
 use super::plan::Plan;
 use super::position;
 use super::recent::Needs;
-use super::toast::{self, Known, Lookup, LookupLimit};
+use super::toast::{self, Known, Lookup};
 use super::version::Version;
 use crate::error::{Error, Kind, Result};
 
