@@ -9,7 +9,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-/// Bytes of values that are remembered of one generation of a table, more or less.
+/// Bytes of values that are remembered of one generation of a table; twice as many with those that were
+/// asked for. A batch may add what it holds itself.
 const VALUE_BYTES_MAX: usize = 4 << 20;
 /// Rows that are known of one generation of a table.
 const ROWS_MAX: usize = 50_000;
@@ -92,6 +93,11 @@ impl Recent {
     /// Whether there is room for the values of one more row.
     pub(super) fn has_room(&self) -> bool {
         self.filling.bytes < VALUE_BYTES_MAX
+    }
+
+    /// The same for one that was asked for: it may be asked for again.
+    pub(super) fn has_room_for_asked(&self) -> bool {
+        self.filling.bytes < 2 * VALUE_BYTES_MAX
     }
 
     /// Takes note of a row that is written, or of its end.

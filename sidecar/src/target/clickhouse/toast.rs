@@ -172,6 +172,12 @@ impl Known {
         self.found.clear();
     }
 
+    /// At the end of a batch.
+    pub(super) fn settle(&mut self) {
+        self.recent.settle();
+        self.found = HashMap::new();
+    }
+
     /// The value of the column in the row before the change.
     pub(super) fn find(
         &self,
@@ -214,9 +220,11 @@ impl Known {
         }
     }
 
-    /// Whether the values of the row are to be remembered: of one that was asked for, they are.
+    /// Whether the values of the row are to be remembered: of one that was asked for, they rather are.
     pub(super) fn remembers(&self, key: &[u8]) -> bool {
-        self.recent.has_room() || self.recent.remembers(key) || self.found.contains_key(key)
+        self.recent.has_room()
+            || self.recent.remembers(key)
+            || self.recent.has_room_for_asked() && self.found.contains_key(key)
     }
 }
 
@@ -347,5 +355,27 @@ impl Read<'_> {
                 self.plan.name
             ),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_were_looked_up_are_remembered_up_to_a_limit() {
+        const VALUE: usize = 1 << 20;
+        let mut known = Known::default();
+        known.recent.left_out(0);
+        for n in 0..100_u8 {
+            let found = HashMap::from([(Key::from([n]), Found::Absent)]);
+            known.begin(found, Version::default());
+            let values = known.remembers(&[n]).then(|| vec![Bytes::from(vec![0_u8; VALUE])]);
+            known.recent.note(&[n], values);
+        }
+        let remembered = (0..100).filter(|n| known.recent.remembers(&[*n])).count();
+        assert_eq!(remembered, 8);
+        known.settle();
+        assert!(known.found.is_empty());
     }
 }

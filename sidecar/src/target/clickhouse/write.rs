@@ -79,7 +79,7 @@ impl Writer {
                 }
             }
         }
-        self.inlet.known.recent.settle();
+        self.inlet.known.settle();
         Ok(self.inlet)
     }
 
