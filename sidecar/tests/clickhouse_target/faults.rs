@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use rsrepl_sidecar::batch::{Batch, Change};
-use rsrepl_sidecar::error::Decision;
+use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::target::clickhouse::{ClickHouseTarget, GroupLimits};
 use rsrepl_sidecar::target::{Event, Target};
 use rsrepl_tests::clickhouse::USER;
@@ -16,7 +16,7 @@ use rsrepl_tests::{SECRET, wait};
 use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::feed::*;
-use crate::rig::{Apply, GROUPS, Rig, reopen_when_up};
+use crate::rig::{Apply, GROUPS, Rig, apply, reopen, reopen_when_up, source};
 
 /// Changes of one transaction, and the LSNs that one takes.
 const CHANGES_MAX: u64 = 30;
@@ -337,6 +337,31 @@ async fn open_ends_the_queries_of_a_predecessor() {
     reopen_when_up(&mut target).await;
     assert_eq!(running(ids[0]).trim(), "0");
     assert_eq!(running(ids[1]).trim(), "1", "another target's");
+}
+
+/// What it is told where to go on must not change afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_waits_for_what_is_on_its_way() {
+    let limit = "function_sleep_max_microseconds_per_block";
+    let rig = Rig::start_with(&format!("<{limit}>60000000</{limit}>"));
+    let mut target = rig.target().await;
+    let t = table(1, "slow", ReplicaIdentity::Default, vec![key(int_column("id"))]);
+    apply(&mut target, vec![insert(&t, 10, &[int(1)])], 20).await.unwrap();
+    // longer than requests are waited for
+    rig.server.query(
+        "CREATE MATERIALIZED VIEW mirror.sleeper ENGINE = Null AS
+         SELECT sleep(25) AS slept, count() AS n FROM mirror.slow",
+    );
+    target.submit(batch(vec![insert(&t, 21, &[int(2)])], Some(30)));
+    target.hurry();
+    let inserts = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT%slow%'";
+    wait::until(Duration::from_secs(10), "the INSERT runs", || {
+        rig.server.query(inserts).trim() == "1"
+    });
+    let error = target.open(&source()).await.unwrap_err();
+    assert_eq!((error.kind(), error.decision()), (Kind::Connection, Decision::Retry), "{error}");
+    assert_eq!(rig.server.query(inserts).trim(), "0");
+    assert_eq!(reopen(&mut target).await.0, 20);
 }
 
 #[tokio::test]

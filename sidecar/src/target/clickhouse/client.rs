@@ -137,8 +137,9 @@ impl Server {
         Error::new(Kind::Internal, format!("target {}: a request failed", self.name))
     }
 
-    /// The requests that are to change something. A request that was given up on its way may come to the
-    /// server late, when nobody looks for it any more: who begins anew waits for these.
+    /// The requests that are to change something, and the tasks that may begin more of them. A request that
+    /// was given up on its way may come to the server late, when nobody looks for it any more: who begins
+    /// anew waits for these.
     pub(super) fn in_flight(&self) -> &TaskTracker {
         &self.in_flight
     }

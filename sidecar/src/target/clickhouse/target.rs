@@ -25,6 +25,8 @@ pub struct ClickHouseTarget {
     options: ClickHouseOptions,
     limits: GroupLimits,
     running: Option<Running>,
+    /// What the last worker has left behind, as long as it is not known to have ended.
+    leaving: Option<TaskTracker>,
     /// The end of all batches that were ever handed over.
     given: Lsn,
     /// See `worker`.
@@ -38,7 +40,7 @@ struct Running {
     waiting: usize,
     /// Ends with its owner, and with it what is being sent.
     task: AbortOnDropHandle<()>,
-    /// What goes on to its end all the same.
+    /// It, what it has begun, and the requests that go on to their end all the same.
     in_flight: TaskTracker,
 }
 
@@ -51,6 +53,7 @@ impl ClickHouseTarget {
                 options,
                 limits,
                 running: None,
+                leaving: None,
                 given: Lsn::INVALID,
                 alone_until: Lsn::INVALID,
             }),
@@ -66,10 +69,12 @@ impl ClickHouseTarget {
     async fn stop(&mut self) {
         if let Some(Running { task, in_flight, .. }) = self.running.take() {
             task.abort();
-            let _ = task.await;
             in_flight.close();
-            // what takes longer is on the server, where `open` looks for it
-            let _ = tokio::time::timeout(IN_FLIGHT_LIMIT, in_flight.wait()).await;
+            self.leaving = Some(in_flight);
+        }
+        let Some(leaving) = &self.leaving else { return };
+        if tokio::time::timeout(IN_FLIGHT_LIMIT, leaving.wait()).await.is_ok() {
+            self.leaving = None;
         }
     }
 }
@@ -78,11 +83,20 @@ impl Target for ClickHouseTarget {
     async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
         self.stop().await;
         let (session, lsn) = Session::open(&self.options, source).await?;
+        if self.leaving.is_some() {
+            // what was on the server has been ended there; what was not may still come to it, and change
+            // what was read
+            return Err(Error::new(
+                Kind::Connection,
+                format!("target {}: earlier requests are still on their way", self.options.name),
+            ));
+        }
         let (commands, orders) = mpsc::unbounded_channel();
         let (tell, told) = mpsc::unbounded_channel();
         let in_flight = session.context.server.in_flight().clone();
         let worker = Worker::new(session, self.limits, tell, lsn, self.alone_until);
-        let task = AbortOnDropHandle::new(tokio::spawn(worker.run(orders)));
+        let task = tokio::spawn(in_flight.track_future(worker.run(orders)));
+        let task = AbortOnDropHandle::new(task);
         self.running = Some(Running { commands, told, waiting: 0, task, in_flight });
         Ok(lsn)
     }

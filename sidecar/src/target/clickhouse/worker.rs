@@ -175,7 +175,12 @@ impl Worker {
             let (context, before) = (self.session.context.clone(), self.before.clone());
             let inlet = self.inlets.get_mut(index).map(std::mem::take).unwrap_or_default();
             let writer = Writer { context, before, inlet };
-            running.spawn(async move { Ok((index, writer.run(steps).await?)) });
+            let in_flight = self.session.context.server.in_flight();
+            running.spawn(
+                in_flight.track_future(async move {
+                    writer.run(steps).await.map(|inlet| (index, inlet))
+                }),
+            );
         }
         while !running.is_empty() {
             put_back(&mut self.inlets, running.join_next().await)?;
@@ -197,7 +202,8 @@ impl Worker {
         self.reached = commit.map_or(self.reached, |commit| commit.lsn);
         let (context, source) = (self.session.context.clone(), self.session.source.clone());
         let told = self.told.clone();
-        self.storing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let in_flight = context.server.in_flight().clone();
+        let task = in_flight.track_future(async move {
             let work = async {
                 end_all(&context, before, insertions).await?;
                 if let Some(commit) = commit {
@@ -218,7 +224,8 @@ impl Worker {
                 }
             }
             stored.send_replace(true);
-        })));
+        });
+        self.storing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 }
 
@@ -245,7 +252,8 @@ async fn end_all(context: &Context, mut before: Before, insertions: Vec<Insertio
             ended.map_err(lost)??;
         }
         let server = context.server.clone();
-        running.spawn(async move { insertion.end(&server).await });
+        let in_flight = server.in_flight().clone();
+        running.spawn(in_flight.track_future(async move { insertion.end(&server).await }));
     }
     while let Some(ended) = running.join_next().await {
         ended.map_err(lost)??;
