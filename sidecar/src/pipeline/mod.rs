@@ -13,7 +13,10 @@
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
 //! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and a frame that is written or read |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
-//! | batches of a target | 1 gathering; under way: 1 (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
+//! | batches of a target | 1 gathering; under way: 2 that wait or are encoded (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
+//! | groups of a ClickHouse target | 1 being filled, 1 being stored; of each its `batch_size` rows or three eighths of the spool, and one batch more |
+//! | rows that a table in ClickHouse knows of | of each of the two groups: 50,000 rows and one batch more; 4 MiB of values, 8 MiB with those that were read back, and what a batch holds |
+//! | values read back from a table in ClickHouse | of 8192 keys, and 4 MiB of keys; as many as brought 8 MiB the last time |
 //! | ledger, link state | one value each |
 //!
 //! At shutdown the receiver stops reading and closes the spool; each target applies the whole
