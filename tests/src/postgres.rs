@@ -20,14 +20,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Settings of every cluster. Without fsync a killed *process* loses nothing, only a killed machine
-/// would: the tests do the former.
+/// would: the tests do the former. A replication origin keeps its place (one of max_replication_slots)
+/// until it is dropped, and a server that many tests share has one for each session that ever wrote.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 wal_level = logical
 max_wal_senders = 10
-max_replication_slots = 10
-max_connections = 60
+max_replication_slots = 1000
+max_connections = 100
 shared_buffers = 64MB
 fsync = off
 full_page_writes = off

@@ -83,9 +83,7 @@ impl Standby {
         let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = shared.upgrade().unwrap_or_else(|| {
             let scratch = Scratch::new("pg-target");
-            // each test has an origin, and each origin a place
-            let settings = "max_replication_slots = 50";
-            let postgres = Postgres::start(&scratch, "standby", settings);
+            let postgres = Postgres::start(&scratch, "standby", "");
             Arc::new(Server { postgres, _scratch: scratch })
         });
         *shared = Arc::downgrade(&server);
