@@ -60,6 +60,7 @@ mod tests {
             if of("typname::text").starts_with('_') { of("typelem::text") } else { "0".into() };
         Column {
             name: name.into(),
+            number: 1, // see `relation`
             key: name == "id",
             not_null: name == "id",
             generated: false,
@@ -81,7 +82,7 @@ mod tests {
             schema: "public".into(),
             name: "tàble".into(),
             replica_identity: ReplicaIdentity::Default,
-            columns,
+            columns: (1..).zip(columns).map(|(number, c)| Column { number, ..c }).collect(),
         }
     }
 

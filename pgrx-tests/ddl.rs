@@ -4,7 +4,9 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::decoding_tests::harness::Source;
+    use rsrepl_wire::Message;
+
+    use crate::decoding_tests::harness::{Reader, Source};
 
     fn without_borders(mut lines: Vec<String>) -> Vec<String> {
         lines.retain(|line| line != "BEGIN" && line != "COMMIT");
@@ -58,6 +60,26 @@ mod tests {
             "INSERT public.t other=y",
         ];
         assert_eq!(without_borders(source.lines(&[])), expected);
+    }
+
+    #[pg_test]
+    fn columns_keep_their_numbers() {
+        let mut source = Source::new("ddl_numbers");
+        source.run("CREATE TABLE t (id int, gone int, a text, b text)");
+        source.run("ALTER TABLE t DROP gone; INSERT INTO t VALUES (1)");
+        source.run("ALTER TABLE t RENAME a TO z; ALTER TABLE t DROP b; ALTER TABLE t ADD b int");
+        source.run("INSERT INTO t VALUES (1)");
+        let frames = source.take(&[]);
+        let messages = Reader::default().messages(&frames);
+        let described: Vec<_> = messages
+            .iter()
+            .filter_map(|message| match message {
+                Message::Relation(relation) => Some(&relation.columns),
+                _ => None,
+            })
+            .map(|columns| columns.iter().map(|c| (c.number, c.name.as_str())).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(described, [[(1, "id"), (3, "a"), (4, "b")], [(1, "id"), (3, "z"), (5, "b")]]);
     }
 
     #[pg_test]

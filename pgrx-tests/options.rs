@@ -39,7 +39,7 @@ mod tests {
         source.run("CREATE PUBLICATION \"Odd, name\" FOR TABLE t; CREATE PUBLICATION plain");
         source.run("INSERT INTO t VALUES (1)");
         let options: Options = &[
-            ("format_version", "2"),
+            ("format_version", "3"),
             ("messages", "off"),
             ("origin", "none"),
             ("publications", " PLAIN , \"Odd, name\""),

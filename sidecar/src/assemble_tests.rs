@@ -12,6 +12,7 @@ pub(crate) fn relation(name: &str) -> Relation {
         replica_identity: ReplicaIdentity::Default,
         columns: vec![Column {
             name: "id".into(),
+            number: 1,
             key: true,
             not_null: true,
             generated: false,

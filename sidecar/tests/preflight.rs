@@ -147,21 +147,21 @@ fn tables_are_described_as_the_stream_will() {
     assert_eq!(*replica_identity, ReplicaIdentity::Index);
     let columns: Vec<_> = columns
         .iter()
-        .map(|c| (c.name.as_str(), c.type_name.as_str(), c.kind, c.encoding))
+        .map(|c| (c.number, c.name.as_str(), c.type_name.as_str(), c.kind, c.encoding))
         .collect();
     let texts = Encoding::Array(Element { encoding: ElementEncoding::Varlena, align: 4 });
     assert_eq!(
         columns,
         [
-            ("a", "int4", TypeKind::Base, Encoding::Fixed(4)),
-            ("b", "price", TypeKind::Base, Encoding::Numeric),
-            ("c", "_mood", TypeKind::Array, Encoding::Send),
-            ("d", "pair", TypeKind::Composite, Encoding::Text),
-            ("e", "_varchar", TypeKind::Array, texts),
-            ("f", "bytea", TypeKind::Base, Encoding::Varlena),
-            ("g", "int4", TypeKind::Base, Encoding::Fixed(4)),
-            ("h", "regclass", TypeKind::Base, Encoding::Text),
-            ("i", "name", TypeKind::Base, Encoding::Varlena),
+            (1, "a", "int4", TypeKind::Base, Encoding::Fixed(4)),
+            (2, "b", "price", TypeKind::Base, Encoding::Numeric),
+            (3, "c", "_mood", TypeKind::Array, Encoding::Send),
+            (4, "d", "pair", TypeKind::Composite, Encoding::Text),
+            (5, "e", "_varchar", TypeKind::Array, texts),
+            (7, "f", "bytea", TypeKind::Base, Encoding::Varlena),
+            (8, "g", "int4", TypeKind::Base, Encoding::Fixed(4)),
+            (9, "h", "regclass", TypeKind::Base, Encoding::Text),
+            (10, "i", "name", TypeKind::Base, Encoding::Varlena),
         ]
     );
     let b = &tables[1].columns[1];

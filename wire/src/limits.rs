@@ -1,7 +1,7 @@
 //! Bounds of the format. A decoder refuses what passes them before it allocates.
 
-/// The format version that this crate writes and reads; version 1 was never released.
-pub const FORMAT_VERSION: u8 = 2;
+/// The format version that this crate writes and reads; those before it were never released.
+pub const FORMAT_VERSION: u8 = 3;
 
 /// Bytes at which the plugin sends a frame, wherever it is.
 pub const FRAME_TARGET: usize = 64 * 1024;
@@ -9,7 +9,7 @@ pub const FRAME_TARGET: usize = 64 * 1024;
 /// Bytes of the largest frame: PostgreSQL's `MaxAllocSize` bounds what a walsender can send.
 pub const FRAME_MAX: usize = 0x3FFF_FFFF;
 
-/// Columns of a relation: PostgreSQL's `MaxHeapAttributeNumber`.
+/// Columns of a relation, and the largest number of one: PostgreSQL's `MaxHeapAttributeNumber`.
 pub const COLUMNS_MAX: usize = 1600;
 
 /// Bytes of a name (relation, schema, column, type, origin, message prefix). PostgreSQL's names are

@@ -24,6 +24,9 @@ pub struct Relation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
+    /// `pg_attribute.attnum`, from 1 on: what stays the same when a column gets another name, and is never
+    /// given again when it is dropped. No two columns of a relation have the same.
+    pub number: u16,
     /// Part of the replica identity. Under FULL: of the primary key, if there is one.
     pub key: bool,
     /// `pg_attribute.attnotnull`.
@@ -274,6 +277,7 @@ impl Column {
     fn put(&self, buf: &mut Vec<u8>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         put_string(buf, &self.name);
+        varint::put(buf, u64::from(self.number));
         buf.push(
             flag(self.key, COLUMN_KEY)
                 | flag(self.not_null, COLUMN_NOT_NULL)
@@ -292,10 +296,12 @@ impl Column {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let name = reader.string("column name", NAME_MAX)?.to_owned();
+        let number = read_number(reader)?;
         let flags =
             reader.flags("column flags", COLUMN_KEY | COLUMN_NOT_NULL | COLUMN_GENERATED)?;
         Ok(Column {
             name,
+            number,
             key: flags & COLUMN_KEY != 0,
             not_null: flags & COLUMN_NOT_NULL != 0,
             generated: flags & COLUMN_GENERATED != 0,
@@ -309,6 +315,13 @@ impl Column {
             type_name: reader.string("type name", NAME_MAX)?.to_owned(),
             encoding: Encoding::read(reader)?,
         })
+    }
+}
+
+fn read_number(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
+    match reader.count("attribute number", COLUMNS_MAX)? {
+        0 => Err(reader.error(DecodeErrorKind::Unknown { field: "attribute number", value: 0 })),
+        number => Ok(number as u16), // COLUMNS_MAX is under u16::MAX
     }
 }
 
@@ -340,7 +353,16 @@ impl Relation {
             reader.error(DecodeErrorKind::Unknown { field: "replica identity", value })
         })?;
         let count = reader.count("column count", COLUMNS_MAX)?;
-        let columns = (0..count).map(|_| Column::read(reader)).collect::<Result<_, _>>()?;
+        let mut columns: Vec<Column> = Vec::with_capacity(count);
+        let mut numbers = [false; COLUMNS_MAX + 1];
+        for _ in 0..count {
+            let column = Column::read(reader)?;
+            if std::mem::replace(&mut numbers[usize::from(column.number)], true) {
+                let (field, value) = ("attribute number, again", u64::from(column.number));
+                return Err(reader.error(DecodeErrorKind::Unknown { field, value }));
+            }
+            columns.push(column);
+        }
         Ok(Relation { oid, schema, name, replica_identity, columns })
     }
 

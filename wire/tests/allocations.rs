@@ -75,7 +75,7 @@ fn table() -> Relation {
         schema: "s".into(),
         name: "t".into(),
         replica_identity: ReplicaIdentity::Default,
-        columns,
+        columns: (1..).zip(columns).map(|(number, c)| Column { number, ..c }).collect(),
     }
 }
 

@@ -66,7 +66,10 @@ fn frame_of(values: &[(Column, Vec<u8>)]) -> Vec<u8> {
         schema: "public".into(),
         name: "t".into(),
         replica_identity: ReplicaIdentity::Default,
-        columns: values.iter().map(|(column, _)| column.clone()).collect(),
+        columns: (1..)
+            .zip(values)
+            .map(|(number, (column, _))| Column { number, ..column.clone() })
+            .collect(),
     };
     let mut writer = FrameWriter::new();
     writer.start(Lsn(0x16_B374_D848), 0);

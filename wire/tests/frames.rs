@@ -15,9 +15,9 @@ const PLAIN: RowShape = RowShape { columns: 2, nulls: false, unchanged: false };
 
 /// `shop.item(id int4, note text)`.
 fn table() -> Relation {
-    let of = |encoding, oid, name: &str| {
+    let of = |number, encoding, oid, name: &str| {
         let ty = Type { oid, kind: TypeKind::Base, element_oid: 0, element_kind: TypeKind::Base };
-        Column { name: name.into(), key: oid == oid::INT4, ..column(encoding, &ty) }
+        Column { name: name.into(), number, key: oid == oid::INT4, ..column(encoding, &ty) }
     };
     Relation {
         oid: 16_385,
@@ -25,8 +25,8 @@ fn table() -> Relation {
         name: "item".into(),
         replica_identity: ReplicaIdentity::Default,
         columns: vec![
-            of(Encoding::Fixed(4), oid::INT4, "id"),
-            of(Encoding::Varlena, oid::TEXT, "note"),
+            of(1, Encoding::Fixed(4), oid::INT4, "id"),
+            of(3, Encoding::Varlena, oid::TEXT, "note"), // one before it was dropped
         ],
     }
 }
@@ -118,13 +118,16 @@ fn a_table_that_this_version_cannot_know_is_refused() {
     let body = 24 + 5;
     let (schema, name) = (body + 4, body + 4 + 5);
     let (identity, columns) = (name + 5, name + 6);
-    let (column, flags) = (columns + 1, columns + 4);
+    let (column, number, flags) = (columns + 1, columns + 4, columns + 5);
     let kind = flags + 1 + 4 + 4 + 4;
     let (encoding, width) = (bytes.len() - 2, bytes.len() - 1);
+    let second_number = bytes.windows(5).rposition(|name| name == b"\x04note").unwrap() + 5;
     let unknown = |field, value| DecodeErrorKind::Unknown { field, value };
     for (at, byte, expected) in [
         (schema + 1, 0xFF, DecodeErrorKind::Utf8 { field: "schema name" }),
         (identity, b'x', unknown("replica identity", u64::from(b'x'))),
+        (number, 0, unknown("attribute number", 0)),
+        (second_number, 1, unknown("attribute number, again", 1)),
         (flags, 0x08, unknown("column flags", 8)),
         (kind, b'd', unknown("type kind", u64::from(b'd'))),
         (kind + 5, b'?', unknown("element type kind", u64::from(b'?'))),
@@ -139,14 +142,15 @@ fn a_table_that_this_version_cannot_know_is_refused() {
     // a column less than there are: what is left over is not ignored
     let error = messages(patched(bytes.clone(), columns, 1)).unwrap_err();
     assert!(matches!(error.kind, DecodeErrorKind::Trailing { field: "message", .. }), "{error}");
-    // and 1601 of them, before any is read
-    let mut many = bytes[..column].to_vec();
-    many.splice(columns.., [0xC1, 0x0C]);
-    let len = (many.len() - body) as u32;
-    many[25..29].copy_from_slice(&len.to_le_bytes());
-    let error = messages(with_checksum(many)).unwrap_err();
-    let limit = DecodeErrorKind::Limit { field: "column count", value: 1601, limit: 1600 };
-    assert_eq!(error.kind, limit);
+    // and 1601 of them, before any is read; nor can a column have that number
+    for (at, field) in [(columns, "column count"), (number, "attribute number")] {
+        let mut many = bytes[..column.max(at)].to_vec();
+        many.splice(at.., [0xC1, 0x0C]);
+        let len = (many.len() - body) as u32;
+        many[25..29].copy_from_slice(&len.to_le_bytes());
+        let error = messages(with_checksum(many)).unwrap_err();
+        assert_eq!(error.kind, DecodeErrorKind::Limit { field, value: 1601, limit: 1600 });
+    }
 }
 
 #[test]

@@ -78,6 +78,8 @@ impl Dump {
 
     fn column(&mut self, column: &Column) {
         self.string(&column.name, "column");
+        let number = u64::from(column.number);
+        self.field(&varint(number), format!("attribute number {number}"));
         let flags = [
             (column.key, 1, "key"),
             (column.not_null, 2, "not null"),

@@ -275,6 +275,7 @@ fn relation_json(relation: &Relation) -> Value {
     let column = |column: &rsrepl_wire::Column| {
         json!({
             "name": column.name,
+            "number": column.number,
             "type": format!("{}.{}", column.type_schema, column.type_name),
             "type_oid": column.type_oid,
             "base_oid": column.base_oid,

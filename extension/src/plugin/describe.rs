@@ -133,6 +133,7 @@ fn column(
 ) -> Column {
     Column {
         name: text.name(&attribute.attname),
+        number: attribute.attnum.unsigned_abs(), // of a column, so positive
         key: key.contains(&attribute.attnum),
         not_null: attribute.attnotnull,
         generated: attribute.attgenerated != 0,

@@ -17,8 +17,9 @@ use crate::batch::{Change, Operation};
 type Text<'a> = Option<&'a str>;
 
 fn relation(name: &str, identity: ReplicaIdentity) -> Arc<Relation> {
-    let column = |name: &str, key| Column {
+    let column = |number, name: &str, key| Column {
         name: name.into(),
+        number,
         key,
         not_null: key,
         generated: false,
@@ -39,10 +40,10 @@ fn relation(name: &str, identity: ReplicaIdentity) -> Arc<Relation> {
         replica_identity: identity,
         // a key of two columns that could be joined in more than one way, around another column
         columns: vec![
-            column("k1", true),
-            column("a", false),
-            column("k2", true),
-            column("b", false),
+            column(1, "k1", true),
+            column(2, "a", false),
+            column(3, "k2", true),
+            column(4, "b", false),
         ],
     })
 }

@@ -103,7 +103,7 @@ async fn read_columns(
                  EXISTS (SELECT FROM pg_catalog.pg_index AS i
                    WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey) AND i.indisvalid
                      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false
-                         ELSE i.indisprimary END)
+                         ELSE i.indisprimary END), a.attnum
                FROM pg_catalog.pg_attribute AS a
                JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
                WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
@@ -115,6 +115,7 @@ async fn read_columns(
         let column = types.column(
             Column {
                 name: row.get(1),
+                number: row.get::<_, i16>(7).unsigned_abs(),
                 key: row.get(6),
                 not_null: row.get(2),
                 generated: row.get(3),
@@ -131,6 +132,7 @@ async fn read_columns(
 fn blank() -> Column {
     Column {
         name: String::new(),
+        number: 0,
         key: false,
         not_null: false,
         generated: false,

@@ -31,6 +31,7 @@ pub fn int(value: i32) -> Cell {
 pub fn column(name: &str, base_oid: u32, encoding: Encoding) -> Column {
     Column {
         name: name.into(),
+        number: 1, // see `table`
         key: false,
         not_null: false,
         generated: false,
@@ -61,6 +62,11 @@ pub fn key(column: Column) -> Column {
     Column { key: true, not_null: true, ..column }
 }
 
+/// The columns with attribute numbers from 1 on.
+pub fn numbered(columns: Vec<Column>) -> Vec<Column> {
+    (1..).zip(columns).map(|(number, column)| Column { number, ..column }).collect()
+}
+
 /// A table in schema `public` with the oid.
 pub fn table(
     oid: u32,
@@ -73,7 +79,7 @@ pub fn table(
         schema: "public".into(),
         name: name.into(),
         replica_identity: identity,
-        columns,
+        columns: numbered(columns),
     })
 }
 

@@ -30,6 +30,7 @@ pub fn text(value: &str) -> V {
 pub fn column(name: &str, oid: u32, type_name: &str, encoding: Encoding) -> Column {
     Column {
         name: name.into(),
+        number: 1, // see `relation`
         key: false,
         not_null: false,
         generated: false,
@@ -57,6 +58,11 @@ pub fn key(column: Column) -> Column {
     Column { key: true, not_null: true, ..column }
 }
 
+/// The columns with attribute numbers from 1 on.
+pub fn numbered(columns: Vec<Column>) -> Vec<Column> {
+    (1..).zip(columns).map(|(number, column)| Column { number, ..column }).collect()
+}
+
 pub fn relation(name: &str, identity: ReplicaIdentity, columns: Vec<Column>) -> Arc<Relation> {
     Arc::new(Relation {
         // any number that tells tables apart
@@ -64,7 +70,7 @@ pub fn relation(name: &str, identity: ReplicaIdentity, columns: Vec<Column>) -> 
         schema: "public".into(),
         name: name.into(),
         replica_identity: identity,
-        columns,
+        columns: numbered(columns),
     })
 }
 

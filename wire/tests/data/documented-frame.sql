@@ -13,5 +13,5 @@ INSERT INTO shop.item VALUES (1, 'tea', 2.50, '{green,NULL}'), (2, 'Süßholz', 
 UPDATE shop.item SET id = 3 WHERE id = 2;
 DELETE FROM shop.item WHERE id = 1;
 COMMIT;
-SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('documented_frame', NULL, NULL, 'format_version', '2');
+SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('documented_frame', NULL, NULL, 'format_version', '3');
 SELECT FROM pg_drop_replication_slot('documented_frame');

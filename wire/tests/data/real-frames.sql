@@ -69,5 +69,5 @@ INSERT INTO whole VALUES (3, 3);
 COMMIT;
 SELECT FROM pg_replication_origin_session_reset();
 SELECT FROM pg_replication_origin_drop('elsewhere');
-SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('real_frames', NULL, NULL, 'format_version', '2', 'messages', 'on');
+SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('real_frames', NULL, NULL, 'format_version', '3', 'messages', 'on');
 SELECT FROM pg_drop_replication_slot('real_frames');

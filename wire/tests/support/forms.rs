@@ -60,6 +60,7 @@ pub fn cases() -> Vec<Case> {
         let (base_oid, element_oid) = (base.parse().unwrap(), element.parse().unwrap());
         let column = Column {
             name: "v".into(),
+            number: 1,
             key: false,
             not_null: false,
             generated: false,

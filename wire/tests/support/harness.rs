@@ -321,6 +321,7 @@ pub fn value(bytes: &[u8]) {
 pub fn column(encoding: Encoding, ty: &Type) -> Column {
     Column {
         name: "v".into(),
+        number: 1,
         key: false,
         not_null: false,
         generated: false,

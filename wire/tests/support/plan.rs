@@ -232,6 +232,7 @@ fn column() -> impl Strategy<Value = Column> {
     (names, flags, oids, kind(), kind(), encoding()).prop_map(
         |(names, flags, oids, kind, element_kind, encoding)| Column {
             name: names.0,
+            number: 1, // see `relation`
             key: flags.0,
             not_null: flags.1,
             generated: flags.2,
@@ -252,13 +253,20 @@ pub fn relation() -> impl Strategy<Value = Relation> {
     let identity = prop::sample::select(&b"dnfi"[..]);
     // around the ends of a bitmap's bytes, none, and many
     let columns = prop_oneof![vec(column(), 0..4), vec(column(), 7..18), vec(column(), 31..34)];
-    (any::<u32>(), name(), name(), identity, columns).prop_map(
-        |(oid, schema, name, identity, columns)| Relation {
-            oid,
-            schema,
-            name,
-            replica_identity: ReplicaIdentity::from_byte(identity).unwrap(),
-            columns,
+    // no number comes twice: 34 columns end below 1600
+    let numbers = (1..200u16, 1..40u16);
+    (any::<u32>(), name(), name(), identity, columns, numbers).prop_map(
+        |(oid, schema, name, identity, mut columns, (first, step))| {
+            for (column, number) in columns.iter_mut().zip((first..).step_by(step.into())) {
+                column.number = number;
+            }
+            Relation {
+                oid,
+                schema,
+                name,
+                replica_identity: ReplicaIdentity::from_byte(identity).unwrap(),
+                columns,
+            }
         },
     )
 }

@@ -356,9 +356,10 @@ mod tests {
     use super::super::toast::plan_lookup;
     use super::*;
 
-    fn text(name: &str, key: bool) -> Column {
+    fn text(number: u16, name: &str, key: bool) -> Column {
         Column {
             name: name.into(),
+            number,
             key,
             not_null: true,
             generated: false,
@@ -381,7 +382,7 @@ mod tests {
             schema: "public".into(),
             name: "t".into(),
             replica_identity: ReplicaIdentity::Default,
-            columns: vec![text("k", true), text("v", false)],
+            columns: vec![text(1, "k", true), text(2, "v", false)],
         });
         let plan =
             Plan::new("ch", &relation, "t".into(), &Policies::default(), DateRange::WIDE).unwrap();
