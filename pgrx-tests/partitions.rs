@@ -35,6 +35,40 @@ mod tests {
     }
 
     #[pg_test]
+    fn changes_name_the_root_and_have_its_columns() {
+        let mut source = Source::new("partitions_root");
+        source.run(
+            "CREATE SCHEMA away;
+             CREATE TABLE p (id int, a text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+             CREATE TABLE away.p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+             CREATE TABLE p2 (a text, junk int, id int NOT NULL); ALTER TABLE p2 DROP junk;
+             ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (10) TO (20);
+             ALTER TABLE p2 REPLICA IDENTITY FULL;
+             CREATE PUBLICATION q FOR TABLE p WITH (publish_via_partition_root)",
+        );
+        source.run("INSERT INTO p VALUES (1, 'x'), (11, 'y')");
+        source.run("UPDATE p SET id = 12 WHERE id = 1");
+        source.run("ALTER TABLE p REPLICA IDENTITY FULL");
+        source.run("UPDATE p SET a = 'z' WHERE id = 12; TRUNCATE p2; TRUNCATE p");
+        let mut lines = source.lines(&[("publications", "q")]);
+        lines.retain(|line| line != "BEGIN" && line != "COMMIT");
+        let described = "RELATION public.p d (id int4 key, a text)";
+        let expected = [
+            described,
+            "INSERT public.p id=1 a=x",
+            described, // for each of its partitions
+            "INSERT public.p id=11 a=y",
+            "DELETE public.p id=1 a=NULL (key)",
+            "INSERT public.p id=12 a=x",
+            "RELATION public.p f (id int4 key, a text)",
+            "UPDATE public.p id=12 a=z (full id=12 a=x)",
+            "RELATION public.p f (id int4 key, a text)",
+            "TRUNCATE public.p",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[pg_test]
     fn an_inheritance_child_is_a_table_of_its_own() {
         let mut source = Source::new("inheritance");
         source.run("CREATE TABLE a (id int); CREATE TABLE b (x int) INHERITS (a)");

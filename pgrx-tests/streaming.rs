@@ -3,86 +3,15 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Bytes;
     use pgrx::prelude::*;
-    use rsrepl_wire::{Frame, Message, STREAM_FRAME_OVERHEAD, StreamEnd};
+    use rsrepl_wire::{Frame, StreamEnd};
 
     use crate::decoding_tests::harness::{Options, Reader, Source, connect};
+    use crate::decoding_tests::receiver::Receiver;
 
     const STREAMING: Options = &[("streaming", "on"), ("messages", "on")];
     const WHOLE: Options = &[("messages", "on")];
-
-    /// Lays frames down as a receiver does.
-    #[derive(Default)]
-    struct Receiver {
-        open: BTreeMap<u32, Vec<Vec<u8>>>,
-        /// Lines of whole transactions in the order of their commits, without RELATION.
-        lines: Vec<String>,
-        plain: Reader,
-        commits: usize,
-        aborts: usize,
-    }
-
-    impl Receiver {
-        fn take(&mut self, bytes: &Bytes) {
-            let frame = Frame::parse(bytes.clone()).unwrap();
-            if !frame.streams() {
-                let lines = self.plain.lines(std::slice::from_ref(bytes));
-                return self.keep(lines);
-            }
-            let xid = frame.xid();
-            let laid = self.open.entry(xid).or_default();
-            let size = |frames: &[Vec<u8>]| {
-                frames.iter().map(|f| f.len() as u64 + STREAM_FRAME_OVERHEAD).sum::<u64>()
-            };
-            match frame.stream_end().unwrap() {
-                None => {
-                    assert!(frame.messages().count() > 0, "an empty frame");
-                    laid.push(bytes.to_vec());
-                }
-                Some(StreamEnd::Abort(abort)) => {
-                    self.aborts += 1;
-                    let mut count = 0;
-                    while size(&laid[..count]) < abort.place.frame {
-                        count += 1;
-                    }
-                    assert_eq!(size(&laid[..count]), abort.place.frame, "the start of a frame");
-                    let cut = laid.drain(count..).next().map(Bytes::from);
-                    if abort.place.cuts_frame() {
-                        let cut = Frame::parse(cut.expect("a frame")).unwrap();
-                        laid.push(cut.until(abort.place.offset as usize).unwrap());
-                    }
-                    assert_eq!(size(laid), abort.place.size());
-                    if abort.xid == xid {
-                        self.open.remove(&xid);
-                    }
-                }
-                Some(StreamEnd::Commit(commit)) => {
-                    self.commits += 1;
-                    assert_eq!(size(laid), commit.size);
-                    let frames = self.open.remove(&xid).unwrap();
-                    let mut reader = Reader::default(); // descriptions of its own
-                    let mut lines = vec![match commit.begin.origin.as_str() {
-                        "" => "BEGIN".to_owned(),
-                        origin => format!("BEGIN from {origin}"),
-                    }];
-                    for bytes in frames {
-                        let frame = Frame::parse(bytes.into()).unwrap();
-                        let messages = frame.messages().map(Result::unwrap);
-                        lines.extend(messages.map(|message: Message| reader.line(message)));
-                    }
-                    lines.push("COMMIT".into());
-                    self.keep(lines);
-                }
-            }
-        }
-
-        fn keep(&mut self, lines: Vec<String>) {
-            self.lines.extend(lines.into_iter().filter(|line| !line.starts_with("RELATION")));
-        }
-    }
 
     /// A database whose decoding streams almost at once.
     fn source(name: &str) -> Source {
@@ -407,6 +336,35 @@ mod tests {
         assert!(receiver.open.is_empty());
         assert_eq!(receiver.commits, 2);
         assert_eq!(receiver.lines.len(), 13 + 2 + 4991 + 2 + 5000);
+    }
+
+    /// The same in a row filter, of rows that are converted.
+    #[pg_test]
+    fn the_session_goes_on_after_an_error_in_a_filter() {
+        let mut source = source("stream_filter");
+        source.run(
+            "CREATE TABLE p (id int, v text) PARTITION BY RANGE (id);
+             CREATE TABLE p1 (v text, id int); ALTER TABLE p ATTACH PARTITION p1 DEFAULT;
+             CREATE PUBLICATION q FOR TABLE p WHERE (id % 2 = 0 AND v LIKE 'v%')
+               WITH (publish_via_partition_root, publish = 'insert')",
+        );
+        let fault = "SELECT pg_logical_emit_message(true, 'rsrepl.test.filter', '');";
+        let rows = |from: i32, to: i32| {
+            format!("INSERT INTO p SELECT i, 'v' || i FROM generate_series({from}, {to}) i;")
+        };
+        source.run(&rows(1, 10));
+        source.run(&format!("BEGIN; {} {fault} {} ROLLBACK", rows(1, 3000), rows(1, 3000)));
+        source.run(&rows(1, 10000));
+        source.run(&rows(1, 20));
+        let mut receiver = Receiver::default();
+        let options: Vec<_> = [STREAMING, &[("publications", "q")]].concat();
+        source.take(&options).iter().for_each(|frame| receiver.take(frame));
+        assert!(receiver.open.is_empty());
+        assert_eq!(receiver.commits, 1);
+        assert!(receiver.aborts >= 1, "nothing was taken back");
+        assert_eq!(receiver.lines.len(), 2 + 5 + 2 + 5000 + 2 + 10);
+        let left = "SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'rsrepl%'";
+        assert_eq!(source.value(left), "0", "memory is left");
     }
 
     #[pg_test]

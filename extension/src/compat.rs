@@ -10,6 +10,9 @@ compile_error!("values go onto the wire as they are on disk, which must be littl
 pub(crate) const CORE_REPORTS_PROGRESS: bool =
     cfg!(any(feature = "pg16", feature = "pg17", feature = "pg18"));
 
+/// From 18 on a publication that does not exist is left out, with a warning.
+pub(crate) const SKIPS_MISSING_PUBLICATIONS: bool = cfg!(feature = "pg18");
+
 /// The old and new tuple of a change; null when there is none.
 ///
 /// # Safety
@@ -96,4 +99,80 @@ pub(crate) unsafe fn partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::
     }
     // SAFETY: only the C function runs inside of the guard
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(relation)) }
+}
+
+/// Whether a publication has stored generated columns of tables for which it has no column list.
+pub(crate) fn publishes_generated(publication: &pg_sys::Publication) -> bool {
+    #[cfg(not(feature = "pg18"))]
+    {
+        _ = publication;
+        false
+    }
+    #[cfg(feature = "pg18")]
+    {
+        publication.pubgencols_type == pg_sys::PublishGencolsType::PUBLISH_GENCOLS_STORED
+    }
+}
+
+/// Whether a column list counts as none because it has every column. `generated`: those are the stored
+/// generated ones, too.
+pub(crate) fn is_every_column(
+    list: &[i16],
+    attributes: &[pg_sys::FormData_pg_attribute],
+    generated: bool,
+) -> bool {
+    // 15 compares numbers, and counts dropped columns
+    #[cfg(feature = "pg15")]
+    {
+        _ = generated;
+        list.len() == attributes.len()
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        let published = |attribute: &&pg_sys::FormData_pg_attribute| {
+            let kind = attribute.attgenerated as u8;
+            !attribute.attisdropped && (kind == 0 || generated && kind == b's')
+        };
+        attributes
+            .iter()
+            .filter(published)
+            .map(|attribute| attribute.attnum)
+            .eq(list.iter().copied())
+    }
+}
+
+/// The value of an expression; in the current memory context.
+///
+/// # Safety
+/// The expression is compiled, and the context has what it needs.
+pub(crate) unsafe fn evaluate(
+    expression: *mut pg_sys::ExprState,
+    context: *mut pg_sys::ExprContext,
+    is_null: &mut bool,
+) -> pg_sys::Datum {
+    // SAFETY: only the C function runs inside of the guard; a compiled expression has one
+    unsafe {
+        let evaluate = (*expression).evalfunc.unwrap_unchecked();
+        pg_sys::ffi::pg_guard_ffi_boundary(|| evaluate(expression, context, is_null))
+    }
+}
+
+/// An expression over the first table of a range table, with what virtual generated columns stand for.
+///
+/// # Safety
+/// `relation` is that table, and open.
+pub(crate) unsafe fn without_virtual_columns(
+    expression: *mut pg_sys::Node,
+    relation: pg_sys::Relation,
+) -> *mut pg_sys::Node {
+    #[cfg(not(feature = "pg18"))]
+    {
+        _ = relation;
+        expression
+    }
+    // SAFETY: as promised by the caller
+    #[cfg(feature = "pg18")]
+    unsafe {
+        pg_sys::expand_generated_columns_in_expr(expression, relation, 1)
+    }
 }

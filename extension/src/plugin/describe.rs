@@ -1,11 +1,14 @@
 //! A table as the wire shows it, and how its tuples are read.
 
 use pgrx::pg_sys;
-use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity};
+use rsrepl_wire::{Column, Encoding, OldRowKind, Relation, ReplicaIdentity};
 
+use super::conversion::{self, Conversion};
 use super::invalidation::type_hash;
-use super::publications::Operations;
+use super::memory::TableMemory;
+use super::publications::{Operations, Shown};
 use super::report;
+use super::row_filter::RowFilter;
 use super::text::ServerText;
 use super::tuple::{Attribute, Run, Writing};
 use super::types::{ColumnType, alignment, schema_name};
@@ -16,13 +19,20 @@ const GENERATED_VIRTUAL: u8 = b'v';
 
 /// What is known of a table.
 pub(super) struct Table {
+    /// The table itself, or the partitioned one that it is published as.
     pub(super) relation: Relation,
-    /// The physical attributes, dropped ones included.
+    /// The physical attributes of that, dropped ones included.
     pub(super) attributes: Vec<Attribute>,
     pub(super) wanted: Operations,
+    /// How much an old row has: that is the table's own matter.
+    pub(super) old_rows: OldRowKind,
+    /// What its tuples need to have those attributes.
+    pub(super) conversion: Option<Conversion>,
+    /// Which rows are wanted.
+    pub(super) filter: Option<RowFilter>,
     /// Hash values of the types that are not builtin: they may change.
     pub(super) types: Vec<u32>,
-    /// Holds the functions of `attributes`; null when there are none.
+    /// Holds what PostgreSQL has for the table; null when that is nothing.
     memory: pg_sys::MemoryContext,
 }
 
@@ -30,33 +40,38 @@ impl Table {
     /// Looks everything up that changes of this table need.
     ///
     /// # Safety
-    /// `relation` is open, there is a snapshot for catalogs, and `parent` lives longer than the table.
+    /// `table` is open, there is a snapshot for catalogs, and `parent` lives longer than the result.
     pub(super) unsafe fn describe(
-        relation: pg_sys::Relation,
+        table: pg_sys::Relation,
         wanted: Operations,
+        shown: &Shown,
         parent: pg_sys::MemoryContext,
         text: ServerText,
     ) -> Table {
+        let relation = shown.relation.0;
         // SAFETY: as promised by the caller
-        let (oid, class, physical) = unsafe {
+        let (oid, class, physical, own_identity) = unsafe {
             let class = &*(*relation).rd_rel;
-            ((*relation).rd_id, class, compat::attributes((*relation).rd_att))
+            let own = identity_of(&*(*table).rd_rel);
+            ((*relation).rd_id, class, compat::attributes((*relation).rd_att), own)
         };
-        let identity = ReplicaIdentity::from_byte(class.relreplident as u8)
-            .unwrap_or(ReplicaIdentity::Nothing);
+        let identity = identity_of(class);
         // SAFETY: `relation` is open
         let key = unsafe { key_attributes(relation, identity) };
-        let mut functions = Functions { parent, memory: std::ptr::null_mut() };
+        let mut memory = TableMemory::below(parent);
         let mut columns = Vec::with_capacity(physical.len());
         let mut attributes = Vec::with_capacity(physical.len());
         let mut types = Vec::new();
         for attribute in physical {
-            let there =
-                !attribute.attisdropped && attribute.attgenerated as u8 != GENERATED_VIRTUAL;
+            let listed = shown.columns.as_ref().is_none_or(|list| list.contains(&attribute.attnum));
+            let there = listed
+                && !attribute.attisdropped
+                && attribute.attgenerated as u8 != GENERATED_VIRTUAL;
             let column_type =
                 there.then(|| ColumnType::resolve(attribute.atttypid, attribute.atttypmod, text));
-            let writing =
-                column_type.as_ref().map_or(Writing::Skip, |t| functions.writing(t, attribute));
+            let writing = column_type
+                .as_ref()
+                .map_or(Writing::Skip, |of| writing(of, attribute, &mut memory));
             attributes.push(Attribute {
                 len: attribute.attlen,
                 align: usize::from(alignment(attribute.attalign as u8)),
@@ -75,6 +90,16 @@ impl Table {
         Run::find(&mut attributes);
         types.sort_unstable();
         types.dedup();
+        // SAFETY: both are open; tuples are those of `table`, or converted
+        let (conversion, filter) = unsafe {
+            let conversion = Conversion::between(table, relation, &mut memory);
+            let desc = |memory: &mut TableMemory| match &conversion {
+                Some(conversion) => conversion.desc(),
+                None => conversion::copy((*table).rd_att, memory),
+            };
+            let filter = RowFilter::compile(&shown.filters, relation, desc, &mut memory);
+            (conversion, filter)
+        };
         Table {
             relation: Relation {
                 oid: oid.to_u32(),
@@ -85,20 +110,19 @@ impl Table {
             },
             attributes,
             wanted,
+            old_rows: match own_identity {
+                ReplicaIdentity::Full => OldRowKind::Full,
+                _ => OldRowKind::Key,
+            },
+            conversion,
+            filter,
             types,
-            memory: functions.finish(),
+            memory: memory.keep(),
         }
     }
 
     /// A table of which nothing is wanted needs no description.
-    pub(super) fn unwanted(attributes: usize) -> Table {
-        let skip = || Attribute {
-            len: -1,
-            align: 1,
-            by_value: false,
-            writing: Writing::Skip,
-            run: Run::default(),
-        };
+    pub(super) fn unwanted() -> Table {
         Table {
             relation: Relation {
                 oid: 0,
@@ -107,8 +131,11 @@ impl Table {
                 replica_identity: ReplicaIdentity::Nothing,
                 columns: Vec::new(),
             },
-            attributes: std::iter::repeat_with(skip).take(attributes).collect(),
+            attributes: Vec::new(),
             wanted: Operations::NONE,
+            old_rows: OldRowKind::Key,
+            conversion: None,
+            filter: None,
             types: Vec::new(),
             memory: std::ptr::null_mut(),
         }
@@ -119,10 +146,14 @@ impl Table {
     pub(super) fn release(self) {
         if !self.memory.is_null() {
             // SAFETY: a child of the session's context, which is still there; nothing points into it
-            // but `attributes`, which end here
+            // but what ends here
             unsafe { pg_sys::MemoryContextDelete(self.memory) };
         }
     }
+}
+
+fn identity_of(class: &pg_sys::FormData_pg_class) -> ReplicaIdentity {
+    ReplicaIdentity::from_byte(class.relreplident as u8).unwrap_or(ReplicaIdentity::Nothing)
 }
 
 fn column(
@@ -149,63 +180,36 @@ fn column(
     }
 }
 
-/// Makes the table's memory context when the first function needs it.
-struct Functions {
-    parent: pg_sys::MemoryContext,
-    memory: pg_sys::MemoryContext,
-}
-
-impl Drop for Functions {
-    /// After an ERROR in the middle of a description: the session may go on (see `streaming`).
-    fn drop(&mut self) {
-        if !self.memory.is_null() {
-            // SAFETY: made by `function`, a child of the session's context; nothing points into it
-            unsafe { pg_sys::MemoryContextDelete(self.memory) };
+fn writing(
+    of: &ColumnType,
+    attribute: &pg_sys::FormData_pg_attribute,
+    memory: &mut TableMemory,
+) -> Writing {
+    match of.encoding {
+        Encoding::Fixed(width) => {
+            if i16::from(width) != attribute.attlen {
+                report::internal(format!("type {} has another width", of.base_oid.to_u32()));
+            }
+            Writing::Fixed
         }
+        Encoding::Varlena if of.base_oid == pg_sys::NAMEOID => Writing::Name,
+        Encoding::Varlena => Writing::Payload { text: of.is_text },
+        Encoding::Numeric | Encoding::Jsonb | Encoding::Array(_) => {
+            Writing::Payload { text: false }
+        }
+        Encoding::Send => Writing::Send(function(of.function, memory)),
+        Encoding::Text => Writing::Text(function(of.function, memory)),
     }
 }
 
-impl Functions {
-    /// The memory of the functions, now the table's.
-    fn finish(mut self) -> pg_sys::MemoryContext {
-        std::mem::replace(&mut self.memory, std::ptr::null_mut())
-    }
-
-    fn writing(&mut self, of: &ColumnType, attribute: &pg_sys::FormData_pg_attribute) -> Writing {
-        match of.encoding {
-            Encoding::Fixed(width) => {
-                if i16::from(width) != attribute.attlen {
-                    report::internal(format!("type {} has another width", of.base_oid.to_u32()));
-                }
-                Writing::Fixed
-            }
-            Encoding::Varlena if of.base_oid == pg_sys::NAMEOID => Writing::Name,
-            Encoding::Varlena => Writing::Payload { text: of.is_text },
-            Encoding::Numeric | Encoding::Jsonb | Encoding::Array(_) => {
-                Writing::Payload { text: false }
-            }
-            Encoding::Send => Writing::Send(self.function(of.function)),
-            Encoding::Text => Writing::Text(self.function(of.function)),
-        }
-    }
-
-    fn function(&mut self, oid: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
-        // SAFETY: the contexts are valid; what is allocated is filled before it is used
-        unsafe {
-            if self.memory.is_null() {
-                self.memory = pg_sys::AllocSetContextCreateExtended(
-                    self.parent,
-                    c"rsrepl table".as_ptr(),
-                    pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-                    pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-                    pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
-                );
-            }
-            let size = size_of::<pg_sys::FmgrInfo>();
-            let function = pg_sys::MemoryContextAllocZero(self.memory, size).cast();
-            pg_sys::fmgr_info_cxt(oid, function, self.memory);
-            function
-        }
+fn function(oid: pg_sys::Oid, memory: &mut TableMemory) -> *mut pg_sys::FmgrInfo {
+    let context = memory.context();
+    // SAFETY: the context is valid; what is allocated is filled before it is used
+    unsafe {
+        let size = size_of::<pg_sys::FmgrInfo>();
+        let function = pg_sys::MemoryContextAllocZero(context, size).cast();
+        pg_sys::fmgr_info_cxt(oid, function, context);
+        function
     }
 }
 

@@ -12,16 +12,21 @@
 //! | `describe` | a table as the wire shows it, and how its tuples are read |
 //! | `types` | how the values of a type are written |
 //! | `tuple` | a heap tuple into a row: the hot path |
-//! | `publications` | which operations of which tables are wanted |
+//! | `publications` | which operations of which tables are wanted, and under which name |
+//! | `column_lists` | which of their columns |
+//! | `row_filter` | which of their rows |
+//! | `conversion` | a partition's tuples in the form of the partitioned table |
+//! | `change` | one change of a row: what of it is sent, and how |
 //! | `invalidation` | marks left by PostgreSQL's cache callbacks |
 //! | `text` | texts of the server's encoding as UTF-8 |
-//! | `memory` | memory of one callback, and room for large values |
+//! | `memory` | memory of one callback and of one table, and room for large values |
 //! | `report` | errors and warnings with a way out |
 //!
 //! ```text
-//! change ─► absorb invalidations ─► table known and wanted? ─► BEGIN once ─► RELATION once ─► row
-//!                                                                                             │
-//!      OutputPluginWrite ◄── frame full, or COMMIT with nothing behind it, or end of the WAL ◄┘
+//! change ─► absorb invalidations ─► table known and wanted? ─► as the root has it ─► row wanted? ─┐
+//!                                                                                                 │
+//!    ┌── row ◄── RELATION once ◄── BEGIN once ◄───────────────────────────────────────────────────┘
+//!    └─► frame full, or COMMIT with nothing behind it, or end of the WAL ─► OutputPluginWrite
 //! ```
 //!
 //! # Safety of the source
@@ -34,6 +39,9 @@
 //! every other state is as it was before the callback. No half-written message is ever sent.
 
 mod backlog;
+mod change;
+mod column_lists;
+mod conversion;
 mod describe;
 #[cfg(any(test, feature = "pg_test"))]
 mod faults;
@@ -44,6 +52,7 @@ mod output;
 mod publications;
 mod relations;
 mod report;
+mod row_filter;
 mod session;
 mod stream;
 mod streaming;

@@ -1,21 +1,20 @@
-//! Which operations of which tables are wanted, as `pgoutput` decides it.
+//! Which operations of which tables are wanted, and as what they are shown: as `pgoutput` of the
+//! server's version decides it.
 //!
-//! Row filters, column lists and `publish_via_partition_root` are refused by an ERROR that names the
-//! publication and the table: to ignore them would send rows that must not leave.
+//! A partition may be published as itself or, with `publish_via_partition_root`, as the topmost
+//! partitioned table above it that a publication has. The operations are those of all its
+//! publications; columns and rows are chosen by those alone that publish it as that table.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString};
 
-use pg_sys::SysCacheIdentifier::PUBLICATIONRELMAP;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 
+use super::column_lists;
 use super::options::elements;
 use super::report;
+use super::row_filter::Filters;
 use crate::compat;
-
-/// Columns of `pg_publication_rel` that are null when the whole table is published.
-const ROW_FILTER: pg_sys::AttrNumber = 4;
-const COLUMN_LIST: pg_sys::AttrNumber = 5;
 
 /// The operations of a table that are sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,13 +26,16 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub(super) const ALL: Operations =
-        Operations { insert: true, update: true, delete: true, truncate: true };
+    const ALL: Operations = Operations { insert: true, update: true, delete: true, truncate: true };
     pub(super) const NONE: Operations =
         Operations { insert: false, update: false, delete: false, truncate: false };
 
     pub(super) fn any(self) -> bool {
-        self.insert || self.update || self.delete || self.truncate
+        self.any_row() || self.truncate
+    }
+
+    fn any_row(self) -> bool {
+        self.insert || self.update || self.delete
     }
 
     fn add(&mut self, other: Operations) {
@@ -44,12 +46,32 @@ impl Operations {
     }
 }
 
-struct Publication {
-    oid: pg_sys::Oid,
-    name: CString,
-    all_tables: bool,
+/// A publication of the session.
+pub(super) struct Publication {
+    pub(super) oid: pg_sys::Oid,
+    pub(super) all_tables: bool,
     via_root: bool,
-    operations: Operations,
+    /// Publishes stored generated columns, too, of tables without a column list (from PostgreSQL 18 on).
+    pub(super) generated: bool,
+    pub(super) operations: Operations,
+}
+
+/// What is published of a table.
+pub(super) struct Published {
+    pub(super) operations: Operations,
+    /// The partitioned tables above it: whatever happens to them may change all of this.
+    pub(super) ancestors: Vec<u32>,
+    /// As what it is shown; none when nothing is wanted.
+    pub(super) shown: Option<Shown>,
+}
+
+/// The table that changes come under.
+pub(super) struct Shown {
+    /// The table itself, or a partitioned table above it.
+    pub(super) relation: Opened,
+    /// Numbers of its attributes that are wanted; `None`: all.
+    pub(super) columns: Option<Vec<i16>>,
+    pub(super) filters: Filters,
 }
 
 /// The publications of a session, read when first needed and again after they changed.
@@ -69,73 +91,144 @@ impl Publications {
         self.loaded = None;
     }
 
-    /// What is wanted of a table.
+    /// What is published of a table.
     ///
     /// # Safety
     /// `relation` is open, and there is a snapshot for catalogs.
-    pub(super) unsafe fn wanted(&mut self, relation: pg_sys::Relation) -> Operations {
-        // SAFETY: as promised by the caller; reads the open table
-        if !unsafe { replicates(relation) } {
-            return Operations::NONE;
-        }
-        let Some(names) = &self.names else { return Operations::ALL };
-        let publications = self.loaded.get_or_insert_with(|| names.iter().map(load).collect());
+    pub(super) unsafe fn published(&mut self, relation: pg_sys::Relation) -> Published {
         // SAFETY: as promised by the caller
-        let table = unsafe { Table::of(relation) };
-        let mut operations = Operations::default();
-        for publication in publications {
-            if table.is_in(publication) {
-                operations.add(publication.operations);
+        unsafe {
+            let oid = (*relation).rd_id;
+            let mut published =
+                Published { operations: Operations::NONE, ancestors: Vec::new(), shown: None };
+            if !pg_sys::is_publishable_relation(relation) {
+                return published;
             }
+            let Some(names) = &self.names else {
+                if is_partitioned(relation) {
+                    return published; // its partitions have the rows, and are truncated with it
+                }
+                published.operations = Operations::ALL;
+                published.shown = Some(Shown::whole(oid));
+                return published;
+            };
+            let publications =
+                self.loaded.get_or_insert_with(|| names.iter().filter_map(load).collect());
+            let table = Table::of(relation);
+            published.ancestors = table.ancestors().map(pg_sys::Oid::to_u32).collect();
+            let (operations, reached) = table.reached_by(publications);
+            published.operations = operations;
+            if operations.any_row() {
+                published.shown = Some(Shown::by(&reached));
+            } else if operations.any() {
+                published.shown = Some(Shown::whole(reached.oid));
+            }
+            published
         }
-        operations
     }
 }
 
-/// Ordinary permanent tables that are no catalogs: changes of partitions come under their own name,
-/// and those of a materialized view are not changes that a target could repeat.
-unsafe fn replicates(relation: pg_sys::Relation) -> bool {
-    // SAFETY: `relation` is open
-    unsafe {
-        (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION
-            && pg_sys::is_publishable_relation(relation)
+impl Shown {
+    /// # Safety
+    /// There is such a table, and a snapshot for catalogs.
+    unsafe fn whole(oid: pg_sys::Oid) -> Self {
+        // SAFETY: as promised by the caller
+        let relation = unsafe { Opened::new(oid) };
+        Shown { relation, columns: None, filters: Filters::default() }
+    }
+
+    /// # Safety
+    /// As [`Self::whole`].
+    unsafe fn by(reached: &Reached<'_>) -> Self {
+        // SAFETY: as promised by the caller
+        unsafe {
+            let relation = Opened::new(reached.oid);
+            let columns = column_lists::combined(&reached.publications, relation.0);
+            let filters = Filters::of(&reached.publications, relation.0);
+            Shown { relation, columns, filters }
+        }
     }
 }
 
-fn load(name: &CString) -> Publication {
+/// A table that is closed when this is dropped; after an ERROR PostgreSQL would do it, too.
+pub(super) struct Opened(pub(super) pg_sys::Relation);
+
+impl Opened {
+    /// # Safety
+    /// There is a snapshot for catalogs.
+    unsafe fn new(oid: pg_sys::Oid) -> Self {
+        // SAFETY: as promised by the caller
+        let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
+        if relation.is_null() {
+            report::internal(format!("there is no table {}", oid.to_u32()));
+        }
+        Opened(relation)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // SAFETY: opened by `new`
+        unsafe { pg_sys::RelationClose(self.0) };
+    }
+}
+
+/// # Safety
+/// `relation` is open.
+unsafe fn is_partitioned(relation: pg_sys::Relation) -> bool {
+    // SAFETY: as promised by the caller
+    unsafe { (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}
+
+/// `None`: there is no such publication, and this version of PostgreSQL goes on without it.
+fn load(name: &CString) -> Option<Publication> {
     // SAFETY: the result is a copy in the current memory context, or null
     let found = unsafe { pg_sys::GetPublicationByName(name.as_ptr(), true).as_ref() };
     let Some(found) = found else {
-        report::fail(
-            Code::ERRCODE_UNDEFINED_OBJECT,
-            format!("publication \"{}\" does not exist", name.to_string_lossy()),
-            "A publication is looked up as of the change that is decoded: it must have been created \
-             before the slot, or before the first change that the slot still has to send.",
-        )
+        missing(name);
+        return None;
     };
-    Publication {
+    Some(Publication {
         oid: found.oid,
-        name: name.clone(),
         all_tables: found.alltables,
         via_root: found.pubviaroot,
+        generated: compat::publishes_generated(found),
         operations: Operations {
             insert: found.pubactions.pubinsert,
             update: found.pubactions.pubupdate,
             delete: found.pubactions.pubdelete,
             truncate: found.pubactions.pubtruncate,
         },
+    })
+}
+
+fn missing(name: &CStr) {
+    let message = format!("publication \"{}\" does not exist", name.to_string_lossy());
+    let hint = "A publication is looked up as of the change that is decoded: it must have been created \
+                before the slot, or before the first change that the slot still has to send.";
+    if compat::SKIPS_MISSING_PUBLICATIONS {
+        report::warn(Code::ERRCODE_UNDEFINED_OBJECT, message, hint);
+    } else {
+        report::fail(Code::ERRCODE_UNDEFINED_OBJECT, message, hint);
     }
 }
 
 /// A table, and through which publications it may be reached.
 struct Table {
-    relation: pg_sys::Relation,
     oid: pg_sys::Oid,
-
+    partitioned: bool,
     publications: *const pg_sys::List,
     schema_publications: *const pg_sys::List,
-    /// For a partition: the tables above it.
-    ancestors: *const pg_sys::List,
+    /// For a partition: the tables above it, the nearest first.
+    ancestors: *mut pg_sys::List,
+}
+
+/// The table that another one is published as, and the publications that do it.
+struct Reached<'a> {
+    oid: pg_sys::Oid,
+    /// How far above it is.
+    level: usize,
+    publications: Vec<&'a Publication>,
 }
 
 impl Table {
@@ -144,15 +237,13 @@ impl Table {
         unsafe {
             let oid = (*relation).rd_id;
             let class = &*(*relation).rd_rel;
-            let ancestors = if class.relispartition {
-                compat::partition_ancestors(oid).cast_const()
-            } else {
-                std::ptr::null()
+            let ancestors = match class.relispartition {
+                true => compat::partition_ancestors(oid),
+                false => std::ptr::null_mut(),
             };
             Table {
-                relation,
                 oid,
-
+                partitioned: is_partitioned(relation),
                 publications: pg_sys::GetRelationPublications(oid),
                 schema_publications: pg_sys::GetSchemaPublications(class.relnamespace),
                 ancestors,
@@ -160,82 +251,55 @@ impl Table {
         }
     }
 
-    fn is_in(&self, publication: &Publication) -> bool {
+    fn ancestors(&self) -> impl DoubleEndedIterator<Item = pg_sys::Oid> + '_ {
+        // SAFETY: a list of oids made by `of`
+        unsafe { elements(self.ancestors).iter().map(|cell| cell.oid_value) }
+    }
+
+    /// All operations, and the topmost table that any of the publications shows it as.
+    fn reached_by<'a>(&self, publications: &'a [Publication]) -> (Operations, Reached<'a>) {
+        let mut operations = Operations::NONE;
+        let mut reached = Reached { oid: self.oid, level: 0, publications: Vec::new() };
+        for publication in publications {
+            let Some((level, oid)) = self.shown_by(publication) else { continue };
+            operations.add(publication.operations);
+            if level > reached.level {
+                reached = Reached { oid, level, publications: Vec::new() };
+            }
+            if level == reached.level {
+                reached.publications.push(publication);
+            }
+        }
+        (operations, reached)
+    }
+
+    /// The table that a publication shows this one as, and how far above it is.
+    fn shown_by(&self, publication: &Publication) -> Option<(usize, pg_sys::Oid)> {
+        let itself = Some((0, self.oid));
+        if self.partitioned && !publication.via_root {
+            return None; // its partitions are published instead
+        }
+        if publication.all_tables {
+            let root = self.ancestors().next_back().filter(|_| publication.via_root);
+            return root.map_or(itself, |root| Some((self.ancestors().count(), root)));
+        }
+        let mut level = 0;
         // SAFETY: lists of oids made by `of`
-        let (itself, schema, partition) = unsafe {
+        let (named, in_schema, above) = unsafe {
             (
                 pg_sys::list_member_oid(self.publications, publication.oid),
                 pg_sys::list_member_oid(self.schema_publications, publication.oid),
-                !self.ancestors.is_null(),
+                pg_sys::GetTopMostAncestorInPublication(
+                    publication.oid,
+                    self.ancestors,
+                    &mut level,
+                ),
             )
         };
-        if itself && !schema {
-            self.refuse_parts(publication);
+        match above {
+            pg_sys::InvalidOid => itself.filter(|_| named || in_schema),
+            above if publication.via_root => Some((usize::try_from(level).unwrap_or(0), above)),
+            _ => itself,
         }
-        let above = partition && (publication.all_tables || self.ancestor_is_in(publication));
-        if above && publication.via_root {
-            self.refuse(
-                publication,
-                "is published through its partitioned table",
-                "publish_via_partition_root is",
-            );
-        }
-        publication.all_tables || itself || schema || above
-    }
-
-    fn ancestor_is_in(&self, publication: &Publication) -> bool {
-        // SAFETY: a list of oids; the others are made in the current memory context
-        unsafe {
-            elements(self.ancestors).iter().any(|ancestor| {
-                let oid = ancestor.oid_value;
-                let schema = pg_sys::get_rel_namespace(oid);
-                pg_sys::list_member_oid(pg_sys::GetRelationPublications(oid), publication.oid)
-                    || pg_sys::list_member_oid(
-                        pg_sys::GetSchemaPublications(schema),
-                        publication.oid,
-                    )
-            })
-        }
-    }
-
-    /// A row filter or a column list.
-    fn refuse_parts(&self, publication: &Publication) {
-        let cache = PUBLICATIONRELMAP as c_int;
-        // SAFETY: the cache has these two keys; the row is released before anything else happens
-        let (filter, columns) = unsafe {
-            let row = pg_sys::SearchSysCache2(cache, self.oid.into(), publication.oid.into());
-            if row.is_null() {
-                return;
-            }
-            let has = |column| {
-                let mut is_null = true;
-                pg_sys::SysCacheGetAttr(cache, row, column, &mut is_null);
-                !is_null
-            };
-            let found = (has(ROW_FILTER), has(COLUMN_LIST));
-            pg_sys::ReleaseSysCache(row);
-            found
-        };
-        if filter {
-            self.refuse(publication, "has a row filter", "row filters are");
-        }
-        if columns {
-            self.refuse(publication, "has a column list", "column lists are");
-        }
-    }
-
-    fn refuse(&self, publication: &Publication, what: &str, feature: &str) -> ! {
-        // SAFETY: the name of an open table
-        let table = unsafe { CStr::from_ptr((*(*self.relation).rd_rel).relname.data.as_ptr()) };
-        report::fail(
-            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "table \"{}\" {what} in publication \"{}\"; {feature} not supported yet by rsrepl",
-                table.to_string_lossy(),
-                publication.name.to_string_lossy(),
-            ),
-            "Name another publication in the option publications, or leave the option out to \
-             replicate all tables.",
-        )
     }
 }

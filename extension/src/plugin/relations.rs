@@ -19,6 +19,10 @@ const COLUMNS_MAX: usize = 64 * 1024;
 /// A table in the cache.
 pub(super) struct Entry {
     oid: u32,
+    /// How many attributes its tuples have, dropped ones included.
+    attributes: usize,
+    /// The partitioned tables above it: what happens to them may concern it.
+    ancestors: Vec<u32>,
     pub(super) table: Table,
     /// This very description is on the wire, for whole transactions.
     pub(super) sent: bool,
@@ -49,9 +53,16 @@ impl Hasher for OidHasher {
     }
 }
 
-/// What a table counts for against [`COLUMNS_MAX`].
-fn columns_of(table: &Table) -> usize {
-    table.attributes.len() + 1
+impl Entry {
+    /// What it counts for against [`COLUMNS_MAX`].
+    fn columns(&self) -> usize {
+        self.attributes + 1
+    }
+
+    /// It comes under its own name, and not under that of a partitioned table above it.
+    pub(super) fn is_shown_as_itself(&self) -> bool {
+        self.oid == self.table.relation.oid
+    }
 }
 
 /// What a table is described with.
@@ -91,7 +102,7 @@ impl Relations {
             self.last = self.places.get(&oid).copied().unwrap_or(usize::MAX);
         }
         let known = self.entries.get(self.last);
-        if !known.is_some_and(|entry| entry.valid && entry.table.attributes.len() == columns) {
+        if !known.is_some_and(|entry| entry.valid && entry.attributes == columns) {
             // SAFETY: as promised by the caller
             unsafe { self.rebuild(relation, catalog) };
         }
@@ -108,20 +119,26 @@ impl Relations {
     #[cold]
     unsafe fn rebuild(&mut self, relation: pg_sys::Relation, catalog: &mut Catalog) {
         // SAFETY: as promised by the caller; the catalog's memory is the session's
-        let table = unsafe {
-            let wanted = catalog.publications.wanted(relation);
-            if wanted.any() {
-                Table::describe(relation, wanted, catalog.memory, catalog.text)
-            } else {
-                Table::unwanted((*(*relation).rd_att).natts as usize)
+        let mut entry = unsafe {
+            let published = catalog.publications.published(relation);
+            let (wanted, memory, text) = (published.operations, catalog.memory, catalog.text);
+            let table = match &published.shown {
+                Some(shown) => Table::describe(relation, wanted, shown, memory, text),
+                None => Table::unwanted(),
+            };
+            Entry {
+                oid: (*relation).rd_id.to_u32(),
+                attributes: (*(*relation).rd_att).natts as usize,
+                ancestors: published.ancestors,
+                table,
+                sent: false,
+                sent_in_part: None,
+                warned: false,
+                valid: true,
             }
         };
-        // SAFETY: `relation` is open
-        let oid = unsafe { (*relation).rd_id.to_u32() };
-        let mut entry =
-            Entry { oid, table, sent: false, sent_in_part: None, warned: false, valid: true };
-        let known = self.entries.get(self.last).map_or(0, |old| columns_of(&old.table));
-        let columns = self.columns - known + columns_of(&entry.table);
+        let known = self.entries.get(self.last).map_or(0, Entry::columns);
+        let columns = self.columns - known + entry.columns();
         if columns > COLUMNS_MAX {
             self.clear();
         } else if let Some(old) = self.entries.get_mut(self.last) {
@@ -133,9 +150,9 @@ impl Relations {
             std::mem::replace(old, entry).table.release();
             return;
         }
-        self.columns += columns_of(&entry.table);
+        self.columns += entry.columns();
         self.last = self.entries.len();
-        self.places.insert(oid, self.last);
+        self.places.insert(entry.oid, self.last);
         self.entries.push(entry);
     }
 
@@ -144,11 +161,16 @@ impl Relations {
         if marks.all || marks.publications {
             return self.entries.iter_mut().for_each(|entry| entry.valid = false);
         }
-        for oid in marks.relations() {
+        let changed = marks.relations();
+        for oid in changed {
             let place = self.places.get(oid).copied().unwrap_or(usize::MAX);
             if let Some(entry) = self.entries.get_mut(place) {
                 entry.valid = false;
             }
+        }
+        let below = |entry: &Entry| entry.ancestors.iter().any(|oid| changed.contains(oid));
+        for entry in &mut self.entries {
+            entry.valid &= !below(entry);
         }
         if !marks.types().is_empty() {
             let changed =

@@ -4,11 +4,10 @@ use std::ffi::CStr;
 
 use pg_sys::ReorderBufferChangeType as Kind;
 use pgrx::PgMemoryContexts;
-use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
-use rsrepl_wire::{FrameWriter, Lsn, OldRowKind, ReplicaIdentity, RowShape};
+use rsrepl_wire::{FrameWriter, Lsn};
 
-use super::memory::Scratch;
+use super::memory::Within;
 use super::options::Options;
 use super::output::Output;
 use super::publications::Publications;
@@ -16,8 +15,7 @@ use super::relations::{Catalog, Entry, Relations};
 use super::stream::{Stream, origin_name};
 use super::streaming::Streaming;
 use super::text::{self, ServerText};
-use super::tuple::Tuple;
-use super::{invalidation, memory, report};
+use super::{change, invalidation, memory, report};
 use crate::compat;
 
 /// Changes that are not wanted, before we look after everything else: as many as `pgoutput` lets pass
@@ -38,13 +36,6 @@ pub(super) struct Session {
     skipped: u32,
     /// What one callback allocates in PostgreSQL's memory; emptied at the next one.
     scratch: pg_sys::MemoryContext,
-}
-
-/// A change with its tuples.
-struct Row<'a> {
-    lsn: Lsn,
-    old: Option<Tuple<'a>>,
-    new: Option<Tuple<'a>>,
 }
 
 impl Session {
@@ -149,6 +140,10 @@ impl Session {
         if !wanted {
             return self.skip(out);
         }
+        // SAFETY: the tuples are those of the table as it was at the change
+        let Some(selected) = (unsafe { change::select(&entry.table, relation, change) }) else {
+            return self.skip(out);
+        };
         let lsn = Lsn(change.lsn);
         let text = self.catalog.text;
         let part = self.streaming.part();
@@ -156,24 +151,11 @@ impl Session {
         let frame =
             unsafe { frame(&mut self.stream, &mut self.streaming, txn, change.txn, lsn, text) };
         announce(frame, entry, part);
-        let table = &entry.table;
-        // SAFETY: the tuples are those of the table as it was at the change
-        let row = unsafe {
-            let (old, new) = compat::tuples(change);
-            let desc = (*relation).rd_att;
-            let read = |tuple: pg_sys::HeapTuple| {
-                (!tuple.is_null()).then(|| Tuple::new(tuple, desc, &table.attributes, text))
-            };
-            Row { lsn, old: read(old), new: read(new) }
-        };
-        let unidentified = match change.action {
-            Kind::REORDER_BUFFER_CHANGE_INSERT => insert(frame, entry, &row),
-            Kind::REORDER_BUFFER_CHANGE_UPDATE => update(frame, entry, &row),
-            _ => delete(frame, entry, &row),
-        };
-        if unidentified && !entry.warned {
+        // SAFETY: as above
+        let identified = unsafe { selected.write(frame, &entry.table, lsn, text) };
+        if !identified && !entry.warned {
             entry.warned = true;
-            warn_unidentified(entry, change.action);
+            change::warn_unidentified(&entry.table, change.action);
         }
         self.send_if_full(out);
     }
@@ -194,7 +176,8 @@ impl Session {
         for &relation in relations {
             // SAFETY: the tables are open, with the catalogs as they were at the change
             let entry = unsafe { self.relations.entry(relation, &mut self.catalog) };
-            if entry.table.wanted.truncate {
+            // a partition that comes under another's name is emptied with that, or not at all
+            if entry.table.wanted.truncate && entry.is_shown_as_itself() {
                 // SAFETY: `change` is of `txn` or of one of its subtransactions
                 let frame = unsafe {
                     let text = self.catalog.text;
@@ -339,7 +322,7 @@ impl Session {
 
     /// What every callback that writes does first: looks at what has become invalid, and switches to
     /// an empty memory context until the result is dropped.
-    fn enter(&mut self) -> Scratch {
+    fn enter(&mut self) -> Within {
         if let Some(marks) = invalidation::take() {
             if marks.publications || marks.all {
                 self.catalog.publications.forget();
@@ -347,7 +330,7 @@ impl Session {
             self.relations.invalidate(&marks);
         }
         // SAFETY: a context of the session; nothing of the callback before is still used
-        unsafe { Scratch::enter(self.scratch) }
+        unsafe { Within::emptied(self.scratch) }
     }
 }
 
@@ -387,89 +370,4 @@ fn announce(frame: &mut FrameWriter, entry: &mut Entry, part: Option<u64>) {
         None => entry.sent = true,
         Some(_) => entry.sent_in_part = part,
     }
-}
-
-fn insert(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
-    let relation = &entry.table.relation;
-    let new = required(row.new.as_ref());
-    frame.insert(row.lsn, relation.oid, new.shape(relation.columns.len()), |w| new.write(w));
-    false
-}
-
-/// True when nothing identifies the row, here and in [`delete`].
-fn update(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
-    let relation = &entry.table.relation;
-    let columns = relation.columns.len();
-    let new = required(row.new.as_ref());
-    match &row.old {
-        Some(old) => {
-            let kind = old_kind(relation.replica_identity);
-            let (old_shape, new_shape) = (old.shape(columns), new.shape(columns));
-            frame.update_with_old(
-                row.lsn,
-                relation.oid,
-                kind,
-                old_shape,
-                |w| old.write(w),
-                new_shape,
-                |w| new.write(w),
-            );
-            false
-        }
-        None => {
-            frame.update(row.lsn, relation.oid, new.shape(columns), |w| new.write(w));
-            !relation.identifies_rows()
-        }
-    }
-}
-
-fn delete(frame: &mut FrameWriter, entry: &Entry, row: &Row<'_>) -> bool {
-    let relation = &entry.table.relation;
-    let columns = relation.columns.len();
-    match &row.old {
-        Some(old) => {
-            let kind = old_kind(relation.replica_identity);
-            frame.delete(row.lsn, relation.oid, kind, old.shape(columns), |w| old.write(w));
-            false
-        }
-        None => {
-            // not left out: a target that misses a delete differs from the source for ever
-            let shape = RowShape { columns, nulls: true, unchanged: false };
-            frame.delete(row.lsn, relation.oid, OldRowKind::None, shape, |w| {
-                (0..columns).for_each(|_| w.null());
-            });
-            true
-        }
-    }
-}
-
-fn old_kind(identity: ReplicaIdentity) -> OldRowKind {
-    match identity {
-        ReplicaIdentity::Full => OldRowKind::Full,
-        _ => OldRowKind::Key,
-    }
-}
-
-fn required<'a, 'b>(tuple: Option<&'b Tuple<'a>>) -> &'b Tuple<'a> {
-    match tuple {
-        Some(tuple) => tuple,
-        None => report::internal("a change has no new row".into()),
-    }
-}
-
-/// PostgreSQL refuses such a statement only if a publication has the table. Here it is done already:
-/// an ERROR would stop the slot for good, so the log says it, and the targets see it in the stream.
-fn warn_unidentified(entry: &Entry, action: Kind::Type) {
-    let (did, mend) = match action {
-        Kind::REORDER_BUFFER_CHANGE_UPDATE => ("update", "updating"),
-        _ => ("delete from", "deleting from"),
-    };
-    report::warn(
-        Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!(
-            "targets cannot {did} table \"{}\" because it does not have a replica identity",
-            entry.table.relation
-        ),
-        &format!("To enable {mend} the table, set REPLICA IDENTITY using ALTER TABLE."),
-    );
 }

@@ -331,6 +331,15 @@ unsafe fn varlena_len_at(value: *const u8) -> usize {
     }
 }
 
+/// Whether a value stays in the TOAST table because an UPDATE did not touch it.
+///
+/// # Safety
+/// `value` points to a varlena.
+pub(super) unsafe fn is_unchanged(value: *const u8) -> bool {
+    // SAFETY: only a varlena with such a first byte has a tag behind it
+    unsafe { *value == 0x01 && *value.add(1) == TAG_ONDISK }
+}
+
 /// Two bytes of header, and a pointer into memory or into a TOAST table.
 fn external_len(tag: u8) -> usize {
     2 + match tag {
