@@ -213,6 +213,10 @@ impl Reader {
                 let restart = if truncate.restart_identity { " restart identity" } else { "" };
                 format!("TRUNCATE {}{cascade}{restart}", names.join(" "))
             }
+            Message::Logical(message) if message.prefix == "rsrepl.schema" => {
+                assert!(message.transactional);
+                schema_change(std::str::from_utf8(&message.content).unwrap())
+            }
             Message::Logical(message) => {
                 let how = if message.transactional { "in transaction" } else { "alone" };
                 let content = String::from_utf8_lossy(&message.content);
@@ -263,4 +267,63 @@ fn describe(relation: &Relation) -> String {
         .collect();
     let identity = char::from(relation.replica_identity.to_byte());
     format!("RELATION {relation} {identity} ({})", columns.join(", "))
+}
+
+/// `ALTER TABLE r public.t (1 id integer not null; 2 a text = 'x' missing x) key id`, of the content of a
+/// message of a schema change.
+pub(super) fn schema_change(content: &str) -> String {
+    let change: serde_json::Value = serde_json::from_str(content).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    assert_eq!(change["version"], 1);
+    let command = text(&change["command"]);
+    if let Some(dropped) = change.get("dropped") {
+        assert!(dropped["oid"].as_u64().unwrap() > 16_000);
+        return format!("{command} {}.{} gone", text(&dropped["schema"]), text(&dropped["name"]));
+    }
+    let table = &change["table"];
+    let columns: Vec<String> = table["columns"].as_array().unwrap().iter().map(column).collect();
+    let key: Vec<String> = table["primary_key"].as_array().unwrap().iter().map(text).collect();
+    let mut line = format!(
+        "{command} {} {}.{} ({})",
+        text(&table["kind"]),
+        text(&table["schema"]),
+        text(&table["name"]),
+        columns.join("; "),
+    );
+    if !key.is_empty() {
+        line.push_str(&format!(" key {}", key.join(",")));
+    }
+    if table["replica_identity"] != "d" {
+        line.push_str(&format!(" identity {}", text(&table["replica_identity"])));
+    }
+    for (set, word) in
+        [(!table["rows"].as_bool().unwrap(), " no rows"), (change["rewrite"] == true, " rewrite")]
+    {
+        line.push_str(if set { word } else { "" });
+    }
+    line
+}
+
+fn column(column: &serde_json::Value) -> String {
+    let mut line = format!(
+        "{} {} {}",
+        column["number"],
+        column["name"].as_str().unwrap(),
+        column["type"].as_str().unwrap()
+    );
+    if column["not_null"] == true {
+        line.push_str(" not null");
+    }
+    for (key, word) in [
+        ("default", "="),
+        ("missing", "missing"),
+        ("generated", "generated"),
+        ("identity", "identity"),
+        ("collation", "collate"),
+    ] {
+        if let Some(value) = column[key].as_str().filter(|value| !value.is_empty()) {
+            line.push_str(&format!(" {word} {value}"));
+        }
+    }
+    line
 }

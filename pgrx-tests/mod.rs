@@ -21,6 +21,8 @@ mod pgoutput;
 mod progress;
 mod publications;
 mod receiver;
+mod rewrites;
+mod schema_changes;
 mod statements;
 mod streaming;
 mod subtransactions;

@@ -27,7 +27,9 @@ mod tests {
         }
         let hint = source.refusal(&[("compression", "on")]).hint;
         assert!(
-            hint.contains("format_version, publications, messages, origin, streaming and combine"),
+            hint.contains(
+                "format_version, publications, messages, origin, streaming, combine and rewrites"
+            ),
             "{hint}"
         );
     }

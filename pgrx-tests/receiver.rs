@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rsrepl_wire::{Frame, Message, STREAM_FRAME_OVERHEAD, StreamEnd};
 
-use super::harness::Reader;
+use super::harness::{Options, Reader, Source};
 
 /// Lays frames down as a receiver does.
 #[derive(Default)]
@@ -75,4 +75,21 @@ impl Receiver {
     fn keep(&mut self, lines: Vec<String>) {
         self.lines.extend(lines.into_iter().filter(|line| !line.starts_with("RELATION")));
     }
+}
+
+/// What comes with streaming, after it was compared with what comes whole.
+pub(super) fn compare(source: &mut Source, options: Options) -> Receiver {
+    let whole = Reader::default().lines(&source.peek(options));
+    let whole: Vec<_> = whole.into_iter().filter(|line| !line.starts_with("RELATION")).collect();
+    let mut receiver = Receiver::default();
+    let streaming: Vec<_> = [&[("streaming", "on")], options].concat();
+    for frame in source.take(&streaming) {
+        receiver.take(&frame);
+    }
+    assert!(receiver.open.is_empty(), "a transaction without an end: {:?}", receiver.open.keys());
+    assert_eq!(receiver.lines.len(), whole.len());
+    for (streamed, whole) in receiver.lines.iter().zip(&whole) {
+        assert_eq!(streamed, whole);
+    }
+    receiver
 }

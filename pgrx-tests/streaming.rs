@@ -7,8 +7,8 @@ mod tests {
     use pgrx::prelude::*;
     use rsrepl_wire::{Frame, StreamEnd};
 
-    use crate::decoding_tests::harness::{Options, Reader, Source, connect};
-    use crate::decoding_tests::receiver::Receiver;
+    use crate::decoding_tests::harness::{Options, Source, connect};
+    use crate::decoding_tests::receiver::{Receiver, compare};
 
     const STREAMING: Options = &[("streaming", "on"), ("messages", "on")];
     const WHOLE: Options = &[("messages", "on")];
@@ -23,28 +23,6 @@ mod tests {
              ALTER TABLE t REPLICA IDENTITY FULL",
         );
         source
-    }
-
-    /// What comes with streaming, after it was compared with what comes whole.
-    fn compare(source: &mut Source, options: Options) -> Receiver {
-        let whole = Reader::default().lines(&source.peek(options));
-        let whole: Vec<_> =
-            whole.into_iter().filter(|line| !line.starts_with("RELATION")).collect();
-        let mut receiver = Receiver::default();
-        let streaming: Vec<_> = [&[("streaming", "on")], options].concat();
-        for frame in source.take(&streaming) {
-            receiver.take(&frame);
-        }
-        assert!(
-            receiver.open.is_empty(),
-            "a transaction without an end: {:?}",
-            receiver.open.keys()
-        );
-        assert_eq!(receiver.lines.len(), whole.len());
-        for (streamed, whole) in receiver.lines.iter().zip(&whole) {
-            assert_eq!(streamed, whole);
-        }
-        receiver
     }
 
     fn rows(table: &str, from: i32, to: i32) -> String {

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `plugin` | the logical-decoding output plugin |
 //! | `api` | what `CREATE EXTENSION rsrepl` installs: functions behind the views in `sql/` |
+//! | `seal` | tells messages of the event triggers from those of anybody |
 //! | `compat` | what differs between PostgreSQL's major versions |
 
 mod api;
 mod compat;
 mod plugin;
+mod seal;
 
 use pgrx::prelude::*;
 

@@ -5,6 +5,7 @@
 //! | [`report`] | checks what a sidecar reports, before SQL stores it |
 //! | [`frame`] | `rsrepl.decode_frame`: the messages of a frame |
 //! | [`row`] | the rows in them |
+//! | [`schema_change`] | the seal of the event triggers' messages |
 //! | [`json`] | JSON as it crosses from Rust to SQL, in any database encoding |
 //!
 //! Tables, views and whatever SQL can say are in `sql/` at the top of the repository; their order is
@@ -14,6 +15,7 @@ mod frame;
 mod json;
 mod report;
 mod row;
+mod schema_change;
 
 use pgrx::prelude::*;
 
@@ -33,6 +35,11 @@ extension_sql_file!(
     "../../../sql/decode.sql",
     name = "decode",
     requires = ["schema", frame::decode_frame_messages]
+);
+extension_sql_file!(
+    "../../../sql/schema_changes.sql",
+    name = "schema_changes",
+    requires = ["schema", schema_change::seal_schema_change]
 );
 extension_sql_file!("../../../sql/grants.sql", name = "grants", finalize);
 

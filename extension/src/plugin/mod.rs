@@ -17,6 +17,7 @@
 //! | `row_filter` | which of their rows |
 //! | `conversion` | a partition's tuples in the form of the partitioned table |
 //! | `change` | one change of a row: what of it is sent, and how |
+//! | `schema` | schema changes that event triggers told of, and rewritten tables |
 //! | `invalidation` | marks left by PostgreSQL's cache callbacks |
 //! | `text` | texts of the server's encoding as UTF-8 |
 //! | `memory` | memory of one callback and of one table, and room for large values |
@@ -53,6 +54,7 @@ mod publications;
 mod relations;
 mod report;
 mod row_filter;
+mod schema;
 mod session;
 mod stream;
 mod streaming;
@@ -107,6 +109,7 @@ unsafe extern "C-unwind" fn startup(
     unsafe {
         (*options).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;
         Session::start(ctx, is_init);
+        (*options).receive_rewrites = !is_init && Session::of(ctx).wants_rewrites();
     }
 }
 

@@ -8,8 +8,7 @@ use rsrepl_wire::limits::FORMAT_VERSION;
 
 use super::report;
 
-const KNOWN: &str =
-    "The options are format_version, publications, messages, origin, streaming and combine.";
+const KNOWN: &str = "The options are format_version, publications, messages, origin, streaming, combine and rewrites.";
 
 /// The validated options of a session.
 #[derive(Debug, Default)]
@@ -24,6 +23,8 @@ pub(super) struct Options {
     pub(super) streaming: bool,
     /// Several transactions may come in one frame: the receiver knows what MORE means for keepalives.
     pub(super) combine: bool,
+    /// The rows of rewritten tables are wanted, behind a message that says so.
+    pub(super) rewrites: bool,
 }
 
 impl Options {
@@ -49,8 +50,15 @@ impl Options {
 
     fn set(&mut self, name: &CStr, value: Option<&CStr>) {
         let shown = name.to_string_lossy();
-        let known =
-            [c"format_version", c"publications", c"messages", c"origin", c"streaming", c"combine"];
+        let known = [
+            c"format_version",
+            c"publications",
+            c"messages",
+            c"origin",
+            c"streaming",
+            c"combine",
+            c"rewrites",
+        ];
         if !known.contains(&name) {
             let text = format!("unknown option \"{shown}\" of output plugin rsrepl");
             report::fail(Code::ERRCODE_INVALID_PARAMETER_VALUE, text, KNOWN);
@@ -65,6 +73,7 @@ impl Options {
             b"messages" => self.messages = boolean("messages", value),
             b"streaming" => self.streaming = boolean("streaming", value),
             b"combine" => self.combine = boolean("combine", value),
+            b"rewrites" => self.rewrites = boolean("rewrites", value),
             _ => {
                 self.local_only = match value.to_bytes() {
                     b"any" => false,

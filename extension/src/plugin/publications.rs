@@ -34,6 +34,11 @@ impl Operations {
         self.any_row() || self.truncate
     }
 
+    /// Whatever happens to rows is sent.
+    pub(super) fn every_row(self) -> bool {
+        self.insert && self.update && self.delete
+    }
+
     fn any_row(self) -> bool {
         self.insert || self.update || self.delete
     }
@@ -89,6 +94,40 @@ impl Publications {
     /// Something changed in the catalogs of publications.
     pub(super) fn forget(&mut self) {
         self.loaded = None;
+    }
+
+    /// All that were asked for exist, or it does not matter. Needs a snapshot for catalogs.
+    pub(super) fn are_there(&self) -> bool {
+        let exists = |name: &CString| {
+            // SAFETY: the result is a copy in the current memory context, or null
+            unsafe { !pg_sys::GetPublicationByName(name.as_ptr(), true).is_null() }
+        };
+        compat::SKIPS_MISSING_PUBLICATIONS
+            || self.loaded.is_some()
+            || self.names.iter().flatten().all(exists)
+    }
+
+    /// What is published of the partitions of a partitioned table under their own names; nothing of other
+    /// tables.
+    ///
+    /// # Safety
+    /// As [`Self::published`].
+    pub(super) unsafe fn of_partitions(&mut self, relation: pg_sys::Relation) -> Operations {
+        // SAFETY: as promised by the caller
+        let table = unsafe {
+            if !is_partitioned(relation) || !pg_sys::is_publishable_relation(relation) {
+                return Operations::NONE;
+            }
+            Table::of(relation)
+        };
+        let Some(names) = &self.names else { return Operations::ALL };
+        let publications =
+            self.loaded.get_or_insert_with(|| names.iter().filter_map(load).collect());
+        let mut operations = Operations::NONE;
+        for publication in publications.iter().filter(|of| table.partitions_shown_by(of)) {
+            operations.add(publication.operations);
+        }
+        operations
     }
 
     /// What is published of a table.
@@ -158,17 +197,26 @@ impl Opened {
     /// There is a snapshot for catalogs.
     unsafe fn new(oid: pg_sys::Oid) -> Self {
         // SAFETY: as promised by the caller
-        let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
-        if relation.is_null() {
-            report::internal(format!("there is no table {}", oid.to_u32()));
+        match unsafe { Self::find(oid) } {
+            Some(opened) => opened,
+            None => report::internal(format!("there is no table {}", oid.to_u32())),
         }
-        Opened(relation)
+    }
+
+    /// `None`: there is no such table.
+    ///
+    /// # Safety
+    /// As [`Self::new`].
+    pub(super) unsafe fn find(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: as promised by the caller
+        let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
+        (!relation.is_null()).then_some(Opened(relation))
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // SAFETY: opened by `new`
+        // SAFETY: opened by `find`
         unsafe { pg_sys::RelationClose(self.0) };
     }
 }
@@ -283,6 +331,24 @@ impl Table {
             let root = self.ancestors().next_back().filter(|_| publication.via_root);
             return root.map_or(itself, |root| Some((self.ancestors().count(), root)));
         }
+        let (named, in_schema, level, above) = self.membership(publication);
+        match above {
+            pg_sys::InvalidOid => itself.filter(|_| named || in_schema),
+            above if publication.via_root => Some((level, above)),
+            _ => itself,
+        }
+    }
+
+    /// Of a partitioned table: whether a publication shows its partitions as themselves.
+    fn partitions_shown_by(&self, publication: &Publication) -> bool {
+        let (named, in_schema, _, above) = self.membership(publication);
+        let has = named || in_schema || publication.all_tables || above != pg_sys::InvalidOid;
+        has && !publication.via_root
+    }
+
+    /// Whether a publication has it by name or by schema, and the topmost table above it that it has, with how
+    /// far above that is.
+    fn membership(&self, publication: &Publication) -> (bool, bool, usize, pg_sys::Oid) {
         let mut level = 0;
         // SAFETY: lists of oids made by `of`
         let (named, in_schema, above) = unsafe {
@@ -296,10 +362,6 @@ impl Table {
                 ),
             )
         };
-        match above {
-            pg_sys::InvalidOid => itself.filter(|_| named || in_schema),
-            above if publication.via_root => Some((usize::try_from(level).unwrap_or(0), above)),
-            _ => itself,
-        }
+        (named, in_schema, usize::try_from(level).unwrap_or(0), above)
     }
 }

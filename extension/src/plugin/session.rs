@@ -1,5 +1,7 @@
 //! The state of one decoding session, and what each callback does with it.
 
+mod schema_change;
+
 use std::ffi::CStr;
 
 use pg_sys::ReorderBufferChangeType as Kind;
@@ -10,13 +12,14 @@ use rsrepl_wire::{FrameWriter, Lsn};
 use super::memory::Within;
 use super::options::Options;
 use super::output::Output;
-use super::publications::Publications;
+use super::publications::{Opened, Publications};
 use super::relations::{Catalog, Entry, Relations};
+use super::schema::Rewrites;
 use super::stream::{Stream, origin_name};
 use super::streaming::Streaming;
 use super::text::{self, ServerText};
 use super::{change, invalidation, memory, report};
-use crate::compat;
+use crate::{compat, seal};
 
 /// Changes that are not wanted, before we look after everything else: as many as `pgoutput` lets pass
 /// between two reports of progress.
@@ -28,6 +31,11 @@ pub(super) struct Session {
     messages: bool,
     /// Does not want what came from another server.
     local_only: bool,
+    /// Wants the rows of rewritten tables.
+    wants_rewrites: bool,
+    rewrites: Rewrites,
+    /// A message with our prefix that is not ours was told of.
+    warned_of_message: bool,
     catalog: Catalog,
     relations: Relations,
     stream: Stream,
@@ -65,6 +73,9 @@ impl Session {
         let session = Session {
             messages: options.messages,
             local_only: options.local_only,
+            wants_rewrites: options.rewrites,
+            rewrites: Rewrites::default(),
+            warned_of_message: false,
             catalog: Catalog {
                 publications: Publications::new(options.publications),
                 text: ServerText::new(),
@@ -100,6 +111,10 @@ impl Session {
         &mut self.stream
     }
 
+    pub(super) fn wants_rewrites(&self) -> bool {
+        self.wants_rewrites
+    }
+
     pub(super) fn begin(&mut self) {
         self.stream.begin();
     }
@@ -129,19 +144,48 @@ impl Session {
         change: &pg_sys::ReorderBufferChange,
     ) {
         let _scratch = self.enter();
-        // SAFETY: `relation` is open, with the catalogs as they were at the change
-        let entry = unsafe { self.relations.entry(relation, &mut self.catalog) };
+        // SAFETY: `relation` is open
+        let rewritten = unsafe { (*(*relation).rd_rel).relrewrite };
+        if rewritten == pg_sys::InvalidOid {
+            // SAFETY: as promised by the caller
+            return unsafe { self.row(out, txn, relation, relation, change) };
+        }
+        // SAFETY: there is a snapshot for catalogs, in which the table has its new columns already
+        match unsafe { Opened::find(rewritten) } {
+            // SAFETY: the tuples of the transient table are those that the table will have
+            Some(table) => unsafe { self.row(out, txn, table.0, relation, change) },
+            None => self.skip(out),
+        }
+    }
+
+    /// A change of `table`, with tuples of `rows`: itself, or the transient table of a rewrite.
+    ///
+    /// # Safety
+    /// As [`Self::change`]; both are open.
+    #[inline]
+    unsafe fn row(
+        &mut self,
+        out: &Output,
+        txn: &pg_sys::ReorderBufferTXN,
+        table: pg_sys::Relation,
+        rows: pg_sys::Relation,
+        change: &pg_sys::ReorderBufferChange,
+    ) {
+        // SAFETY: `table` is open, with the catalogs as they were at the change
+        let entry = unsafe { self.relations.entry(table, &mut self.catalog) };
         let wanted = match change.action {
             Kind::REORDER_BUFFER_CHANGE_INSERT => entry.table.wanted.insert,
             Kind::REORDER_BUFFER_CHANGE_UPDATE => entry.table.wanted.update,
             Kind::REORDER_BUFFER_CHANGE_DELETE => entry.table.wanted.delete,
             action => report::internal(format!("unknown kind of change {action}")),
         };
-        if !wanted {
+        let expected = std::ptr::eq(table, rows)
+            || self.rewrites.is_announced(txn.xid, entry.table.relation.oid);
+        if !wanted || !expected {
             return self.skip(out);
         }
         // SAFETY: the tuples are those of the table as it was at the change
-        let Some(selected) = (unsafe { change::select(&entry.table, relation, change) }) else {
+        let Some(selected) = (unsafe { change::select(&entry.table, rows, change) }) else {
             return self.skip(out);
         };
         let lsn = Lsn(change.lsn);
@@ -207,6 +251,9 @@ impl Session {
         content: &[u8],
     ) {
         let _scratch = self.enter();
+        if prefix == seal::PREFIX {
+            return self.schema_change(out, txn, Lsn(lsn), content);
+        }
         if !self.messages {
             return self.skip(out);
         }
@@ -236,6 +283,7 @@ impl Session {
 
     pub(super) fn commit(&mut self, out: &Output, txn: &pg_sys::ReorderBufferTXN) {
         let _scratch = self.enter();
+        self.rewrites.forget(txn.xid);
         self.skipped = 0;
         out.progress(!self.stream.has_begun());
         if self.stream.has_begun() {
@@ -274,8 +322,11 @@ impl Session {
         txn: *mut pg_sys::ReorderBufferTXN,
         lsn: Lsn,
     ) {
-        // SAFETY: as promised by the caller
-        unsafe { self.streaming.abort(out, txn, lsn, &mut self.stream) };
+        // SAFETY: as promised by the caller; only a top-level transaction has rewrites
+        unsafe {
+            self.rewrites.forget((*txn).xid);
+            self.streaming.abort(out, txn, lsn, &mut self.stream);
+        }
     }
 
     /// # Safety
@@ -287,7 +338,10 @@ impl Session {
     ) {
         self.skipped = 0;
         // SAFETY: as promised by the caller
-        let sent = unsafe { self.streaming.commit(out, txn, &mut self.stream) };
+        let sent = unsafe {
+            self.rewrites.forget((*txn).xid);
+            self.streaming.commit(out, txn, &mut self.stream)
+        };
         out.progress(!sent);
     }
 
