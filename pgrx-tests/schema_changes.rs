@@ -2,6 +2,8 @@
 
 #[pgrx::pg_schema]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use pgrx::prelude::*;
 
     use crate::decoding_tests::harness::{Options, Source, config};
@@ -256,13 +258,27 @@ mod tests {
         assert_eq!(source.changes(&[]), ["CREATE TABLE r public.theirs (1 id integer)"]);
         // an error of ours is a warning, and what the statement did stays
         source.run(
-            "CREATE OR REPLACE FUNCTION rsrepl.describe_table(relation oid, persistence \"char\" DEFAULT 'p')
-             RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / 0)'",
+            "CREATE OR REPLACE FUNCTION rsrepl.describe_table(relation oid) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / 0)'",
         );
-        source.run(
-            "ALTER TABLE theirs ADD a int; ALTER TABLE theirs ALTER a TYPE text; DROP TABLE theirs",
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        let mut listening = config(&source.database)
+            .notice_callback(move |notice| heard.lock().unwrap().push(notice.message().to_owned()))
+            .connect(NoTls)
+            .unwrap();
+        listening
+            .batch_execute("ALTER TABLE theirs ADD a int; ALTER TABLE theirs ALTER a TYPE text")
+            .unwrap();
+        let warning = "rsrepl could not tell its targets of this ALTER TABLE: division by zero";
+        assert_eq!(*said.lock().unwrap(), [warning; 3]);
+        let unlogged = "CREATE UNLOGGED TABLE u (id int); ALTER TABLE u SET LOGGED; DROP TABLE u; DROP TABLE theirs";
+        listening.batch_execute(unlogged).unwrap();
+        let lost = "rsrepl does not send the rows that table public.u has so far";
+        assert!(said.lock().unwrap().iter().any(|said| said == lost), "{said:?}");
+        assert_eq!(
+            source.changes(&[("rewrites", "on")]),
+            ["DROP TABLE public.u gone", "DROP TABLE public.theirs gone"]
         );
-        assert_eq!(source.changes(&[("rewrites", "on")]), ["DROP TABLE public.theirs gone"]);
         source.run("DROP EXTENSION rsrepl");
         source.run("CREATE TABLE after (id int)");
         assert_eq!(source.changes(&[]).len(), 0);

@@ -16,12 +16,12 @@ $$;
 
 COMMENT ON FUNCTION rsrepl.has_slot() IS 'whether a slot of plugin rsrepl decodes this database';
 
--- What a table looks like; null for what is never replicated. `persistence`: what counts as such.
+-- What a table looks like; null for what is never replicated.
 --
 -- Values are in the text forms of wire/src/text, as in rsrepl.decode_frame, and names of other schemas than
 -- pg_catalog are qualified. A partitioned table has no missing values itself: its columns have those that
 -- its partitions were given with them.
-CREATE FUNCTION rsrepl.describe_table(relation oid, persistence "char" DEFAULT 'p') RETURNS jsonb
+CREATE FUNCTION rsrepl.describe_table(relation oid) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET timezone = 'UTC'
@@ -64,11 +64,11 @@ AS $$
             ) AS part (missing) ON c.relkind = 'p'
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'))
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = relation AND c.relkind IN ('r', 'p') AND c.relpersistence = persistence
+    WHERE c.oid = relation AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
         AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'rsrepl')
 $$;
 
-COMMENT ON FUNCTION rsrepl.describe_table(oid, "char") IS
+COMMENT ON FUNCTION rsrepl.describe_table(oid) IS
     'what targets are told of a table when its schema changes';
 
 -- The seal (extension/src/seal.rs) tells our messages from those that anybody may write.
@@ -86,8 +86,7 @@ $$;
 COMMENT ON FUNCTION rsrepl.tell_schema_change(jsonb) IS 'writes a message of a schema change';
 
 -- Tells of tables, those above others first. Nothing of those that are gone or not replicated.
-CREATE FUNCTION rsrepl.tell_of_tables(command text, tables oid[], rewrite boolean DEFAULT false,
-    persistence "char" DEFAULT 'p')
+CREATE FUNCTION rsrepl.tell_of_tables(command text, tables oid[], rewrite boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -95,7 +94,7 @@ DECLARE
     described jsonb;
 BEGIN
     FOREACH relation IN ARRAY tables LOOP
-        described := rsrepl.describe_table(relation, persistence);
+        described := rsrepl.describe_table(relation);
         CONTINUE WHEN described IS NULL;
         PERFORM rsrepl.tell_schema_change(jsonb_build_object(
             'version', 1, 'command', command, 'table', described, 'rewrite', rewrite));
@@ -103,7 +102,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION rsrepl.tell_of_tables(text, oid[], boolean, "char") IS
+COMMENT ON FUNCTION rsrepl.tell_of_tables(text, oid[], boolean) IS
     'writes a message for each table';
 
 -- These tables and all that inherit from them, those above others first.
@@ -238,6 +237,13 @@ BEGIN
         RETURN;
     END IF;
     BEGIN
+        IF EXISTS (SELECT FROM pg_class WHERE oid = rewritten AND relpersistence = 'u')
+            AND pg_event_trigger_table_rewrite_reason() & 1 = 1 THEN
+            RAISE WARNING 'rsrepl does not send the rows that table % has so far', rewritten::regclass
+                USING HINT = 'Targets are told of the table as it becomes logged, and get what changes from '
+                             'then on.';
+            RETURN;
+        END IF;
         SELECT array_agg(a.relid::oid ORDER BY a.place DESC) INTO above
         FROM pg_partition_ancestors(rewritten) WITH ORDINALITY AS a (relid, place)
         WHERE a.relid <> rewritten AND a.relid::oid::text <> ALL (string_to_array(told, ','));

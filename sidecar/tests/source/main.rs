@@ -1,9 +1,10 @@
-//! The source client against real servers. `test_decoding` stands in for our plugin, except in `combine`: what is tested
+//! The source client against real servers. `test_decoding` stands in for our plugin, except in `combine` and `schema`: what is tested
 //! is the connection and the protocol, not what is in a frame.
 
 mod access;
 mod combine;
 mod faults;
+mod schema;
 mod stream;
 
 use std::time::Duration;
