@@ -1,18 +1,21 @@
-# `make` lists the targets.
+# `make` lists the targets. PG=16 or PG=18 in front of any of them means that version of PostgreSQL.
 
+PG ?= 15
+export PG
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 
 ROOT := $(CURDIR)
 export CARGO_TARGET_DIR ?= $(ROOT)/target
 # pgrx works in a folder of ours, on a private copy of PostgreSQL: see scripts/setup.sh.
-export PGRX_HOME := $(ROOT)/build/pgrx
+export PGRX_HOME := $(ROOT)/build/pg$(PG)/pgrx
 export PATH := $(ROOT)/build/cargo/bin:$(PATH)
 
-EXTENSION := --package rsrepl --no-default-features --features pg15,pg_test
+EXTENSION := --package rsrepl --no-default-features --features pg$(PG),pg_test
 
 # cargo is parallel by itself, and the targets share its folder.
 .NOTPARALLEL:
-.PHONY: help setup build install demo bench bench-report test test-unit test-extension test-e2e lint clean
+.PHONY: help setup build install demo bench bench-report test test-all test-unit test-extension test-e2e \
+	test-smoke lint lint-extension clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +25,7 @@ setup: ## Install what a fresh Debian 12 with Rust lacks (a second run only look
 
 build: setup ## Build sidecar and plugin in release mode; the plugin goes into build/'s PostgreSQL
 	cargo build --release --locked --package rsrepl-sidecar
-	QUIET=1 scripts/install.sh $(ROOT)/build/pg_config
+	QUIET=1 scripts/install.sh $(ROOT)/build/pg$(PG)/bin/pg_config
 
 install: setup ## Build the plugin and install it into the PostgreSQL of PG_CONFIG=…
 	scripts/install.sh $(PG_CONFIG)
@@ -37,8 +40,13 @@ bench: build ## Measure against pgoutput, native subscriptions and ClickHouse (C
 bench-report: ## Put the figures of the last `make bench` into README.md and docs/
 	cargo run --locked --quiet --package rsrepl-bench -- report
 
-test: test-unit test-extension test-e2e ## All tests
-	@echo "make test: all passed"
+test: test-unit test-extension test-e2e ## All tests (PG=16 or PG=18: on that version, source and targets)
+	@echo "make test: all passed on PostgreSQL $(PG)"
+
+test-all: ## All tests on PostgreSQL 15, 16 and 18
+	$(MAKE) --no-print-directory test PG=15
+	$(MAKE) --no-print-directory test PG=16
+	$(MAKE) --no-print-directory test PG=18
 
 # The sidecar's own tests use real servers too, with the plugin.
 test-unit: build ## Tests of wire and sidecar, and of the test harness
@@ -53,13 +61,16 @@ test-e2e: setup ## Tests of the built binary against real servers (SEED=… repe
 	$(MAKE) --no-print-directory build
 	cargo test --locked --package rsrepl-tests --test '*' -- --nocapture --test-threads=2
 
-lint: setup ## rustfmt and clippy, warnings are errors
+test-smoke: build ## The shortest test that goes through everything: random transactions into all targets, compared
+	cargo test --locked --package rsrepl-tests --test e2e -- --nocapture whatever_happens_all_systems_are_equal
+
+lint: lint-extension ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --exclude rsrepl --all-targets -- -D warnings
-	cargo clippy --locked $(EXTENSION) --all-targets -- -D warnings
 	bash -n scripts/*.sh .ci/run
 
+lint-extension: setup ## clippy of the extension
+	cargo clippy --locked $(EXTENSION) --all-targets -- -D warnings
+
 clean: ## Remove what was built (packages of the system stay)
-	[ ! -e build/pg_config ] || case $$(readlink build/pg_config) in /var/cache/rsrepl/*) \
-	    rm -rf "$$(readlink build/pg_config | cut -d/ -f1-5)";; esac
-	rm -rf target build wire/fuzz/target
+	rm -rf "/var/cache/rsrepl/$$(printf '%s' '$(ROOT)' | cksum | cut -d' ' -f1)" target build wire/fuzz/target

@@ -76,6 +76,12 @@ impl Source {
         self.client.query_one(&format!("SELECT ({sql})::text"), &[]).unwrap().get(0)
     }
 
+    /// Whether the server was built with a type: it may lack libxml, or contrib.
+    pub(super) fn has_type(&mut self, name: &str) -> bool {
+        let value = if name.starts_with("xml") { "'<a/>'::xml" } else { "'{}'::regtype" };
+        self.client.batch_execute(&format!("SELECT {}", value.replace("{}", name))).is_ok()
+    }
+
     /// The frames that wait in the slot, which stay there.
     pub(super) fn peek(&mut self, options: Options) -> Vec<Bytes> {
         self.fetch("peek", options).unwrap()

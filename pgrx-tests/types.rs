@@ -107,8 +107,14 @@ mod tests {
         ("mood[]", Send, &["{sad,NULL}"]),
     ];
 
+    /// Types that not every server is built with.
+    const MAY_LACK: &[&str] = &["citext", "citext[]", "xml", "xml[]"];
+
     fn check(source: &mut Source, types: &[(&str, Encoding, &[&str])]) {
         for (type_name, encoding, values) in types {
+            if MAY_LACK.contains(type_name) && !source.has_type(type_name) {
+                continue;
+            }
             source.run(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t (v {type_name})"));
             for value in *values {
                 source.run(&format!("INSERT INTO t VALUES ($v${value}$v$)"));
@@ -169,7 +175,11 @@ mod tests {
     fn source(name: &str) -> Source {
         let mut source = Source::new(name);
         source.run(
-            "CREATE EXTENSION citext;
+            "DO $$ BEGIN
+                 IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext') THEN
+                     CREATE EXTENSION citext;
+                 END IF;
+             END $$;
              CREATE TYPE mood AS ENUM ('sad', 'very happy');
              CREATE TYPE mood_range AS RANGE (subtype = mood);
              CREATE TYPE pair AS (a int, b text);

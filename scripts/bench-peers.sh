@@ -4,10 +4,11 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-library=$("$root/build/pg_config" --pkglibdir)/wal2json.so
+pg_config=$root/build/pg${PG:-15}/bin/pg_config
+library=$("$pg_config" --pkglibdir)/wal2json.so
 [ ! -e "$library" ] || exit 0
 
-major=$("$root/build/pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+major=$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 packaged=/usr/lib/postgresql/$major/lib/wal2json.so
 if [ ! -e "$packaged" ] && command -v apt-get >/dev/null; then
     echo "bench: installing postgresql-$major-wal2json"

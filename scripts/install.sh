@@ -13,8 +13,8 @@ major=$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 
 # pgrx looks a version up in its folder's config.toml: give it one that knows exactly this server.
 PGRX_HOME=$root/build/pgrx-install/$(printf '%s' "$pg_config" | cksum | cut -d' ' -f1)
-if grep -qsF "\"$pg_config\"" "$root/build/pgrx/config.toml"; then
-    PGRX_HOME=$root/build/pgrx
+if grep -qsF "\"$pg_config\"" "$root/build/pg$major/pgrx/config.toml"; then
+    PGRX_HOME=$root/build/pg$major/pgrx
 elif [ ! -e "$PGRX_HOME/config.toml" ]; then
     mkdir -p "$PGRX_HOME"
     printf '[configs]\npg%s = "%s"\n' "$major" "$pg_config" >"$PGRX_HOME/config.toml"

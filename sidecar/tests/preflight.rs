@@ -94,8 +94,8 @@ fn slots_that_cannot_be_used() {
         server.execute("postgres", "SELECT pg_drop_replication_slot('rsrepl')");
         report.source
     };
-    let part = slot("SELECT pg_create_logical_replication_slot('rsrepl', 'test_decoding')");
-    assert_found(&part, Severity::Error, "belongs to the output plugin test_decoding", "slot_name");
+    let part = slot("SELECT pg_create_logical_replication_slot('rsrepl', 'pgoutput')");
+    assert_found(&part, Severity::Error, "belongs to the output plugin pgoutput", "slot_name");
     let part = slot("SELECT pg_create_physical_replication_slot('rsrepl')");
     assert_found(&part, Severity::Error, "is a physical slot", "slot_name");
     let config = configuration(&source, "create_slot = false", &target);

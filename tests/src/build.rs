@@ -19,14 +19,26 @@ pub fn sidecar() -> PathBuf {
     existing("RSREPL_BIN", target.join("release/rsrepl"))
 }
 
-/// The folder with `postgres` and `initdb`, by `RSREPL_PG_CONFIG` or the private copy of setup.
+/// The folder with `postgres` and `initdb`: of `RSREPL_PG_CONFIG`, or setup's of the version `PG` (15).
 pub fn postgres_bindir() -> PathBuf {
-    let pg_config = existing("RSREPL_PG_CONFIG", workspace().join("build/pg_config"));
-    let output = Command::new(&pg_config)
-        .arg("--bindir")
+    let version = env::var("PG").unwrap_or_else(|_| "15".to_owned());
+    let default = workspace().join(format!("build/pg{version}/bin/pg_config"));
+    PathBuf::from(pg_config(&existing("RSREPL_PG_CONFIG", default), "--bindir"))
+}
+
+/// The major version of that PostgreSQL.
+pub fn postgres_major() -> u32 {
+    let version = pg_config(&postgres_bindir().join("pg_config"), "--version");
+    let digits = version.trim_start_matches("PostgreSQL ").split(|c: char| !c.is_ascii_digit());
+    digits.into_iter().next().and_then(|major| major.parse().ok()).expect("a version")
+}
+
+fn pg_config(program: &Path, option: &str) -> String {
+    let output = Command::new(program)
+        .arg(option)
         .output()
-        .unwrap_or_else(|e| panic!("cannot run {}: {e}", pg_config.display()));
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// The Python whose environment has chdb-core: `RSREPL_CLICKHOUSE_PYTHON`, or the one of setup.

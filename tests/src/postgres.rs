@@ -20,8 +20,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Settings of every cluster. Without fsync a killed *process* loses nothing, only a killed machine
-/// would: the tests do the former. A replication origin keeps its place (one of max_replication_slots)
-/// until it is dropped, and a server that many tests share has one for each session that ever wrote.
+/// would: the tests do the former. A replication origin keeps its place (one of max_replication_slots, see
+/// [`origins`]) until it is dropped, and a server that many tests share has one for each session that ever
+/// wrote.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -34,6 +35,11 @@ fsync = off
 full_page_writes = off
 log_line_prefix = '%m [%p] %q%u@%d '
 ";
+
+/// Places for replication origins have a setting of their own from 18 on.
+fn origins() -> &'static str {
+    if build::postgres_major() >= 18 { "max_active_replication_origins = 1000\n" } else { "" }
+}
 
 /// A cluster and, unless it is stopped, its server.
 pub struct Postgres {
@@ -57,7 +63,8 @@ impl Postgres {
             .append(true)
             .open(data.join("postgresql.conf"))
             .expect("open postgresql.conf");
-        write!(conf, "{SETTINGS}port = {port}\n{settings}\n").expect("write postgresql.conf");
+        write!(conf, "{SETTINGS}{}port = {port}\n{settings}\n", origins())
+            .expect("write postgresql.conf");
         let mut postgres = Postgres {
             name: name.to_owned(),
             data,

@@ -53,6 +53,14 @@ async fn types_of_the_users_go_by_name() {
          CREATE DOMAIN codes AS text NOT NULL;
          CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[], p pair, x xml, c code, cs codes)",
     );
+    let built = "SELECT 1 FROM pg_config WHERE name = 'CONFIGURE' AND setting ~ 'with-libxml'";
+    let xml_column = match standby.rows(built).is_empty() {
+        false => column("x", 142, "xml", Encoding::Varlena),
+        true => {
+            standby.execute("ALTER TABLE t ALTER x TYPE text");
+            text_column("x")
+        }
+    };
     let plain = |name: &str, encoding| column(name, 0, "", encoding);
     let domain = |name: &str| Column {
         type_oid: 90_002,
@@ -68,7 +76,7 @@ async fn types_of_the_users_go_by_name() {
             of_type(plain("m", Encoding::Send), TypeKind::Enum, "mood"),
             of_type(plain("ms", Encoding::Send), TypeKind::Array, "_mood"),
             of_type(plain("p", Encoding::Text), TypeKind::Composite, "pair"),
-            column("x", 142, "xml", Encoding::Varlena),
+            xml_column,
             domain("code"),
             domain("codes"),
         ],

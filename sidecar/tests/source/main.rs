@@ -1,5 +1,5 @@
-//! The source client against real servers. `test_decoding` stands in for our plugin, except in `combine` and `schema`: what is tested
-//! is the connection and the protocol, not what is in a frame.
+//! The source client against real servers. What is tested is the connection and the protocol, not what is in a frame:
+//! most transactions are logical messages.
 
 mod access;
 mod combine;
@@ -10,14 +10,15 @@ mod stream;
 use std::time::Duration;
 
 use rsrepl_sidecar::source::{
-    Event, ReplicationClient, ReplicationStream, StatusUpdate, StreamReader,
+    Event, PLUGIN, ReplicationClient, ReplicationStream, StatusUpdate, StreamReader,
 };
 use rsrepl_sidecar::tls::{self, PgConnect};
 use rsrepl_tests::postgres::Postgres;
-use rsrepl_wire::Lsn;
+use rsrepl_wire::{Lsn, Message};
 
 const SLOT: &str = "s";
-const PLUGIN: &str = "test_decoding";
+/// Of another output plugin, one that every server has.
+const OTHER_PLUGIN: &str = "pgoutput";
 
 /// More than any step takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -48,31 +49,40 @@ async fn value(connect: &PgConnect, sql: &str) -> String {
     row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
 }
 
-fn no_empty_transactions() -> Vec<(String, String)> {
-    vec![("skip-empty-xacts".into(), "1".into())]
+fn messages() -> Vec<(String, String)> {
+    vec![("messages".into(), "on".into())]
+}
+
+/// A transaction of one message.
+async fn emit(connect: &PgConnect, content: &str) {
+    execute(connect, &format!("SELECT pg_logical_emit_message(true, '', {content})")).await;
 }
 
 /// A stream of a new slot.
 async fn new_stream(connect: &PgConnect) -> ReplicationStream {
     let mut client = ReplicationClient::connect(connect).await.expect("connect");
     let start = client.create_slot(SLOT, PLUGIN).await.expect("create the slot");
-    client.start(SLOT, start, &no_empty_transactions()).await.expect("start")
+    client.start(SLOT, start, &messages()).await.expect("start")
 }
 
 fn all_at(lsn: Lsn) -> StatusUpdate {
     StatusUpdate { written: lsn, flushed: lsn, applied: lsn }
 }
 
-/// Texts of test_decoding up to a COMMIT, and the LSN that came with it.
+/// Contents of the messages of the next transaction, and the LSN that came with its end.
 async fn transaction(reader: &mut StreamReader) -> (Vec<String>, Lsn) {
-    let mut texts = Vec::new();
+    let mut contents = Vec::new();
     loop {
-        if let Event::Frame { frame, wal_end, .. } = reader.next_raw().await.expect("the stream") {
-            let text = String::from_utf8(frame.to_vec()).expect("text");
-            let end = text.starts_with("COMMIT");
-            texts.push(text);
-            if end {
-                return (texts, wal_end);
+        let Event::Frame { frame, wal_end, .. } = reader.next().await.expect("the stream") else {
+            continue;
+        };
+        for message in frame.messages() {
+            match message.expect("a message") {
+                Message::Logical(message) => {
+                    contents.push(String::from_utf8(message.content.to_vec()).expect("text"));
+                }
+                Message::Commit(_) => return (contents, wal_end),
+                _ => {}
             }
         }
     }
