@@ -3,12 +3,14 @@
 //! | module | subject |
 //! |---|---|
 //! | `source` | server, role, extension, plugin |
+//! | `encoding` | whether the source's texts have a UTF-8 form |
 //! | `slot` | whose the slot is, and whether it is free |
 //! | `publications` | what is published, and what of it is not supported |
 //! | `tables` | the tables that will come, as the stream will describe them |
 //!
 //! Targets check themselves, against those tables; see [`target`](crate::target).
 
+mod encoding;
 mod publications;
 mod slot;
 mod source;

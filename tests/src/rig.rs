@@ -59,12 +59,17 @@ impl Rig {
 
     /// The same in a given configuration.
     pub fn with(name: &str, schema: &str, variant: Variant) -> Rig {
+        Rig::of_database(name, schema, variant, "")
+    }
+
+    /// The same with options of CREATE DATABASE on the source.
+    pub fn of_database(name: &str, schema: &str, variant: Variant, options: &str) -> Rig {
         let scratch = Scratch::new(name);
         let source = Postgres::start(&scratch, "source", variant.settings());
         let standby = Postgres::start(&scratch, STANDBY, "");
         let clickhouse = ClickHouse::start(&scratch);
-        for server in [&source, &standby] {
-            server.execute("postgres", &format!("CREATE DATABASE {DATABASE}"));
+        for (server, options) in [(&source, options), (&standby, "")] {
+            server.execute("postgres", &format!("CREATE DATABASE {DATABASE} {options}"));
             server.execute(DATABASE, &format!("CREATE TABLE {MARKER} (id bigint PRIMARY KEY)"));
             server.execute(DATABASE, schema);
         }

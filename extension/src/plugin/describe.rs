@@ -185,6 +185,9 @@ fn writing(
     attribute: &pg_sys::FormData_pg_attribute,
     memory: &mut TableMemory,
 ) -> Writing {
+    if let Some(element) = of.texts {
+        return Writing::Texts(element);
+    }
     match of.encoding {
         Encoding::Fixed(width) => {
             if i16::from(width) != attribute.attlen {

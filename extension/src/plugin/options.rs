@@ -7,8 +7,10 @@ use pgrx::pg_sys;
 use rsrepl_wire::limits::FORMAT_VERSION;
 
 use super::report;
+use super::text::{self, InvalidText};
 
-const KNOWN: &str = "The options are format_version, publications, messages, origin, streaming, combine and rewrites.";
+const KNOWN: &str = "The options are format_version, publications, messages, origin, streaming, combine, rewrites, \
+     encoding and invalid_text.";
 
 /// The validated options of a session.
 #[derive(Debug, Default)]
@@ -25,6 +27,9 @@ pub(super) struct Options {
     pub(super) combine: bool,
     /// The rows of rewritten tables are wanted, behind a message that says so.
     pub(super) rewrites: bool,
+    /// What the texts of an SQL_ASCII database are in.
+    pub(super) encoding: Option<i32>,
+    pub(super) invalid_text: InvalidText,
 }
 
 impl Options {
@@ -58,6 +63,8 @@ impl Options {
             c"streaming",
             c"combine",
             c"rewrites",
+            c"encoding",
+            c"invalid_text",
         ];
         if !known.contains(&name) {
             let text = format!("unknown option \"{shown}\" of output plugin rsrepl");
@@ -74,6 +81,18 @@ impl Options {
             b"streaming" => self.streaming = boolean("streaming", value),
             b"combine" => self.combine = boolean("combine", value),
             b"rewrites" => self.rewrites = boolean("rewrites", value),
+            b"encoding" => {
+                let hint = "It is an encoding of PostgreSQL, such as LATIN1.";
+                let encoding = text::encoding(value);
+                self.encoding = Some(encoding.unwrap_or_else(|| invalid("encoding", value, hint)));
+            }
+            b"invalid_text" => {
+                self.invalid_text = match value.to_bytes() {
+                    b"error" => InvalidText::Error,
+                    b"replace" => InvalidText::Replace,
+                    _ => invalid("invalid_text", value, "It is error or replace."),
+                }
+            }
             _ => {
                 self.local_only = match value.to_bytes() {
                     b"any" => false,

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::text::ServerText;
+use super::text;
 
 /// Raises a PostgreSQL ERROR.
 #[track_caller]
@@ -33,7 +33,7 @@ fn report(level: PgLogLevel, code: PgSqlErrorCode, message: String, hint: &str) 
 /// PostgreSQL takes a message for text of the database's encoding and converts it for the client:
 /// UTF-8 in another encoding would make an ERROR of a WARNING, and stop the slot for good.
 fn in_any_encoding(message: String) -> String {
-    if message.is_ascii() || ServerText::new().is_utf8() {
+    if message.is_ascii() || text::database_is_utf8() {
         return message;
     }
     let escaped = |char: char| match char.is_ascii() {

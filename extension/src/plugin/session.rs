@@ -78,7 +78,7 @@ impl Session {
             warned_of_message: false,
             catalog: Catalog {
                 publications: Publications::new(options.publications),
-                text: ServerText::new(),
+                text: ServerText::new(options.encoding, options.invalid_text),
                 memory,
             },
             relations: Relations::default(),

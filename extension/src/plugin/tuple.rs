@@ -9,11 +9,14 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
-use rsrepl_wire::{RowShape, RowWriter};
+use rsrepl_wire::text::ValueError;
+use rsrepl_wire::text::array::Array;
+use rsrepl_wire::{Element, RowShape, RowWriter};
 
 use super::memory;
 use super::report;
-use super::text::ServerText;
+use super::text::{Invalid, ServerText};
+use crate::compat;
 
 /// How the values of a physical attribute are found and written.
 pub(super) struct Attribute {
@@ -65,6 +68,8 @@ pub(super) enum Writing {
     Fixed,
     /// A varlena's payload; `text`: converted to UTF-8 if the database is not.
     Payload { text: bool },
+    /// An array of texts of a database that is not UTF-8.
+    Texts(Element),
     /// A `name`, without its padding.
     Name,
     /// What the send function says; it lives in the table's memory context.
@@ -151,7 +156,7 @@ impl<'a> Tuple<'a> {
                 }
             } else {
                 let value = self.value(&mut at, attribute);
-                self.write_value(value, attribute, row);
+                self.write_value(value, index, attribute, row);
             }
             index += 1;
         }
@@ -200,14 +205,31 @@ impl<'a> Tuple<'a> {
     }
 
     #[inline]
-    fn write_value(&self, value: &'a [u8], attribute: &Attribute, row: &mut RowWriter<'_>) {
+    fn write_value(
+        &self,
+        value: &'a [u8],
+        index: usize,
+        attribute: &Attribute,
+        row: &mut RowWriter<'_>,
+    ) {
         match attribute.writing {
             Writing::Skip => {}
             Writing::Fixed => row.fixed(value),
-            Writing::Payload { text } => self.write_payload(value, text, row),
+            Writing::Payload { text: false } => match self.payload(value) {
+                Some(payload) => put(row, payload),
+                None => row.unchanged(),
+            },
+            Writing::Payload { text: true } => match self.payload(value) {
+                Some(payload) => self.put_text(row, index, payload),
+                None => row.unchanged(),
+            },
+            Writing::Texts(element) => match self.payload(value) {
+                Some(payload) => self.put_texts(row, index, payload, element),
+                None => row.unchanged(),
+            },
             Writing::Name => {
                 let len = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-                put(row, self.text.utf8(value.get(..len).unwrap_or_default()));
+                self.put_text(row, index, value.get(..len).unwrap_or_default());
             }
             Writing::Send(_) | Writing::Text(_)
                 if attribute.len == -1 && matches!(unpack(value), Varlena::Unchanged) =>
@@ -225,23 +247,72 @@ impl<'a> Tuple<'a> {
                 let text = unsafe {
                     CStr::from_ptr(pg_sys::OutputFunctionCall(function, datum(value, attribute)))
                 };
-                put(row, self.text.utf8(text.to_bytes()));
+                self.put_text(row, index, text.to_bytes());
             }
         }
     }
 
+    /// The payload of a varlena; `None`: it stays in the TOAST table.
     #[inline]
-    fn write_payload(&self, value: &'a [u8], text: bool, row: &mut RowWriter<'_>) {
-        let payload = match unpack(value) {
-            Varlena::Payload(payload) => payload,
-            Varlena::Unchanged => return row.unchanged(),
+    fn payload(&self, value: &'a [u8]) -> Option<&'a [u8]> {
+        match unpack(value) {
+            Varlena::Payload(payload) => Some(payload),
+            Varlena::Unchanged => None,
             // SAFETY: a varlena in memory; the result is in the current memory context
             Varlena::Packed => unsafe {
                 let value = value.as_ptr().cast_mut().cast();
-                detoasted(pg_sys::pg_detoast_datum(value))
+                Some(detoasted(pg_sys::pg_detoast_datum(value)))
             },
+        }
+    }
+
+    #[inline]
+    fn put_text(&self, row: &mut RowWriter<'_>, index: usize, text: &[u8]) {
+        match self.text.utf8(text) {
+            Ok(text) => put(row, &text),
+            Err(invalid) => self.refuse_text(index, &invalid),
+        }
+    }
+
+    /// An array of texts in the form of its send function, which would convert by itself.
+    fn put_texts(&self, row: &mut RowWriter<'_>, index: usize, array: &[u8], element: Element) {
+        let array = Array::from_disk(array, element).unwrap_or_else(|error| unreadable(&error));
+        let mut sent = Vec::new();
+        // of dimensions, lengths and lower bounds none is over i32::MAX
+        sent.extend_from_slice(&(array.dimensions().len() as i32).to_be_bytes());
+        sent.extend_from_slice(&i32::from(array.has_nulls()).to_be_bytes());
+        sent.extend_from_slice(&array.element_oid().to_be_bytes());
+        for dimension in array.dimensions() {
+            sent.extend_from_slice(&dimension.len.to_be_bytes());
+            sent.extend_from_slice(&dimension.lower_bound.to_be_bytes());
+        }
+        for element in array.elements() {
+            let Some(text) = element.unwrap_or_else(|error| unreadable(&error)) else {
+                sent.extend_from_slice(&(-1i32).to_be_bytes());
+                continue;
+            };
+            let text = self.text.utf8(text).unwrap_or_else(|why| self.refuse_text(index, &why));
+            memory::make_room(sent.len() + text.len(), |_| sent.try_reserve(text.len()));
+            sent.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            sent.extend_from_slice(&text);
+        }
+        put(row, &sent);
+    }
+
+    #[cold]
+    fn refuse_text(&self, index: usize, why: &Invalid) -> ! {
+        // SAFETY: the descriptor has the attribute
+        let attribute = unsafe { compat::attributes(self.desc).get(index) };
+        let (table, column) = match attribute {
+            Some(attribute) => (qualified_name(attribute.attrelid), &attribute.attname),
+            None => report::internal(format!("there is no attribute {index}")),
         };
-        put(row, if text { self.text.utf8(payload) } else { payload });
+        // SAFETY: names in catalogs are NUL-terminated
+        let column = unsafe { CStr::from_ptr(column.data.as_ptr()) }.to_string_lossy();
+        let message = format!(
+            "column \"{column}\" of table \"{table}\" has text without a UTF-8 form: {why}"
+        );
+        report::fail(why.code(), message, why.hint())
     }
 
     /// A column that was added with a default after the tuple was written.
@@ -271,9 +342,26 @@ impl<'a> Tuple<'a> {
                 std::slice::from_raw_parts(from, len)
             };
             // the lifetime of `own` ends here, so the row is written here
-            Tuple { bytes: value, ..*self }.write_value(value, attribute, row);
+            Tuple { bytes: value, ..*self }.write_value(value, index, attribute, row);
         }
     }
+}
+
+fn unreadable(error: &ValueError) -> ! {
+    report::internal(format!("an array cannot be read: {error}"))
+}
+
+/// For people: `schema.table`.
+fn qualified_name(table: pg_sys::Oid) -> String {
+    // SAFETY: lookups by oid; the results are copies in the current memory context, or null
+    let names = unsafe {
+        [pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table)), pg_sys::get_rel_name(table)]
+    };
+    let shown = names.iter().filter(|name| !name.is_null()).map(|name| {
+        // SAFETY: not null, and NUL-terminated
+        unsafe { CStr::from_ptr(*name) }.to_string_lossy().into_owned()
+    });
+    shown.collect::<Vec<_>>().join(".")
 }
 
 #[inline]

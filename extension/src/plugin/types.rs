@@ -47,6 +47,15 @@ const TEXT_SEND: &[u32] =
 /// The same for bytes that are no text.
 const BYTES_SEND: &[u32] = &[pg_sys::F_BYTEASEND];
 
+/// Other builtin types that hold text, which their send functions convert by themselves.
+const HOLD_TEXT: &[pg_sys::Oid] = &[
+    pg_sys::NAMEOID,
+    pg_sys::JSONBOID,
+    pg_sys::JSONPATHOID,
+    pg_sys::TSVECTOROID,
+    pg_sys::TSQUERYOID,
+];
+
 /// Builtin types that hold oids of this database: their names travel, not the numbers.
 const NAMES_OF_OIDS: &[pg_sys::Oid] = &[
     pg_sys::REGPROCOID,
@@ -155,6 +164,38 @@ impl Type {
         }
     }
 
+    /// There may be text of the server's encoding in its values.
+    fn may_hold_text(&self) -> bool {
+        match self.kind() {
+            TypeKind::Base => {
+                !self.is_builtin() || HOLD_TEXT.contains(&self.oid) || self.sends_with(TEXT_SEND)
+            }
+            TypeKind::Array => self.element().is_some_and(|element| element.may_hold_text()),
+            TypeKind::Range => {
+                // SAFETY: a lookup by oid
+                let subtype = unsafe { pg_sys::get_range_subtype(self.oid) };
+                Type::read(subtype).base(-1).0.may_hold_text()
+            }
+            TypeKind::Multirange => {
+                // SAFETY: a lookup by oid
+                let range = unsafe { pg_sys::get_multirange_range(self.oid) };
+                Type::read(range).may_hold_text()
+            }
+            TypeKind::Enum | TypeKind::Composite | TypeKind::Pseudo => true,
+        }
+    }
+
+    /// An array of texts: its elements can be converted one by one.
+    fn texts(&self) -> Option<Element> {
+        let element = self.element()?;
+        let texts = self.form.typsend.to_u32() == pg_sys::F_ARRAY_SEND
+            && element.form.typlen == -1
+            && !matches!(element.kind(), TypeKind::Array)
+            && element.sends_with(TEXT_SEND);
+        let align = alignment(element.form.typalign as u8);
+        texts.then_some(Element { encoding: ElementEncoding::Varlena, align })
+    }
+
     /// How the elements of a true array may lie in it as they are on disk.
     fn element_layout(&self, text: ServerText) -> Option<Element> {
         // oidvector and its like have the form of an array, but are written in other ways
@@ -184,6 +225,10 @@ impl Type {
             pg_sys::XMLOID => Encoding::Text,
             _ if varlena && self.sends_with(TEXT_SEND) => Encoding::Varlena,
             _ if varlena && self.sends_with(BYTES_SEND) => Encoding::Varlena,
+            // converted element by element, which gives what its send function would
+            _ if !text.is_utf8() && self.texts().is_some() => Encoding::Send,
+            // here, and not by a send function: what is invalid has to be seen
+            _ if !text.is_utf8() && self.may_hold_text() => Encoding::Text,
             _ if !self.sends_portably(false) => Encoding::Text,
             _ => self.element_layout(text).map_or(Encoding::Send, Encoding::Array),
         }
@@ -220,6 +265,8 @@ pub(super) struct ColumnType {
     pub(super) encoding: Encoding,
     /// The payload is text of the server's encoding.
     pub(super) is_text: bool,
+    /// An array of texts that have to be converted one by one.
+    pub(super) texts: Option<Element>,
     /// The send or output function, where the encoding calls for one.
     pub(super) function: pg_sys::Oid,
 }
@@ -240,6 +287,7 @@ impl ColumnType {
             name: text.name(&declared.form.typname),
             encoding,
             is_text: base.sends_with(TEXT_SEND),
+            texts: if text.is_utf8() { None } else { base.texts() },
             function: match encoding {
                 Encoding::Send => base.form.typsend,
                 Encoding::Text => base.form.typoutput,

@@ -57,6 +57,18 @@ pub struct Source {
     pub create_slot: bool,
     /// Receive large transactions while they run.
     pub streaming: bool,
+    /// What the texts of an SQL_ASCII database are in; PostgreSQL's name of an encoding.
+    pub encoding: Option<String>,
+    pub invalid_text: InvalidText,
+}
+
+/// What the source does with text that has no UTF-8 form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidText {
+    /// Stops there.
+    Error,
+    /// U+FFFD in its place.
+    Replace,
 }
 
 /// One of `[[targets.postgres]]` or `[[targets.clickhouse]]`.
@@ -110,6 +122,8 @@ pub struct Postgres {
     pub consistency: Consistency,
     /// Sessions that write.
     pub workers: usize,
+    /// Set its sequences at a clean shutdown.
+    pub sync_sequences: bool,
 }
 
 /// What a PostgreSQL target shows.

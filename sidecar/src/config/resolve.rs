@@ -103,12 +103,16 @@ fn source(table: &mut Table<'_>) -> Option<Source> {
     let publication = table.optional::<Names>("publication");
     let create_slot = table.or("create_slot", "true");
     let streaming = table.or("streaming", "true");
+    let encoding = table.optional::<String>("encoding");
+    let invalid_text = table.or("invalid_text", "error");
     Some(Source {
         connection: connection?,
         slot_name: slot_name?,
         publications: publication?.map(|names| names.0).unwrap_or_default(),
         create_slot: create_slot?,
         streaming: streaming?,
+        encoding: encoding?.filter(|name| !name.is_empty()),
+        invalid_text: invalid_text?,
     })
 }
 
@@ -235,8 +239,13 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     // the default is that of "transaction", which the catalog of keys shows
     let default = if parallel { "4" } else { "2" };
     let workers = table.within("workers", default, (1, WRITERS_MAX));
-    let (connection, consistency, workers) = (connection?, consistency?, workers?);
-    Some(TargetOptions::Postgres(Postgres { connection, consistency, workers }))
+    let sync_sequences = table.or("sync_sequences", "true");
+    Some(TargetOptions::Postgres(Postgres {
+        connection: connection?,
+        consistency: consistency?,
+        workers: workers?,
+        sync_sequences: sync_sequences?,
+    }))
 }
 
 fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {

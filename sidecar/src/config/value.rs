@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Compression, Consistency, LogFormat, Mode};
+use super::{Compression, Consistency, InvalidText, LogFormat, Mode};
 use crate::redact::Secret;
 use crate::target::clickhouse::Unrepresentable;
 
@@ -153,6 +153,8 @@ macro_rules! words {
 
 words!(Consistency, "\"transaction\" or \"parallel\"",
     "transaction" => Consistency::Transaction, "parallel" => Consistency::Parallel);
+words!(InvalidText, "\"error\" or \"replace\"",
+    "error" => InvalidText::Error, "replace" => InvalidText::Replace);
 words!(Mode, "\"mirror\" or \"history\"", "mirror" => Mode::Mirror, "history" => Mode::History);
 words!(
     Compression,

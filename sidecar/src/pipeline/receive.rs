@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::LinkState;
 use super::patience::Patience;
-use crate::config::{Config, Retry};
+use crate::config::{Config, InvalidText, Retry, Source};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
@@ -269,7 +269,7 @@ impl Receiver {
             return Err(Error::new(Kind::Identity, message)
                 .hint("let only one sidecar use the slot; load the targets anew and restart"));
         }
-        let options = plugin_options(&source.publications, streaming);
+        let options = plugin_options(source, streaming);
         let stream = client.start(&source.slot_name, from, &options).await?;
         self.spool.starts_behind(confirmed);
         info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
@@ -363,7 +363,7 @@ impl Receiver {
 }
 
 /// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
-fn plugin_options(publications: &[String], streaming: bool) -> Vec<(String, String)> {
+fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
     let mut options = vec![
         ("format_version".to_owned(), FORMAT_VERSION.to_string()),
         ("combine".to_owned(), "on".to_owned()),
@@ -371,8 +371,14 @@ fn plugin_options(publications: &[String], streaming: bool) -> Vec<(String, Stri
     if streaming {
         options.push(("streaming".to_owned(), "on".to_owned()));
     }
-    if !publications.is_empty() {
-        let quoted = publications.iter().map(|name| identifier(name));
+    if let Some(encoding) = &source.encoding {
+        options.push(("encoding".to_owned(), encoding.clone()));
+    }
+    if source.invalid_text == InvalidText::Replace {
+        options.push(("invalid_text".to_owned(), "replace".to_owned()));
+    }
+    if !source.publications.is_empty() {
+        let quoted = source.publications.iter().map(|name| identifier(name));
         options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));
     }
     options

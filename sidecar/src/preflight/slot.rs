@@ -97,6 +97,7 @@ pub(super) fn check_missing(config: &Source) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::InvalidText;
     use crate::preflight::Severity;
 
     #[test]
@@ -107,6 +108,8 @@ mod tests {
             publications: Vec::new(),
             create_slot: true,
             streaming: true,
+            encoding: None,
+            invalid_text: InvalidText::Error,
         };
         let slot = || Slot {
             plugin: Some(PLUGIN.into()),

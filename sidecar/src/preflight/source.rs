@@ -4,7 +4,7 @@ use rsrepl_wire::Relation;
 use tokio_postgres::Client;
 
 use super::slot::{self, Slot};
-use super::{Finding, publications, tables};
+use super::{Finding, encoding, publications, tables};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::quote::{identifier, literal};
@@ -58,6 +58,7 @@ async fn look(
     let extension = Extension::read(client).await?;
     findings.extend(extension.check(&server.role));
     findings.extend(check_plugin_list(client, &server, &extension).await?);
+    findings.extend(encoding::check(client, config).await?);
     match &slot {
         Some(slot) => findings.extend(slot.check(config, config.connection.database())),
         None => findings.extend(slot::check_missing(config)),

@@ -165,7 +165,11 @@ struct Type {
 }
 
 /// All types that the columns have, and those below them.
-struct Types(HashMap<u32, Type>);
+struct Types {
+    all: HashMap<u32, Type>,
+    /// The database is UTF-8.
+    utf8: bool,
+}
 
 impl Types {
     async fn read(client: &Client, tables: &[u32]) -> Result<Self> {
@@ -208,14 +212,16 @@ impl Types {
             };
             (row.get(0), found)
         };
-        Ok(Types(rows.iter().map(read).collect()))
+        let sql = "SELECT getdatabaseencoding() = 'UTF8'";
+        let utf8 = client.query_one(sql, &[]).await.map_err(failed)?.get(0);
+        Ok(Types { all: rows.iter().map(read).collect(), utf8 })
     }
 
     /// The type under all domains, and the last modifier on the way down.
     fn base(&self, oid: u32, typmod: i32) -> (u32, i32) {
         let (mut oid, mut typmod) = (oid, typmod);
         for _ in 0..DOMAIN_DEPTH_MAX {
-            let Some((below, modifier)) = self.0.get(&oid).and_then(|found| found.base) else {
+            let Some((below, modifier)) = self.all.get(&oid).and_then(|found| found.base) else {
                 break;
             };
             oid = below;
@@ -227,15 +233,20 @@ impl Types {
     /// Completes a column as the plugin would.
     fn column(&self, column: Column, oid: u32, typmod: i32) -> Column {
         let (base_oid, typmod) = self.base(oid, typmod);
-        let (Some(declared), Some(base)) = (self.0.get(&oid), self.0.get(&base_oid)) else {
+        let (Some(declared), Some(base)) = (self.all.get(&oid), self.all.get(&base_oid)) else {
             return Column { type_oid: oid, base_oid, typmod, ..column };
         };
         let element = (base.element != 0).then(|| self.base(base.element, -1).0);
-        let found = element.and_then(|oid| self.0.get(&oid).map(|found| (oid, found)));
+        let found = element.and_then(|oid| self.all.get(&oid).map(|found| (oid, found)));
         let element_kind = found.map(|(_, found)| found.kind);
         let encoding = match found {
             Some((oid, element)) => array_encoding(base, oid, element),
             None => encoding(base_oid, base),
+        };
+        let (oid_within, within) = found.unwrap_or((base_oid, base));
+        let encoding = match self.utf8 {
+            true => encoding,
+            false => converted(encoding, oid_within, within),
         };
         Column {
             type_oid: oid,
@@ -275,6 +286,25 @@ fn encoding(oid: u32, base: &Type) -> Encoding {
         _ if send.is_empty() || send.starts_with("reg") => Encoding::Text,
         (_, TypeKind::Composite | TypeKind::Pseudo) => Encoding::Text,
         _ => Encoding::Send,
+    }
+}
+
+/// The same in a database that is not UTF-8: arrays of texts as they are sent, what else may hold text as text.
+/// `oid`: of the elements, or of the type itself.
+fn converted(encoding: Encoding, oid: u32, of: &Type) -> Encoding {
+    /// name, jsonb, jsonpath, tsvector, tsquery.
+    const HOLD_TEXT: [u32; 5] = [19, 3802, 4072, 3614, 3615];
+    const FIRST_NORMAL: u32 = 16_384;
+    match encoding {
+        Encoding::Array(Element { encoding: ElementEncoding::Varlena, .. })
+            if of.send.as_deref() != Some("byteasend") =>
+        {
+            Encoding::Send
+        }
+        Encoding::Varlena => encoding,
+        _ if HOLD_TEXT.contains(&oid) || of.kind == TypeKind::Enum => Encoding::Text,
+        _ if oid >= FIRST_NORMAL && of.kind == TypeKind::Base => Encoding::Text,
+        _ => encoding,
     }
 }
 
