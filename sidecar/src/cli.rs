@@ -1,10 +1,11 @@
-//! The command line, and its three commands.
+//! The command line, and its commands.
 //!
 //! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
 //! configuration cannot be used.
 
 mod run;
 mod status;
+mod sync_sequences;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bring the sequences of PostgreSQL targets to where the source's are, before a standby takes over
+    SyncSequences {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Of this target alone
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +70,8 @@ impl Cli {
     pub fn execute(self) -> ExitCode {
         let (Command::Run(ConfigFile { file })
         | Command::Check(ConfigFile { file })
-        | Command::Status { config: ConfigFile { file }, .. }) = &self.command;
+        | Command::Status { config: ConfigFile { file }, .. }
+        | Command::SyncSequences { config: ConfigFile { file }, .. }) = &self.command;
         let config = match Config::load(file, &config::environment()) {
             Ok(config) => config,
             Err(problems) => return refuse(file, &problems),
@@ -82,6 +92,9 @@ impl Cli {
             Command::Run(_) => runtime.block_on(run::run(config)),
             Command::Check(_) => runtime.block_on(check(&config)),
             Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
+            Command::SyncSequences { target, .. } => {
+                runtime.block_on(sync_sequences::sync_sequences(&config, target.as_deref()))
+            }
         };
         // a lookup of a name that hangs must not hold up the end
         runtime.shutdown_background();

@@ -23,6 +23,7 @@
 //! | [`redact`] | keeps passwords out of everything that is shown |
 //! | [`report`] | tells the source, once a second, how things are |
 //! | [`retry`] | exponential backoff with jitter |
+//! | [`sequences`] | brings the sequences of PostgreSQL targets to where the source's are |
 //! | [`spool`] | what was received and not yet applied everywhere |
 //! | [`source`] | the replication connection with the source |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
@@ -45,6 +46,7 @@ pub mod quote;
 pub mod redact;
 pub mod report;
 pub mod retry;
+pub mod sequences;
 pub mod source;
 pub mod spool;
 pub mod status;

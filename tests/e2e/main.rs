@@ -7,6 +7,8 @@
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
+//! | `encodings` | sources in LATIN1 and SQL_ASCII |
+//! | `sequences` | a standby's sequences, so that it can take over |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
@@ -17,9 +19,11 @@
 mod backlog;
 mod ddl;
 mod differential;
+mod encodings;
 mod faults;
 mod harness;
 mod roles;
+mod sequences;
 mod shutdown;
 mod slot;
 mod streaming;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::FAILURE;
+use super::{FAILURE, sync_sequences};
 use crate::config::{Config, Target};
 use crate::error::Result;
 use crate::logging;
@@ -109,7 +109,10 @@ async fn replicate(
         result
     };
     match tokio::join!(pipeline, look_at_targets).0 {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            sync_sequences::at_shutdown(config).await;
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             error!("replication has ended: {error}");
             ExitCode::from(FAILURE)
