@@ -76,6 +76,12 @@ impl Source {
         self.client.query_one(&format!("SELECT ({sql})::text"), &[]).unwrap().get(0)
     }
 
+    /// The server's major version.
+    pub(super) fn major(&mut self) -> u32 {
+        let number = self.value("current_setting('server_version_num')");
+        number.parse::<u32>().unwrap() / 10_000
+    }
+
     /// Whether the server was built with a type: it may lack libxml, or contrib.
     pub(super) fn has_type(&mut self, name: &str) -> bool {
         let value = if name.starts_with("xml") { "'<a/>'::xml" } else { "'{}'::regtype" };

@@ -95,9 +95,14 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_missing_publication_is_an_error() {
+    fn a_missing_publication_is_an_error_before_18() {
         let mut source = Source::new("publications_missing");
         source.run("CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
+        if source.major() >= 18 {
+            // pgoutput of that version warns, and sends nothing
+            assert_eq!(source.changes(&[("publications", "nowhere")]), [""; 0]);
+            return;
+        }
         let refusal = source.refusal(&[("publications", "nowhere")]);
         assert_eq!(refusal.message, "publication \"nowhere\" does not exist");
         assert!(refusal.hint.contains("before the slot"), "{}", refusal.hint);

@@ -339,7 +339,8 @@ mod tests {
         source.take(&options).iter().for_each(|frame| receiver.take(frame));
         assert!(receiver.open.is_empty());
         assert_eq!(receiver.commits, 1);
-        assert!(receiver.aborts >= 1, "nothing was taken back");
+        // from 18 on nothing is sent of a transaction that is known to have aborted
+        assert!(receiver.aborts >= 1 || source.major() >= 18, "nothing was taken back");
         assert_eq!(receiver.lines.len(), 2 + 5 + 2 + 5000 + 2 + 10);
         let left = "SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'rsrepl%'";
         assert_eq!(source.value(left), "0", "memory is left");
