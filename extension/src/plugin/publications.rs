@@ -210,7 +210,8 @@ impl Opened {
     pub(super) unsafe fn find(oid: pg_sys::Oid) -> Option<Self> {
         // SAFETY: as promised by the caller
         let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
-        (!relation.is_null()).then_some(Opened(relation))
+        // not `then_some`: one that is null must never be dropped
+        (!relation.is_null()).then(|| Opened(relation))
     }
 }
 
