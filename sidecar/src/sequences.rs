@@ -79,10 +79,10 @@ fn shown(names: &[String]) -> String {
 }
 
 /// The configuration's PostgreSQL targets that `wanted` picks, by name.
-pub fn targets<'a>(
-    config: &'a Config,
+pub fn targets(
+    config: &Config,
     wanted: impl Fn(&str, &Postgres) -> bool,
-) -> Vec<(&'a str, &'a PgConnect)> {
+) -> Vec<(&str, &PgConnect)> {
     let postgres = config.targets.iter().filter_map(|target| match &target.options {
         TargetOptions::Postgres(options) => {
             wanted(&target.name, options).then_some((target.name.as_str(), &options.connection))
