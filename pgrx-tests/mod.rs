@@ -22,6 +22,8 @@ mod progress;
 mod publications;
 mod receiver;
 mod rewrites;
+#[path = "../tests/src/scenario.rs"]
+mod scenario;
 mod schema_changes;
 mod statements;
 mod streaming;

@@ -9,38 +9,11 @@ mod tests {
 
     use crate::decoding_tests::harness::{Reader, Source};
     use crate::decoding_tests::receiver::Receiver;
-
-    const SCENARIOS: &str = include_str!("../tests/data/publications.sql");
+    use crate::decoding_tests::scenario::{self, PUBLICATIONS};
 
     /// Makes every transaction one that is sent in parts, and what it does a part of it.
     const PADDING: &str =
         "INSERT INTO public.padding SELECT repeat('x', 1000) FROM generate_series(1, 100);";
-
-    struct Scenario {
-        name: &'static str,
-        setup: String,
-        work: Vec<&'static str>,
-    }
-
-    fn scenarios() -> Vec<Scenario> {
-        let scenarios = SCENARIOS.split("\n== ").skip(1);
-        scenarios
-            .map(|text| {
-                let (name, text) = text.split_once('\n').unwrap();
-                let mut setup = String::new();
-                let mut work = Vec::new();
-                for section in text.split("@ ").skip(1) {
-                    let (kind, body) = section.split_once('\n').unwrap();
-                    match kind {
-                        "both" | "source" => setup.push_str(body),
-                        "work" => work.extend(body.trim().split("\n\n")),
-                        _ => assert_eq!(kind, "target"),
-                    }
-                }
-                Scenario { name, setup, work }
-            })
-            .collect()
-    }
 
     /// Everything that was done, as both plugins tell it.
     struct Told {
@@ -49,11 +22,12 @@ mod tests {
     }
 
     fn tell(source: &mut Source, padding: &str, streaming: bool) -> Told {
-        let scenarios = scenarios();
+        let scenarios = scenario::parse(PUBLICATIONS);
         source.run("CREATE TABLE public.padding (x text)");
         for scenario in &scenarios {
             source.run(&format!("CREATE SCHEMA {0}; SET search_path = {0}", scenario.name));
-            source.run(&scenario.setup);
+            source.run(&scenario.both);
+            source.run(&scenario.source);
         }
         let names =
             source.value("SELECT string_agg(quote_ident(pubname), ',') FROM pg_publication");
@@ -119,10 +93,10 @@ mod tests {
         let told = tell(&mut source, "", false);
         compare(&told);
         let named = |name: &str| told.rsrepl.iter().any(|line| line.contains(&format!(" {name}.")));
-        let unseen: Vec<_> =
-            scenarios().iter().map(|s| s.name).filter(|name| !named(name)).collect();
+        let names: Vec<_> = scenario::parse(PUBLICATIONS).into_iter().map(|s| s.name).collect();
+        let unseen: Vec<_> = names.iter().filter(|name| !named(name)).collect();
         assert_eq!(unseen, ["publish_nothing"]);
-        assert!(scenarios().len() > 40);
+        assert!(names.len() > 40);
     }
 
     #[pg_test]

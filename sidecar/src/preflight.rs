@@ -5,13 +5,15 @@
 //! | `source` | server, role, extension, plugin |
 //! | `encoding` | whether the source's texts have a UTF-8 form |
 //! | `slot` | whose the slot is, and whether it is free |
-//! | `publications` | what is published, and what of it is not supported |
+//! | `publications` | the publications, and what of them will not work |
+//! | `published` | what they publish, and as what: the plugin's decision, from the catalogs |
 //! | `tables` | the tables that will come, as the stream will describe them |
 //!
 //! Targets check themselves, against those tables; see [`target`](crate::target).
 
 mod encoding;
 mod publications;
+mod published;
 mod slot;
 mod source;
 mod tables;
@@ -215,8 +217,8 @@ async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &M
         match &target.options {
             TargetOptions::Postgres(options) => {
                 let (name, connection) = (target.name.clone(), options.connection.clone());
-                let (workers, batches) = (options.workers, 1);
-                let options = PostgresOptions { name, connection, workers, batches };
+                let (workers, batches, missing_rows) = (options.workers, 1, options.missing_rows);
+                let options = PostgresOptions { name, connection, workers, batches, missing_rows };
                 postgres::check(&options, slot, tables).await
             }
             TargetOptions::ClickHouse(options) => {

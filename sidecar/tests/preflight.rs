@@ -51,8 +51,11 @@ CREATE TABLE "Listed" (id int PRIMARY KEY, v text);
 CREATE TABLE keyless (v text);
 CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
 CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);
-CREATE PUBLICATION "some" FOR TABLE filtered WHERE (id > 5), "Listed" (id), keyless;
-CREATE PUBLICATION "Root" FOR TABLE parted WITH (publish_via_partition_root);
+CREATE TABLE lists (id int PRIMARY KEY, v text, w text);
+CREATE TABLE late (id int PRIMARY KEY);
+CREATE PUBLICATION "some" FOR TABLE filtered WHERE (id > 5 AND v > ''), "Listed" (v), keyless, lists (id, v);
+CREATE PUBLICATION "Root" FOR TABLE parted, lists (id, w) WITH (publish_via_partition_root);
+CREATE PUBLICATION late FOR TABLE late WHERE (id > 0) WITH (publish = 'update');
 CREATE ROLE plain LOGIN PASSWORD 'pl4in-never-shown';
 "#;
 
@@ -65,7 +68,7 @@ fn a_source_where_all_is_wrong() {
     server.execute("postgres", "SELECT pg_create_physical_replication_slot('taken')");
     let source = server.conninfo("postgres").replace("user=postgres", "user=plain");
     let source = source.replace(SECRET, "pl4in-never-shown");
-    let options = "publication = [\"some\", \"Root\", \"absent\"]";
+    let options = "publication = [\"some\", \"Root\", \"late\", \"absent\"]";
     let report = check(&configuration(&source, options, &server.conninfo("template1")));
     assert!(!report.is_good() && !report.to_string().contains("pl4in"), "{report}");
     let part = &report.source;
@@ -76,9 +79,22 @@ fn a_source_where_all_is_wrong() {
     assert_found(part, Severity::Transient, "no walsender is free", "max_wal_senders = 10");
     assert_found(part, error, "extension rsrepl is", "CREATE EXTENSION rsrepl");
     assert_found(part, error, "no publication absent", "CREATE PUBLICATION \"absent\"");
-    assert_found(part, error, "a row filter for filtered", "ALTER PUBLICATION \"some\" DROP TABLE");
-    assert_found(part, error, "a column list for \"Listed\"", "ADD TABLE \"Listed\"");
-    assert_found(part, error, "publishes parted via", "ALTER PUBLICATION \"Root\" SET");
+    let lists = "some and Root have different column lists for lists";
+    assert_found(part, error, lists, "ALTER PUBLICATION \"Root\" SET TABLE");
+    let warning = Severity::Warning;
+    assert_found(
+        part,
+        warning,
+        "the row filter of filtered in publication some",
+        "REPLICA IDENTITY",
+    );
+    assert_found(part, warning, "the column list of \"Listed\" in publication some", "change");
+    assert_found(
+        part,
+        warning,
+        "DELETEs of late are published, and INSERTs are not",
+        "missing_rows",
+    );
     assert_found(part, Severity::Warning, "public.keyless has no usable", "REPLICA IDENTITY FULL");
 }
 
@@ -170,6 +186,33 @@ fn tables_are_described_as_the_stream_will() {
     assert!(g.generated && !g.key);
     assert_eq!(tables[1].columns[2].element_kind, TypeKind::Enum);
     assert_eq!(tables[1].columns[4].element_oid, 1043);
+}
+
+#[test]
+fn published_tables_are_described_as_the_stream_will() {
+    let scratch = Scratch::new("preflight-published");
+    let server = Postgres::start(&scratch, "source", "");
+    server.execute(
+        "postgres",
+        "CREATE TABLE t (id int PRIMARY KEY, gone int, v text, w text); ALTER TABLE t DROP gone;
+         CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+         CREATE TABLE p1 (v text, id int NOT NULL); ALTER TABLE p ATTACH PARTITION p1 DEFAULT;
+         CREATE SCHEMA s; CREATE TABLE s.q (id int) PARTITION BY RANGE (id);
+         CREATE TABLE q1 PARTITION OF s.q DEFAULT; CREATE TABLE s.r (id int);
+         CREATE TABLE unpublished (id int);
+         CREATE PUBLICATION some FOR TABLE t (id, w) WHERE (id > 0), p WITH (publish_via_partition_root);
+         CREATE PUBLICATION schemas FOR TABLES IN SCHEMA s",
+    );
+    let options = "publication = \"some, schemas\"";
+    let source = server.conninfo("postgres");
+    let config = parse(&configuration(&source, options, &server.conninfo("template1")));
+    let (_, tables) = block_on(preflight::check_source(&config, &config.mask()));
+    let describe = |table: &Relation| {
+        let columns: Vec<_> = table.columns.iter().map(|c| c.name.as_str()).collect();
+        format!("{}.{} {}", table.schema, table.name, columns.join(" "))
+    };
+    let tables: Vec<String> = tables.iter().map(describe).collect();
+    assert_eq!(tables, ["public.p id v", "public.q1 id", "public.t id w", "s.r id"]);
 }
 
 fn rsrepl(arguments: &[&str], file: &Path) -> Output {

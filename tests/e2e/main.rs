@@ -9,6 +9,7 @@
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
 //! | `sequences` | a standby's sequences, so that it can take over |
+//! | `publications` | the same rows as a native subscription |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
@@ -22,6 +23,7 @@ mod differential;
 mod encodings;
 mod faults;
 mod harness;
+mod publications;
 mod roles;
 mod sequences;
 mod shutdown;

@@ -8,6 +8,7 @@
 //! | [`postgres`] | a PostgreSQL cluster of our own |
 //! | [`clickhouse`] | a ClickHouse server of our own |
 //! | [`config`] | the sidecar's configuration file |
+//! | [`scenario`] | scenarios of publications that several tests go through |
 //! | [`sidecar`] | the `rsrepl` process, its health and metrics |
 //! | [`proxy`] | a TCP proxy that can cut and stall |
 //! | [`rig`] | all of them put together, and "everything has arrived" |
@@ -29,6 +30,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rig;
+pub mod scenario;
 pub mod scratch;
 pub mod sidecar;
 pub mod variant;

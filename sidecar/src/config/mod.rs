@@ -124,6 +124,16 @@ pub struct Postgres {
     pub workers: usize,
     /// Set its sequences at a clean shutdown.
     pub sync_sequences: bool,
+    pub missing_rows: MissingRows,
+}
+
+/// What becomes of an UPDATE or DELETE of a row that the target does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingRows {
+    /// It stops the target: the two differ.
+    Error,
+    /// It changes nothing, as with a native subscription.
+    Skip,
 }
 
 /// What a PostgreSQL target shows.

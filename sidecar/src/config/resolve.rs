@@ -240,11 +240,13 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let default = if parallel { "4" } else { "2" };
     let workers = table.within("workers", default, (1, WRITERS_MAX));
     let sync_sequences = table.or("sync_sequences", "true");
+    let missing_rows = table.or("missing_rows", "error");
     Some(TargetOptions::Postgres(Postgres {
         connection: connection?,
         consistency: consistency?,
         workers: workers?,
         sync_sequences: sync_sequences?,
+        missing_rows: missing_rows?,
     }))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Compression, Consistency, InvalidText, LogFormat, Mode};
+use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode};
 use crate::redact::Secret;
 use crate::target::clickhouse::Unrepresentable;
 
@@ -155,6 +155,8 @@ words!(Consistency, "\"transaction\" or \"parallel\"",
     "transaction" => Consistency::Transaction, "parallel" => Consistency::Parallel);
 words!(InvalidText, "\"error\" or \"replace\"",
     "error" => InvalidText::Error, "replace" => InvalidText::Replace);
+words!(MissingRows, "\"error\" or \"skip\"",
+    "error" => MissingRows::Error, "skip" => MissingRows::Skip);
 words!(Mode, "\"mirror\" or \"history\"", "mirror" => Mode::Mirror, "history" => Mode::History);
 words!(
     Compression,

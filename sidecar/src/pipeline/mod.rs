@@ -177,6 +177,7 @@ fn spawn_target(
                 connection: options.connection.clone(),
                 workers: options.workers,
                 batches,
+                missing_rows: options.missing_rows,
             });
             drives.spawn(driver(index, config, Duration::ZERO, target, reader, shared).run());
         }

@@ -1,19 +1,19 @@
-//! What is published: the tables whose changes the slot will send, and what of it is not supported.
+//! The publications that are configured: whether they are there, what they publish, and what of that will
+//! not work.
+
+use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
 use super::Finding;
+use super::published::{Catalog, Named, Publication, Published, Table};
 use super::source::failed;
 use crate::config::Source;
 use crate::error::Result;
 use crate::quote::{identifier, literal};
 
-/// A table whose changes will come.
-pub(super) struct Published {
-    pub(super) oid: u32,
-    /// UPDATEs or DELETEs of it are sent, so that its rows must be identified.
-    pub(super) identified: bool,
-}
+/// How many tables a finding names.
+const NAMED_MAX: usize = 3;
 
 /// The tables of the configured publications, or all when none is configured.
 pub(super) async fn check(
@@ -26,29 +26,24 @@ pub(super) async fn check(
     if names.is_empty() {
         return all_tables(client).await;
     }
-    let sql =
-        "SELECT pubname::text FROM pg_catalog.pg_publication WHERE pubname = ANY ($1::text[])";
-    let rows = client.query(sql, &[names]).await.map_err(failed)?;
-    let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    for name in names.iter().filter(|name| !known.contains(name)) {
-        findings.push(missing(name, &config.slot_name));
-    }
-    // row filters and column lists came with 15
-    if version >= 150_000 {
-        findings.extend(filtered(client, &known).await?);
-    }
-    findings.extend(through_root(client, &known).await?);
-    let tables = tables_of(client, &known).await?;
-    if tables.is_empty() && known.len() == names.len() {
+    let catalog = read_catalog(client, names).await?;
+    let missing = |name: &&String| !catalog.publications.iter().any(|known| known.name == **name);
+    findings.extend(names.iter().filter(missing).map(|name| absent(name, &config.slot_name)));
+    let published = catalog.published(&read_tables(client).await?);
+    if published.is_empty() && catalog.publications.len() == names.len() {
         findings.push(Finding::warning(
             "the publications have no tables: nothing will be replicated",
             "ALTER PUBLICATION … ADD TABLE …",
         ));
     }
-    Ok(tables)
+    let facts = Facts::read(client, &published).await?;
+    findings.extend(published.iter().filter_map(|table| facts.conflict(table, version)));
+    findings.extend(published.iter().flat_map(|table| facts.refused_on_source(table)));
+    findings.extend(never_inserted(&published, &facts));
+    Ok(published)
 }
 
-fn missing(name: &str, slot: &str) -> Finding {
+fn absent(name: &str, slot: &str) -> Finding {
     Finding::error(
         format!("there is no publication {name}"),
         format!(
@@ -60,81 +55,185 @@ fn missing(name: &str, slot: &str) -> Finding {
     )
 }
 
-/// The plugin refuses to send what would have to be filtered.
-async fn filtered(client: &Client, names: &[String]) -> Result<Vec<Finding>> {
-    let sql = "SELECT p.pubname::text, r.prrelid::regclass::text, r.prqual IS NOT NULL
-               FROM pg_catalog.pg_publication AS p
-               JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = p.oid
-               WHERE p.pubname = ANY ($1::text[])
-                 AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)
-               ORDER BY 1, 2";
-    let rows = client.query(sql, &[&names]).await.map_err(failed)?;
-    let finding = |row: &tokio_postgres::Row| {
-        let (name, table): (String, String) = (row.get(0), row.get(1));
-        let what = if row.get(2) { "a row filter" } else { "a column list" };
-        Finding::error(
-            format!("publication {name} has {what} for {table}, which is not supported yet"),
+/// Rows that were never sent cannot be updated.
+fn never_inserted(published: &[Published], facts: &Facts) -> Option<Finding> {
+    let without: Vec<&str> = published
+        .iter()
+        .filter(|table| table.identified && !table.inserted)
+        .map(|table| facts.name(table.oid))
+        .collect();
+    let more = if without.len() > NAMED_MAX { " and others" } else { "" };
+    (!without.is_empty()).then(|| {
+        let named = without.get(..NAMED_MAX).unwrap_or(&without).join(", ");
+        Finding::warning(
             format!(
-                "ALTER PUBLICATION {0} DROP TABLE {table}; ALTER PUBLICATION {0} ADD TABLE {table}",
-                identifier(&name)
+                "UPDATEs or DELETEs of {named}{more} are published, and INSERTs are not: a PostgreSQL target \
+                 stops at a row that it does not have"
             ),
+            "missing_rows = \"skip\" for the target, or ALTER PUBLICATION … SET (publish = …) with insert",
         )
-    };
-    Ok(rows.iter().map(finding).collect())
+    })
 }
 
-/// Changes of partitions come under their own names only.
-async fn through_root(client: &Client, names: &[String]) -> Result<Vec<Finding>> {
-    let sql = "SELECT p.pubname::text, min(t.relid::regclass::text)
-               FROM pg_catalog.pg_publication AS p,
-                 LATERAL pg_catalog.pg_get_publication_tables(p.pubname::text) AS t,
-                 pg_catalog.pg_class AS c
-               WHERE p.pubname = ANY ($1::text[]) AND p.pubviaroot
-                 AND c.oid = t.relid AND c.relkind = 'p'
-               GROUP BY 1 ORDER BY 1";
-    let rows = client.query(sql, &[&names]).await.map_err(failed)?;
-    let finding = |row: &tokio_postgres::Row| {
-        let (name, table): (String, String) = (row.get(0), row.get(1));
-        Finding::error(
-            format!(
-                "publication {name} publishes {table} via its partition root, which is not supported yet"
-            ),
-            format!(
-                "ALTER PUBLICATION {} SET (publish_via_partition_root = false)",
-                identifier(&name)
-            ),
-        )
-    };
-    Ok(rows.iter().map(finding).collect())
+/// What has to be known of the published tables.
+struct Facts(HashMap<u32, Fact>);
+
+#[derive(Default)]
+struct Fact {
+    name: String,
+    full: bool,
+    /// Numbers of the columns of the replica identity.
+    identity: Vec<i16>,
+    /// Numbers of all columns that are neither dropped nor generated.
+    columns: Vec<i16>,
+    /// How many there are with dropped and generated ones.
+    attributes: i16,
 }
 
-/// Partitioned tables are replaced by their partitions: those have the rows.
-async fn tables_of(client: &Client, names: &[String]) -> Result<Vec<Published>> {
-    let sql = "SELECT leaf.relid::oid, bool_or(p.pubupdate OR p.pubdelete)
-               FROM pg_catalog.pg_publication AS p,
-                 LATERAL pg_catalog.pg_get_publication_tables(p.pubname::text) AS t,
-                 LATERAL (
-                   SELECT t.relid WHERE NOT EXISTS (
-                     SELECT FROM pg_catalog.pg_partition_tree(t.relid))
-                   UNION ALL
-                   SELECT tree.relid FROM pg_catalog.pg_partition_tree(t.relid) AS tree
-                   WHERE tree.isleaf) AS leaf
-               WHERE p.pubname = ANY ($1::text[]) GROUP BY 1 ORDER BY 1";
-    read(client.query(sql, &[&names]).await.map_err(failed)?)
+impl Facts {
+    async fn read(client: &Client, published: &[Published]) -> Result<Self> {
+        let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
+        let sql = "SELECT c.oid, c.oid::regclass::text, c.relreplident = 'f', c.relnatts,
+                     coalesce((SELECT i.indkey::int2[] FROM pg_catalog.pg_index AS i
+                       WHERE i.indrelid = c.oid AND i.indisvalid
+                         AND CASE c.relreplident WHEN 'i' THEN i.indisreplident
+                             WHEN 'd' THEN i.indisprimary ELSE false END), '{}'),
+                     ARRAY(SELECT a.attnum FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                         AND a.attgenerated = '' ORDER BY 1)
+                   FROM pg_catalog.pg_class AS c WHERE c.oid = ANY ($1)";
+        let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
+        let fact = |row: &tokio_postgres::Row| Fact {
+            name: row.get(1),
+            full: row.get(2),
+            identity: row.get(4),
+            columns: row.get(5),
+            attributes: row.get(3),
+        };
+        Ok(Facts(rows.iter().map(|row| (row.get(0), fact(row))).collect()))
+    }
+
+    fn name(&self, table: u32) -> &str {
+        self.0.get(&table).map_or("", |fact| fact.name.as_str())
+    }
+
+    /// Column lists that differ stop the decoding.
+    fn conflict(&self, table: &Published, version: i32) -> Option<Finding> {
+        let fact = self.0.get(&table.oid)?;
+        // 15 counts dropped and generated columns
+        let every = |list: &&Vec<i16>| match version < 160_000 {
+            true => list.len() == usize::try_from(fact.attributes).unwrap_or(0),
+            false => **list == fact.columns,
+        };
+        let mut lists = table
+            .by
+            .iter()
+            .map(|(name, named)| (name, named.columns.as_ref().filter(|list| !every(list))));
+        let (first, list) = lists.next()?;
+        let (other, _) = lists.find(|(_, other)| *other != list)?;
+        Some(Finding::error(
+            format!(
+                "publications {first} and {other} have different column lists for {}",
+                fact.name
+            ),
+            format!(
+                "ALTER PUBLICATION {} SET TABLE … with the same columns, or name only one of them in \
+                 source.publication; a slot that has rows of it already has to be made anew",
+                identifier(other)
+            ),
+        ))
+    }
+
+    /// PostgreSQL refuses UPDATEs and DELETEs whose old row would not have what a publication needs.
+    fn refused_on_source(&self, table: &Published) -> Vec<Finding> {
+        let Some(fact) = self.0.get(&table.oid).filter(|_| table.identified) else {
+            return Vec::new();
+        };
+        let has = |numbers: &[i16]| {
+            let of_identity = |number: &i16| fact.full || fact.identity.contains(number);
+            numbers.iter().all(of_identity)
+        };
+        let refused = |name: &str, what: &str| {
+            Finding::warning(
+                format!(
+                    "the {what} of {} in publication {name} does not go with its replica identity: \
+                     PostgreSQL refuses UPDATEs and DELETEs of it on the source",
+                    fact.name
+                ),
+                format!("ALTER TABLE {} REPLICA IDENTITY …, or change the {what}", fact.name),
+            )
+        };
+        let mut findings = Vec::new();
+        for (name, named) in &table.by {
+            if named.filter.as_ref().is_some_and(|filter| !has(filter)) {
+                findings.push(refused(name, "row filter"));
+            }
+            let covers = |list: &Vec<i16>| {
+                !fact.full && fact.identity.iter().all(|number| list.contains(number))
+            };
+            if named.columns.as_ref().is_some_and(|list| !covers(list)) {
+                findings.push(refused(name, "column list"));
+            }
+        }
+        findings
+    }
+}
+
+async fn read_catalog(client: &Client, names: &[String]) -> Result<Catalog> {
+    let sql =
+        "SELECT oid, pubname::text, puballtables, pubviaroot, pubinsert, pubupdate OR pubdelete
+               FROM pg_catalog.pg_publication WHERE pubname = ANY ($1::text[])";
+    let rows = client.query(sql, &[&names]).await.map_err(failed)?;
+    let publication = |row: &tokio_postgres::Row| Publication {
+        oid: row.get(0),
+        name: row.get(1),
+        all_tables: row.get(2),
+        via_root: row.get(3),
+        insert: row.get(4),
+        changes: row.get(5),
+    };
+    let mut publications: Vec<Publication> = rows.iter().map(publication).collect();
+    publications.sort_by_key(|known| names.iter().position(|name| *name == known.name));
+    let oids: Vec<u32> = publications.iter().map(|publication| publication.oid).collect();
+
+    let sql = r"SELECT prpubid, prrelid, (SELECT array_agg(n ORDER BY n) FROM unnest(prattrs) AS n),
+                  CASE WHEN prqual IS NOT NULL THEN ARRAY(SELECT DISTINCT match[1]::int2
+                    FROM regexp_matches(prqual::text, ':varattno (\d+)', 'g') AS match) END
+                FROM pg_catalog.pg_publication_rel WHERE prpubid = ANY ($1)";
+    let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
+    let named = |row: &tokio_postgres::Row| Named { columns: row.get(2), filter: row.get(3) };
+    let named = rows.iter().map(|row| ((row.get(0), row.get(1)), named(row))).collect();
+
+    let sql =
+        "SELECT pnpubid, pnnspid FROM pg_catalog.pg_publication_namespace WHERE pnpubid = ANY ($1)";
+    let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
+    let schemas = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+
+    let sql = "SELECT oid, relnamespace FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p')";
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    let schema_of = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok(Catalog { publications, named, schemas, schema_of })
 }
 
 /// Permanent tables that are no catalogs, as the plugin decides it.
-async fn all_tables(client: &Client) -> Result<Vec<Published>> {
-    let sql = "SELECT c.oid, true FROM pg_catalog.pg_class AS c
-               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-               WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
-                 AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-               ORDER BY 1";
-    read(client.query(sql, &[]).await.map_err(failed)?)
+const TABLES: &str = "\
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+ORDER BY c.oid";
+
+async fn read_tables(client: &Client) -> Result<Vec<Table>> {
+    let ancestors = "CASE WHEN c.relispartition THEN ARRAY(
+                       SELECT above.relid::oid
+                       FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY AS above (relid, level)
+                       WHERE above.relid <> c.oid ORDER BY above.level) ELSE '{}' END";
+    let sql = format!("SELECT c.oid, {ancestors} {TABLES}");
+    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| Table { oid: row.get(0), ancestors: row.get(1) }).collect())
 }
 
-fn read(rows: Vec<tokio_postgres::Row>) -> Result<Vec<Published>> {
-    let published =
-        |row: &tokio_postgres::Row| Published { oid: row.get(0), identified: row.get(1) };
-    Ok(rows.iter().map(published).collect())
+async fn all_tables(client: &Client) -> Result<Vec<Published>> {
+    let rows = client.query(&format!("SELECT c.oid {TABLES}"), &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| Published::whole(row.get(0))).collect())
 }

@@ -9,7 +9,7 @@ use rsrepl_wire::{
 use tokio_postgres::Client;
 
 use super::Finding;
-use super::publications::Published;
+use super::published::Published;
 use super::source::failed;
 use crate::error::Result;
 use crate::quote::identifier;
@@ -31,12 +31,20 @@ pub(super) async fn describe(
                JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                WHERE c.oid = ANY ($1) ORDER BY 2, 3";
     let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
-    let identified: HashMap<u32, bool> = published.iter().map(|t| (t.oid, t.identified)).collect();
+    let published: HashMap<u32, &Published> = published.iter().map(|t| (t.oid, t)).collect();
     let mut relations = Vec::with_capacity(rows.len());
     for row in rows {
         let identity: String = row.get(3);
+        let oid: u32 = row.get(0);
+        let mut columns = columns.remove(&oid).unwrap_or_default();
+        let table = published.get(&oid);
+        if let Some(list) = table.and_then(|table| table.columns()) {
+            columns.retain(|column| {
+                list.iter().any(|number| i32::from(*number) == i32::from(column.number))
+            });
+        }
         let relation = Relation {
-            oid: row.get(0),
+            oid,
             schema: row.get(1),
             name: row.get(2),
             replica_identity: identity
@@ -44,10 +52,10 @@ pub(super) async fn describe(
                 .next()
                 .and_then(ReplicaIdentity::from_byte)
                 .unwrap_or(ReplicaIdentity::Default),
-            columns: columns.remove(&row.get::<_, u32>(0)).unwrap_or_default(),
+            columns,
         };
         findings.extend(check_own(&relation));
-        if identified.get(&relation.oid) == Some(&true) {
+        if table.is_some_and(|table| table.identified) {
             findings.extend(check_identity(&relation));
         }
         relations.push(relation);

@@ -1,5 +1,6 @@
 //! A server that is killed between a commit and its flush.
 
+use rsrepl_sidecar::config::MissingRows;
 use rsrepl_sidecar::target::postgres::{PostgresOptions, PostgresTarget};
 use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
 use rsrepl_tests::postgres::Postgres;
@@ -65,6 +66,7 @@ async fn survives(name: &str, workers: usize) {
             connection: connection.clone(),
             workers,
             batches: DEPTH,
+            missing_rows: MissingRows::Error,
         };
         let mut target = PostgresTarget::new(options);
         let position = number(target.open(&source).await.unwrap());
@@ -78,7 +80,8 @@ async fn survives(name: &str, workers: usize) {
             server.launch();
         });
     }
-    let options = PostgresOptions { name: "standby".into(), connection, workers, batches: DEPTH };
+    let (name, missing_rows) = ("standby".into(), MissingRows::Error);
+    let options = PostgresOptions { name, connection, workers, batches: DEPTH, missing_rows };
     let mut target = PostgresTarget::new(options);
     let position = number(target.open(&source).await.unwrap());
     assert!(position >= durable);

@@ -35,6 +35,7 @@ mod types;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rsrepl_sidecar::batch::Batch;
+use rsrepl_sidecar::config::MissingRows;
 use rsrepl_sidecar::error::Result;
 use rsrepl_sidecar::target::postgres::{PostgresOptions, PostgresTarget};
 use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
@@ -123,6 +124,7 @@ fn options_for(conninfo: &str) -> PostgresOptions {
         connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
         workers: 1,
         batches: 2,
+        missing_rows: MissingRows::Error,
     }
 }
 

@@ -14,6 +14,7 @@ use super::positions::{Begin, Positions};
 use super::table::Table;
 use super::{errors, sets};
 use crate::batch::Position;
+use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TableChanges, Truncation};
 
@@ -27,6 +28,7 @@ const TABLES_MAX: usize = 1000;
 /// An open session and what it knows.
 pub struct Session {
     target: String,
+    missing_rows: MissingRows,
     client: Arc<Client>,
     positions: Arc<Positions>,
     /// A transaction of the target is open: part of a large one of the source.
@@ -39,9 +41,15 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(target: &str, client: Client, positions: Positions) -> Session {
+    pub fn new(
+        target: &str,
+        client: Client,
+        positions: Positions,
+        missing_rows: MissingRows,
+    ) -> Session {
         Session {
             target: target.to_owned(),
+            missing_rows,
             client: Arc::new(client),
             positions: Arc::new(positions),
             in_transaction: false,
@@ -178,7 +186,7 @@ impl Session {
             self.client.clear_type_cache();
         }
         let number = number.unwrap_or(self.tables.len());
-        let table = Table::new(Arc::clone(relation), fit, number);
+        let table = Table::new(Arc::clone(relation), fit, number, self.missing_rows);
         self.tables.insert(relation.oid, table);
         Ok(())
     }

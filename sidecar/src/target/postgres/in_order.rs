@@ -13,13 +13,15 @@ use super::pipeline::{Answered, Param, Pipeline};
 use super::rows::{self, Unusable};
 use super::table::Table;
 use crate::batch::{Change, Operation};
+use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Cell;
 
 /// Characters of a key value that go into a message.
 const KEY_TEXT_MAX: usize = 100;
 
-/// Applies the changes of one table. Every change must hit exactly one row.
+/// Applies the changes of one table. Every change must hit exactly one row, or may hit none by
+/// [`MissingRows`].
 ///
 /// # Errors
 /// [`Kind::Row`] with target, table, key, column if it is one, and LSN, when the target refuses a row or does not have it.
@@ -30,7 +32,8 @@ pub async fn apply(
     changes: &[Change],
 ) -> Result<()> {
     let mut pipeline = Pipeline::new(client);
-    let judge = Judge { target, client, fit: Arc::clone(&table.fit), changes };
+    let (fit, missing_rows) = (Arc::clone(&table.fit), table.missing_rows);
+    let judge = Judge { target, client, fit, missing_rows, changes };
     for (number, change) in changes.iter().enumerate() {
         let (key, params) = match rows::of_change(table, change) {
             Ok(Some(prepared)) => prepared,
@@ -59,6 +62,7 @@ struct Judge<'a> {
     target: &'a str,
     client: &'a Client,
     fit: Arc<TargetTable>,
+    missing_rows: MissingRows,
     changes: &'a [Change],
 }
 
@@ -75,11 +79,16 @@ impl Judge<'_> {
         let Some(change) = self.changes.get(number) else { return Ok(()) };
         let error = match result {
             Ok(1) => return Ok(()),
+            Ok(0) if self.missing_rows == MissingRows::Skip => {
+                tracing::debug!(target_name = self.target, "no row for the {}", what(change));
+                return Ok(());
+            }
             Ok(rows) => {
                 return Err(self
                     .row(change, &format!("{rows} rows are there where 1 is expected"))
                     .hint(
-                        "the target differs from the source: compare the table, and copy it anew",
+                        "the target differs from the source: compare the table, and copy it anew; or \
+                         missing_rows = \"skip\", if publications leave rows out",
                     ));
             }
             Err(error) => error,

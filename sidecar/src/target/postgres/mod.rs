@@ -71,6 +71,7 @@ use self::order::{Order, Step, Work};
 use self::writer::{Job, Outcome, Report, Writer};
 use super::{Event, SourceIdentity, Target};
 use crate::batch::Batch;
+use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
 use crate::tls::PgConnect;
 
@@ -87,6 +88,7 @@ pub struct PostgresOptions {
     pub workers: usize,
     /// Batches under way at most, at least 1.
     pub batches: usize,
+    pub missing_rows: MissingRows,
 }
 
 /// The target; see [`Target`] for what its methods promise.

@@ -62,7 +62,10 @@ fn insert(table: &Table, cells: &[Cell]) -> Result<(StatementKey, Vec<Param>), U
     push(&mut params, table.fit.written(), cells);
     match params.len() == table.fit.written().count() {
         true => Ok((StatementKey::InsertRow, params)),
-        false => Err(Unusable::Because("an inserted row came without all of its values")),
+        false => Err(Unusable::Because(
+            "a row enters a row filter by an UPDATE that did not touch a large value of it, which is not in \
+             the stream",
+        )),
     }
 }
 

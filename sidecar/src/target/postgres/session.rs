@@ -95,7 +95,7 @@ async fn to_write(
     let asynchronous = client.query_opt(ASYNCHRONOUS, &[]).await.map_err(server)?.is_some();
     let positions = Positions::prepare(target, &client, &source.slot, origin, asynchronous).await?;
     client.batch_execute(READ_ONLY).await.map_err(server)?;
-    Ok(Session::new(target, client, positions))
+    Ok(Session::new(target, client, positions, options.missing_rows))
 }
 
 /// Opens a session that may write as a replica: triggers and foreign keys do not fire.

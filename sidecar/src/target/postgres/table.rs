@@ -8,6 +8,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::catalog::TargetTable;
 use super::sql::Shape;
+use crate::config::MissingRows;
 
 /// Prepared statements kept for one table. A table with more kinds of updates than that (by which of
 /// its columns they leave unchanged) prepares some again.
@@ -20,6 +21,7 @@ const ROW_TYPE_FIELDS_MAX: usize = 1600;
 pub struct Table {
     pub relation: Arc<Relation>,
     pub fit: Arc<TargetTable>,
+    pub missing_rows: MissingRows,
     number: usize,
     /// Name of the type that sets of rows arrive in, which [`Table::row_type`] creates.
     row_type: String,
@@ -49,10 +51,16 @@ pub enum StatementKey {
 
 impl Table {
     /// `number` tells its row type from those of other tables of the session.
-    pub fn new(relation: Arc<Relation>, fit: TargetTable, number: usize) -> Table {
+    pub fn new(
+        relation: Arc<Relation>,
+        fit: TargetTable,
+        number: usize,
+        missing_rows: MissingRows,
+    ) -> Table {
         Table {
             relation,
             fit: Arc::new(fit),
+            missing_rows,
             number,
             row_type: format!("pg_temp.rsrepl_row_{number}"),
             row_type_oid: None,
