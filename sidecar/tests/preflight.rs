@@ -200,10 +200,10 @@ fn published_tables_are_described_as_the_stream_will() {
          CREATE SCHEMA s; CREATE TABLE s.q (id int) PARTITION BY RANGE (id);
          CREATE TABLE q1 PARTITION OF s.q DEFAULT; CREATE TABLE s.r (id int);
          CREATE TABLE unpublished (id int);
-         CREATE PUBLICATION some FOR TABLE t (id, w) WHERE (id > 0), p WITH (publish_via_partition_root);
+         CREATE PUBLICATION chosen FOR TABLE t (id, w) WHERE (id > 0), p WITH (publish_via_partition_root);
          CREATE PUBLICATION schemas FOR TABLES IN SCHEMA s",
     );
-    let options = "publication = \"some, schemas\"";
+    let options = "publication = \"chosen, schemas\"";
     let source = server.conninfo("postgres");
     let config = parse(&configuration(&source, options, &server.conninfo("template1")));
     let (_, tables) = block_on(preflight::check_source(&config, &config.mask()));

@@ -174,12 +174,12 @@ fn the_same_rows_as_a_native_subscription() {
     scenarios.retain(|scenario| scenario.name != "rename");
     let count = scenarios.len();
     assert!(count > 40);
-    let mut some = Pair::start(&source, &target, "some", scenarios);
+    let mut some = Pair::start(&source, &target, "selected", scenarios);
     let mut all = Pair::start(&source, &target, "everything", scenario::parse(ALL_TABLES));
     some.work();
     all.work();
     let rows = some.compare();
-    assert!(rows > 1500, "{rows} rows of {count} scenarios");
+    assert!(rows > 1000, "{rows} rows of {count} scenarios");
     let rows = all.compare();
     assert!(rows >= 5, "{rows} rows of all tables");
 }
@@ -200,7 +200,7 @@ fn a_root_arrives_in_clickhouse() {
     rig.run();
     rig.execute("INSERT INTO p SELECT i, 'v' || i, i FROM generate_series(1, 2000) AS i");
     rig.execute("UPDATE p SET v = 'moved', id = id + 2000 WHERE id < 100");
-    rig.execute("UPDATE p SET id = id - 1 WHERE id % 10 = 1 AND id > 2000; DELETE FROM p WHERE id BETWEEN 500 AND 1500");
+    rig.execute("DELETE FROM p WHERE id % 10 = 0 AND id >= 2000; UPDATE p SET id = id - 1 WHERE id % 10 = 1 AND id > 2000; DELETE FROM p WHERE id BETWEEN 500 AND 1500");
     rig.settle(LIMIT);
     let expected = "SELECT count(*) || ' ' || sum(id) || ' ' || count(*) FILTER (WHERE v = 'moved') FROM p WHERE id % 10 > 0";
     let expected = rig.source.value(DATABASE, expected);

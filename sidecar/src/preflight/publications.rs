@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::Finding;
-use super::published::{Catalog, Named, Publication, Published, Table};
+use super::published::{By, Catalog, Named, Publication, Published, Table};
 use super::source::failed;
 use crate::config::Source;
 use crate::error::Result;
@@ -128,7 +128,7 @@ impl Facts {
         let mut lists = table
             .by
             .iter()
-            .map(|(name, named)| (name, named.columns.as_ref().filter(|list| !every(list))));
+            .map(|by| (&by.publication, by.named.columns.as_ref().filter(|list| !every(list))));
         let (first, list) = lists.next()?;
         let (other, _) = lists.find(|(_, other)| *other != list)?;
         Some(Finding::error(
@@ -146,9 +146,7 @@ impl Facts {
 
     /// PostgreSQL refuses UPDATEs and DELETEs whose old row would not have what a publication needs.
     fn refused_on_source(&self, table: &Published) -> Vec<Finding> {
-        let Some(fact) = self.0.get(&table.oid).filter(|_| table.identified) else {
-            return Vec::new();
-        };
+        let Some(fact) = self.0.get(&table.oid) else { return Vec::new() };
         let has = |numbers: &[i16]| {
             let of_identity = |number: &i16| fact.full || fact.identity.contains(number);
             numbers.iter().all(of_identity)
@@ -164,7 +162,7 @@ impl Facts {
             )
         };
         let mut findings = Vec::new();
-        for (name, named) in &table.by {
+        for By { publication: name, named, .. } in table.by.iter().filter(|by| by.changes) {
             if named.filter.as_ref().is_some_and(|filter| !has(filter)) {
                 findings.push(refused(name, "row filter"));
             }

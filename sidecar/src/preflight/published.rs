@@ -52,8 +52,17 @@ pub(super) struct Published {
     pub(super) identified: bool,
     /// Its INSERTs are sent.
     pub(super) inserted: bool,
-    /// What each publication that decides on it says of its columns and rows.
-    pub(super) by: Vec<(String, Named)>,
+    /// The publications that decide on its columns and rows.
+    pub(super) by: Vec<By>,
+}
+
+/// What one publication says of a table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct By {
+    pub(super) publication: String,
+    /// It publishes UPDATEs or DELETEs.
+    pub(super) changes: bool,
+    pub(super) named: Named,
 }
 
 impl Published {
@@ -64,8 +73,7 @@ impl Published {
 
     /// Numbers of the columns that come; `None`: all.
     pub(super) fn columns(&self) -> Option<&[i16]> {
-        let lists: Option<Vec<_>> =
-            self.by.iter().map(|(_, named)| named.columns.as_ref()).collect();
+        let lists: Option<Vec<_>> = self.by.iter().map(|by| by.named.columns.as_ref()).collect();
         lists?.first().map(|list| list.as_slice())
     }
 }
@@ -98,8 +106,11 @@ impl Catalog {
                 published.by.clear();
             }
             if level == *best {
-                let named = self.named_in(publication, oid);
-                published.by.push((publication.name.clone(), named));
+                published.by.push(By {
+                    publication: publication.name.clone(),
+                    changes: publication.changes,
+                    named: self.named_in(publication, oid),
+                });
             }
         }
         found.map(|(_, published)| published)
@@ -162,7 +173,7 @@ mod tests {
 
     fn shown(catalog: &Catalog) -> Vec<(u32, Vec<String>)> {
         let published = catalog.published(&tables()).into_iter();
-        published.map(|p| (p.oid, p.by.into_iter().map(|(name, _)| name).collect())).collect()
+        published.map(|p| (p.oid, p.by.into_iter().map(|by| by.publication).collect())).collect()
     }
 
     #[test]
@@ -191,10 +202,10 @@ mod tests {
         catalog.named.insert((1, 1), listed);
         let published = catalog.published(&tables());
         assert_eq!(published[0].columns(), Some(&[1, 2][..]));
-        assert!(published[0].by[0].1.filter.is_some());
+        assert!(published[0].by[0].named.filter.is_some());
         catalog.schemas.insert((1, 100));
         let published = catalog.published(&tables());
-        assert!(published[0].by[0].1.filter.is_none());
+        assert!(published[0].by[0].named.filter.is_none());
         catalog.publications.push(publication(2, false));
         catalog.named.insert((2, 1), Named::default());
         assert_eq!(catalog.published(&tables())[0].columns(), None);
