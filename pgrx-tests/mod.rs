@@ -25,6 +25,7 @@ mod rewrites;
 #[path = "../tests/src/scenario.rs"]
 mod scenario;
 mod schema_changes;
+mod schema_random;
 mod statements;
 mod streaming;
 mod subtransactions;

@@ -307,7 +307,15 @@ mod tests {
         ));
         assert_eq!(source.changes(&[]), ["DROP TABLE public.t gone"]);
         // and what it says may be anything
-        for odd in ["", "[]", "{}", "{\"table\": 1}", "{\"table\": {\"oid\": -1}}", "\\xff"] {
+        for odd in [
+            "",
+            "[]",
+            "{}",
+            "{\"table\": {\"oid\": 4000000000}}",
+            "{\"table\": 1}",
+            "{\"table\": {\"oid\": -1}}",
+            "\\xff",
+        ] {
             source.run(&format!(
                 "SELECT pg_logical_emit_message(true, 'rsrepl.schema', rsrepl.seal_schema_change('{odd}'))"
             ));
