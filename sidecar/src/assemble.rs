@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation};
+use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation, ReplicaIdentity};
 
 use crate::batch::{Batch, Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
+use crate::schema;
 use crate::spool::Item;
 
 type Relations = Arc<HashMap<u32, Arc<Relation>>>;
@@ -146,8 +147,8 @@ impl Assembler {
             Message::Relation(relation) => {
                 return self.describe(relation, frame.streams());
             }
-            // transactional or not: no target takes them yet
-            Message::Logical(_) => return Ok(()),
+            // no target takes those of others
+            Message::Logical(m) if !m.transactional || m.prefix != schema::PREFIX => return Ok(()),
             Message::StreamCommit(_) | Message::StreamAbort(_) => {
                 return Err(disorder("the end of a streamed transaction inside of it"));
             }
@@ -171,9 +172,27 @@ impl Assembler {
                 }
                 return Ok(());
             }
+            Message::Logical(m) => return self.schema(m.lsn, &m.content),
             _ => return Ok(()),
         };
         self.change(lsn, oid, operation, streamed)
+    }
+
+    /// A message of the source's event trigger.
+    fn schema(&mut self, lsn: Lsn, content: &[u8]) -> Result<()> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let message = schema::Message::parse(content).map_err(|error| error.at(lsn))?;
+        let table = message.table();
+        let relation = Arc::new(Relation {
+            oid: table.oid,
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: Vec::new(),
+        });
+        let (end_lsn, operation) = (open.begin.end_lsn, Operation::Schema(Arc::new(message)));
+        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
+        Ok(())
     }
 
     fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation, streamed: bool) -> Result<()> {

@@ -57,6 +57,61 @@ pub(crate) fn transaction(n: u32, rows: usize, per_frame: usize) -> Vec<Frame> {
     out
 }
 
+/// A transaction that ends at 10 × n: a row, a message, a row of a table that has another name by then.
+fn altering(n: u32, prefix: &str, content: &str, transactional: bool) -> Frame {
+    let mut frame = transaction(n, 0, 1).remove(0);
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn(u64::from(n) * 10 - 1), n);
+    for message in frame.messages().map(Result::unwrap) {
+        match message {
+            Message::Begin(begin) => writer.begin(&begin),
+            Message::Relation(relation) => {
+                let shape = RowShape { columns: 1, nulls: false, unchanged: false };
+                let at = Lsn(u64::from(n) * 10 - 5);
+                writer.relation(&relation);
+                writer.insert(at, 1, shape, |row| row.fixed(&n.to_le_bytes()));
+                writer.logical(Lsn(at.0 + 1), transactional, prefix, content.as_bytes());
+                writer.relation(&Relation { name: "u".into(), ..relation });
+                writer.insert(Lsn(at.0 + 2), 1, shape, |row| row.fixed(&n.to_le_bytes()));
+            }
+            Message::Commit(commit) => writer.commit(&commit),
+            _ => {}
+        }
+    }
+    frame = Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap();
+    frame
+}
+
+#[test]
+fn a_schema_change_has_its_place_in_the_stream() {
+    let content = r#"{"version":1,"command":"ALTER TABLE","table":{"oid":1,"schema":"public","name":"u",
+        "columns":[{"number":1,"name":"id","type":"integer"}]}}"#;
+    let mut assembler = Assembler::resume(&Checkpoint::default(), Lsn(10));
+    for (sequence, n) in (0..).zip([1, 2]) {
+        let frame = altering(n, schema::PREFIX, content, true);
+        assembler.push(sequence, Item::Frame(frame)).unwrap();
+    }
+    let (batch, _) = assembler.take();
+    let told: Vec<_> = batch
+        .changes
+        .iter()
+        .map(|c| {
+            (c.relation.name.as_str(), c.end_lsn.0, matches!(c.operation, Operation::Schema(_)))
+        })
+        .collect();
+    assert_eq!(told, [("t", 20, false), ("u", 20, true), ("u", 20, false)], "the first is skipped");
+
+    // those of others are none, and what cannot be read stops the target
+    for (prefix, transactional) in [("other", true), (schema::PREFIX, false)] {
+        let mut assembler = Assembler::default();
+        assembler.push(0, Item::Frame(altering(1, prefix, "{", transactional))).unwrap();
+        assert_eq!(assembler.take().0.changes.len(), 2);
+    }
+    let frame = altering(1, schema::PREFIX, "{", true);
+    let error = Assembler::default().push(0, Item::Frame(frame)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Setup, "{error}");
+}
+
 /// Transactions 1, 2, … as a plugin sends them that holds some back at their commit: frames of at most
 /// `per_frame` rows, or of any number when `hold` says so.
 fn combined(sizes: &[usize], per_frame: usize, hold: &[bool]) -> Vec<Frame> {

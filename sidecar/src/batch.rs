@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use rsrepl_wire::{Lsn, OldRow, Relation, Row};
 
+use crate::schema;
+
 /// Changes in stream order, all of them after the target's position. Nothing but complete
 /// transactions, except that a transaction larger than the batch limit comes in several batches, of
 /// which only the last has a `commit`.
@@ -40,7 +42,8 @@ pub struct Change {
     pub lsn: Lsn,
     /// `end_lsn` of its transaction, which rises from one transaction of the stream to the next.
     pub end_lsn: Lsn,
-    /// The table as it was at this change. The same table keeps the same `Arc` until it is altered.
+    /// The table as it was at this change. The same table keeps the same `Arc` until it is altered. With
+    /// [`Operation::Schema`] nothing but its oid and name.
     pub relation: Arc<Relation>,
     pub operation: Operation,
 }
@@ -62,6 +65,9 @@ pub enum Operation {
     Truncate {
         restart_identity: bool,
     },
+    /// The table is another one from here on, as the source's event trigger says. (Without the trigger, the
+    /// `relation` of the next change shows it.)
+    Schema(Arc<schema::Message>),
 }
 
 impl Batch {

@@ -24,6 +24,7 @@
 //! | [`report`] | tells the source, once a second, how things are |
 //! | [`retry`] | exponential backoff with jitter |
 //! | [`sequences`] | brings the sequences of PostgreSQL targets to where the source's are |
+//! | [`schema`] | what a source table looks like, and how it became so (pure) |
 //! | [`spool`] | what was received and not yet applied everywhere |
 //! | [`source`] | the replication connection with the source |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
@@ -46,6 +47,7 @@ pub mod quote;
 pub mod redact;
 pub mod report;
 pub mod retry;
+pub mod schema;
 pub mod sequences;
 pub mod source;
 pub mod spool;

@@ -217,8 +217,14 @@ async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &M
         match &target.options {
             TargetOptions::Postgres(options) => {
                 let (name, connection) = (target.name.clone(), options.connection.clone());
-                let (workers, batches, missing_rows) = (options.workers, 1, options.missing_rows);
-                let options = PostgresOptions { name, connection, workers, batches, missing_rows };
+                let options = PostgresOptions {
+                    name,
+                    connection,
+                    schema_changes: options.schema_changes,
+                    workers: options.workers,
+                    batches: 1,
+                    missing_rows: options.missing_rows,
+                };
                 postgres::check(&options, slot, tables).await
             }
             TargetOptions::ClickHouse(options) => {

@@ -1,5 +1,5 @@
-//! Tables that come and change while the sidecar runs. Logical decoding brings no DDL: the targets are
-//! changed first, or wait and say what they lack.
+//! Tables that come and change while the sidecar runs: with `schema_changes = "stop"`, and when the targets
+//! are changed first. The other policies: `schema_changes`.
 
 use std::time::Duration;
 
@@ -12,13 +12,23 @@ const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
 const ADD: &str = "ALTER TABLE t ADD COLUMN c int";
 
+fn new(name: &str) -> Rig {
+    let mut rig = Rig::new(name, SCHEMA);
+    rig.configure(|config| {
+        for target in config.postgres.iter_mut().chain(&mut config.clickhouse) {
+            target.options.push_str("\nschema_changes = \"stop\"");
+        }
+    });
+    rig
+}
+
 fn add_to_clickhouse(rig: &Rig) {
     rig.clickhouse.query(&format!("ALTER TABLE {DATABASE}.t ADD COLUMN c Nullable(Int32)"));
 }
 
 #[test]
 fn a_table_that_comes_while_it_runs_is_replicated() {
-    let mut rig = Rig::new("ddl-table", SCHEMA);
+    let mut rig = new("ddl-table");
     rig.run();
     rig.execute("INSERT INTO t VALUES (1, 'one')");
     rig.settle(LIMIT);
@@ -36,7 +46,7 @@ fn a_table_that_comes_while_it_runs_is_replicated() {
 
 #[test]
 fn a_column_that_the_targets_have_first_arrives() {
-    let mut rig = Rig::new("ddl-column", SCHEMA);
+    let mut rig = new("ddl-column");
     rig.run();
     rig.execute("INSERT INTO t SELECT i, 'old' FROM generate_series(1, 100) i");
     rig.settle(LIMIT);
@@ -58,7 +68,7 @@ fn a_column_that_the_targets_have_first_arrives() {
 
 #[test]
 fn targets_wait_for_a_column_they_lack_and_say_what_to_run() {
-    let mut rig = Rig::new("ddl-lack", SCHEMA);
+    let mut rig = new("ddl-lack");
     rig.run();
     rig.execute("INSERT INTO t VALUES (1, 'old')");
     rig.settle(LIMIT);

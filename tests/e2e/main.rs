@@ -10,6 +10,7 @@
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
 //! | `sequences` | a standby's sequences, so that it can take over |
 //! | `publications` | the same rows as a native subscription |
+//! | `schema_changes` | each kind of schema change under each policy |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
@@ -25,6 +26,7 @@ mod faults;
 mod harness;
 mod publications;
 mod roles;
+mod schema_changes;
 mod sequences;
 mod shutdown;
 mod slot;

@@ -31,6 +31,8 @@ fn documented_grants_are_enough() {
         config.source = config.source.replace("user=postgres", "user=reader");
         let standby = &mut config.postgres[0].connection;
         *standby = standby.replace("user=postgres", "user=writer");
+        // only the owner of a table may alter it
+        config.postgres[0].options.push_str("\nschema_changes = \"stop\"");
         config.sections = "[logging]\nformat = \"json\"\n".to_owned();
     });
     let output = rig.sidecar.command("check");

@@ -97,6 +97,8 @@ fn check_reports_everything_at_once() {
     rig.configure(|config| {
         config.source_options.clear();
         config.postgres.truncate(1);
+        // else a missing table would be made
+        config.postgres[0].options.push_str("\nschema_changes = \"stop\"");
         config.clickhouse[0].connection = url;
     });
     let output = rig.sidecar.command("check");

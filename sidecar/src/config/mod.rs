@@ -28,6 +28,7 @@ pub use read::Key;
 pub use resolve::catalog;
 
 use crate::redact::{Mask, Secret};
+use crate::schema::Policy;
 use crate::status::TargetKind;
 use crate::target::clickhouse::{ClickHouseOptions, Policies};
 use crate::tls::PgConnect;
@@ -120,6 +121,8 @@ pub struct Postgres {
     /// Server, credentials and TLS; `Debug` shows no password.
     pub connection: PgConnect,
     pub consistency: Consistency,
+    /// Which changes of tables it makes by itself.
+    pub schema_changes: Policy,
     /// Sessions that write.
     pub workers: usize,
     /// Set its sequences at a clean shutdown.
@@ -153,6 +156,8 @@ pub struct ClickHouse {
     /// With `{schema}` and `{table}`.
     pub table_name: String,
     pub create_tables: bool,
+    /// Which changes of tables it makes by itself.
+    pub schema_changes: Policy,
     pub compression: Compression,
     /// `unrepresentable` and `columns`.
     pub policies: Policies,

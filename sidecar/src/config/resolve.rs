@@ -241,12 +241,14 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let workers = table.within("workers", default, (1, WRITERS_MAX));
     let sync_sequences = table.or("sync_sequences", "true");
     let missing_rows = table.or("missing_rows", "error");
+    let schema_changes = table.or("schema_changes", "additive");
     Some(TargetOptions::Postgres(Postgres {
         connection: connection?,
         consistency: consistency?,
         workers: workers?,
         sync_sequences: sync_sequences?,
         missing_rows: missing_rows?,
+        schema_changes: schema_changes?,
     }))
 }
 
@@ -258,6 +260,7 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     });
     let table_name = table.or("table_name", "{table}");
     let create_tables = table.or("create_tables", "true");
+    let schema_changes = table.or("schema_changes", "additive");
     let compression = table.or("compression", "auto");
     let unrepresentable = table.or("unrepresentable", "error");
     let columns = table.map("columns");
@@ -266,6 +269,7 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
         mode: mode?,
         table_name: table_name?,
         create_tables: create_tables?,
+        schema_changes: schema_changes?,
         compression: compression?,
         policies: Policies { unrepresentable: unrepresentable?, columns: columns? },
     }))

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode};
 use crate::redact::Secret;
+use crate::schema::Policy;
 use crate::target::clickhouse::Unrepresentable;
 
 /// The largest duration that a setting may have: 100 days, far from every overflow.
@@ -157,6 +158,8 @@ words!(InvalidText, "\"error\" or \"replace\"",
     "error" => InvalidText::Error, "replace" => InvalidText::Replace);
 words!(MissingRows, "\"error\" or \"skip\"",
     "error" => MissingRows::Error, "skip" => MissingRows::Skip);
+words!(Policy, "\"apply\", \"additive\" or \"stop\"",
+    "apply" => Policy::Apply, "additive" => Policy::Additive, "stop" => Policy::Stop);
 words!(Mode, "\"mirror\" or \"history\"", "mirror" => Mode::Mirror, "history" => Mode::History);
 words!(
     Compression,

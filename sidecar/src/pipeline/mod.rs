@@ -175,6 +175,7 @@ fn spawn_target(
             let target = PostgresTarget::new(PostgresOptions {
                 name: config.name.clone(),
                 connection: options.connection.clone(),
+                schema_changes: options.schema_changes,
                 workers: options.workers,
                 batches,
                 missing_rows: options.missing_rows,

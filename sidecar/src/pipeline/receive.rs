@@ -367,6 +367,7 @@ fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
     let mut options = vec![
         ("format_version".to_owned(), FORMAT_VERSION.to_string()),
         ("combine".to_owned(), "on".to_owned()),
+        ("rewrites".to_owned(), "on".to_owned()),
     ];
     if streaming {
         options.push(("streaming".to_owned(), "on".to_owned()));

@@ -64,7 +64,7 @@ impl TableChanges {
                 Operation::Insert { new } => (None, Some(new)),
                 Operation::Update { old, new } => (old.as_ref().map(|old| &old.row), Some(new)),
                 Operation::Delete { old } => (Some(&old.row), None),
-                Operation::Truncate { .. } => return Ok(None),
+                Operation::Truncate { .. } | Operation::Schema(_) => return Ok(None),
             };
             for (row, older) in [(old, None), (new, old)] {
                 let Some(row) = row else { continue };

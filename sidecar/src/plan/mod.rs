@@ -63,7 +63,7 @@ pub struct TableChanges {
 }
 
 impl Plan {
-    /// Sorts the changes of a batch by table.
+    /// Sorts changes by table; none of them is a schema change.
     pub fn new(changes: Vec<Change>) -> Plan {
         let mut plan = Plan::default();
         let mut index = TableIndex::default();
@@ -73,6 +73,8 @@ impl Plan {
                     plan.forget(&change.relation);
                     plan.truncate(change.lsn, restart_identity, change.relation);
                 }
+                // a place where a plan ends: targets take it out before
+                Operation::Schema(_) => {}
                 _ => {
                     let at = index.table(&mut plan.tables, &change.relation);
                     if let Some(table) = plan.tables.get_mut(at) {

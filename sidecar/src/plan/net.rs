@@ -87,7 +87,7 @@ pub fn net<'c>(relation: &'c Relation, changes: &'c [Change]) -> Result<Effect<'
             Operation::Insert { new } => reduction.insert(new)?,
             Operation::Update { old, new } => reduction.update(old.as_ref(), new)?,
             Operation::Delete { old } => reduction.delete(old)?,
-            Operation::Truncate { .. } => Err(Irregular),
+            Operation::Truncate { .. } | Operation::Schema(_) => Err(Irregular),
         };
         if let Err(Irregular) = step {
             return Ok(Effect::InOrder);

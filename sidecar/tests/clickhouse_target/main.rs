@@ -5,11 +5,13 @@
 //! | `mirror` | inserts, updates, deletes, truncates, and all of them again |
 //! | `toast` | values that the stream does not hold |
 //! | `keyless` | duplicate rows of a table without a key |
+//! | `evolve` | tables that change, and replays over it |
 //! | `faults` | killed servers, cut-off batches, a random stream against a model |
 //! | `groups` | batches that are stored together |
 //! | `types` | every value that PostgreSQL wrote into the golden file |
 //! | `setup` | tables and sources that do not fit |
 
+mod evolve;
 mod faults;
 mod feed;
 mod groups;

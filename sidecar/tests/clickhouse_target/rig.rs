@@ -6,6 +6,7 @@ use rsrepl_sidecar::batch::{Batch, Change};
 use rsrepl_sidecar::config::{Compression, Mode};
 use rsrepl_sidecar::error::{Error, Result};
 use rsrepl_sidecar::redact::Secret;
+use rsrepl_sidecar::schema::Policy;
 use rsrepl_sidecar::target::clickhouse::{
     ClickHouseOptions, ClickHouseTarget, GroupLimits, Policies,
 };
@@ -73,6 +74,7 @@ impl Rig {
             mode: Mode::Mirror,
             table_name: "{table}".into(),
             create_tables: true,
+            schema_changes: Policy::default(),
             compression: Compression::Lz4,
             policies: Policies::default(),
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::redact::Secret;
+use rsrepl_sidecar::schema::Policy;
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, check};
 use rsrepl_sidecar::target::{SourceIdentity, Target};
 use rsrepl_wire::{Relation, ReplicaIdentity};
@@ -42,7 +43,8 @@ async fn the_position_of_another_source_is_refused() {
 #[tokio::test]
 async fn a_changed_table_is_told_with_its_statement() {
     let rig = Rig::start();
-    let mut target = rig.target().await;
+    let options = ClickHouseOptions { schema_changes: Policy::Stop, ..rig.options() };
+    let mut target = rig.target_with(options).await;
     let before = pairs(vec![text_column("a")]);
     apply(&mut target, vec![insert(&before, 10, &[int(1), text("x")])], 20).await.unwrap();
 

@@ -222,7 +222,7 @@ async fn every_value_arrives_in_its_own_type_or_becomes_null() {
 
 fn edges(name: &str, type_oid: u32, width: u8) -> Arc<Relation> {
     let value = Column { not_null: true, ..column("v", type_oid, Encoding::Fixed(width)) };
-    table(1, name, ReplicaIdentity::Default, vec![key(int_column("id")), value])
+    table(type_oid, name, ReplicaIdentity::Default, vec![key(int_column("id")), value])
 }
 
 #[tokio::test]

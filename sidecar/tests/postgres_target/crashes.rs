@@ -1,8 +1,10 @@
 //! A server that is killed between a commit and its flush.
 
 use rsrepl_sidecar::config::MissingRows;
+use rsrepl_sidecar::schema::Policy;
 use rsrepl_sidecar::target::postgres::{PostgresOptions, PostgresTarget};
 use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
+use rsrepl_sidecar::tls::PgConnect;
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::Scratch;
 use rsrepl_wire::{Lsn, ReplicaIdentity};
@@ -61,14 +63,7 @@ async fn survives(name: &str, workers: usize) {
     let (mut durable, mut lost) = (0, 0);
     let (mut last, mut reached) = (0, 0);
     for kill in 1..=KILLS {
-        let options = PostgresOptions {
-            name: "standby".into(),
-            connection: connection.clone(),
-            workers,
-            batches: DEPTH,
-            missing_rows: MissingRows::Error,
-        };
-        let mut target = PostgresTarget::new(options);
+        let mut target = PostgresTarget::new(options(connection.clone(), workers));
         let position = number(target.open(&source).await.unwrap());
         assert!(position >= durable, "{durable} was durable, and {position} is there");
         lost += reached - position;
@@ -80,9 +75,7 @@ async fn survives(name: &str, workers: usize) {
             server.launch();
         });
     }
-    let (name, missing_rows) = ("standby".into(), MissingRows::Error);
-    let options = PostgresOptions { name, connection, workers, batches: DEPTH, missing_rows };
-    let mut target = PostgresTarget::new(options);
+    let mut target = PostgresTarget::new(options(connection, workers));
     let position = number(target.open(&source).await.unwrap());
     assert!(position >= durable);
     last += 1;
@@ -107,4 +100,15 @@ async fn one_writer_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn several_writers_lose_and_double_nothing() {
     survives("pg-crashes-3", 3).await;
+}
+
+fn options(connection: PgConnect, workers: usize) -> PostgresOptions {
+    PostgresOptions {
+        name: "standby".into(),
+        connection,
+        schema_changes: Policy::default(),
+        workers,
+        batches: DEPTH,
+        missing_rows: MissingRows::Error,
+    }
 }

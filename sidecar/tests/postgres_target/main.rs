@@ -10,6 +10,7 @@
 //! | `effects` | what arrives is what the stream says, in every way of applying it |
 //! | `keys` | keys of several columns and of every kind, rows of every size |
 //! | `refusals` | what a target refuses names the row, and nothing of it stays |
+//! | `evolve` | tables that change |
 //! | `columns` | types and kinds of columns that need care |
 //! | `types` | every type, as a real server and the real plugin wrote it |
 //! | `identity` | identity columns of the target |
@@ -22,6 +23,7 @@ mod columns;
 mod crashes;
 mod durable;
 mod effects;
+mod evolve;
 mod exactly_once;
 mod identity;
 mod keys;
@@ -122,6 +124,7 @@ fn options_for(conninfo: &str) -> PostgresOptions {
     PostgresOptions {
         name: "standby".to_owned(),
         connection: rsrepl_sidecar::tls::parse(conninfo).unwrap(),
+        schema_changes: rsrepl_sidecar::schema::Policy::default(),
         workers: 1,
         batches: 2,
         missing_rows: MissingRows::Error,

@@ -1,7 +1,8 @@
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::preflight::Severity;
+use rsrepl_sidecar::schema::Policy;
 use rsrepl_sidecar::target::Target;
-use rsrepl_sidecar::target::postgres::check;
+use rsrepl_sidecar::target::postgres::{PostgresTarget, check};
 use rsrepl_wire::{Column, Encoding, ReplicaIdentity};
 
 use crate::stream::{Stream, column, int, int_column, key, relation, text_column};
@@ -33,7 +34,7 @@ async fn everything_that_does_not_fit_is_told_at_once() {
         (Severity::Error, "column n of public.t has a narrower length or precision"),
         (Severity::Error, "column missing of public.t is missing"),
         (Severity::Error, "column must of public.t is NOT NULL"),
-        (Severity::Error, "table public.nowhere is missing"),
+        (Severity::Warning, "table public.nowhere is missing"),
         (Severity::Error, "public.v is not a table"),
         (Severity::Warning, "no unique index of public.keyless"),
     ];
@@ -45,7 +46,9 @@ async fn everything_that_does_not_fit_is_told_at_once() {
     assert_eq!(standby.rows("SELECT to_regclass('rsrepl.positions')"), "()", "nothing is changed");
 
     // the same at run time, as one error that a mended target gets over
-    let mut target = standby.target();
+    let mut options = standby.options();
+    options.schema_changes = Policy::Stop;
+    let mut target = PostgresTarget::new(options);
     target.open(&standby.source()).await.unwrap();
     let mut stream = Stream::after(1000);
     let nowhere = of_ids("nowhere");
@@ -69,9 +72,10 @@ async fn a_role_without_superuser_is_told_its_grants() {
          CREATE TABLE t (id int PRIMARY KEY)",
     );
     let port = standby.server.postgres.port();
-    let options = crate::options_for(&format!(
+    let mut options = crate::options_for(&format!(
         "host=127.0.0.1 port={port} user=lowly password=lowly-secret dbname=grants"
     ));
+    options.schema_changes = Policy::Stop;
     let table = relation("t", ReplicaIdentity::Default, vec![key(int_column("id"))]);
     let findings = check(&options, "s", &[(*table).clone()]).await;
     assert_eq!(findings.len(), 1, "{findings:#?}");
@@ -88,8 +92,14 @@ async fn a_role_without_superuser_is_told_its_grants() {
         standby.execute(&finding.mend);
     }
     assert_eq!(check(&options, "s", &[(*table).clone()]).await, []);
+    // tables are altered by their owner alone
+    options.schema_changes = Policy::Additive;
+    let findings = check(&options, "s", &[(*table).clone()]).await;
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0].severity, Severity::Warning);
+    assert!(findings[0].mend.contains("OWNER TO \"lowly\""), "{findings:#?}");
 
-    let mut target = rsrepl_sidecar::target::postgres::PostgresTarget::new(options);
+    let mut target = PostgresTarget::new(options);
     target.open(&standby.source()).await.unwrap();
     let mut stream = Stream::after(1000);
     (0..50).for_each(|id| stream.insert(&table, &[int(id)]));

@@ -120,12 +120,16 @@ impl Stream {
     }
 
     pub fn truncate(&mut self, table: &Arc<Relation>) {
+        self.change(Arc::clone(table), Operation::Truncate { restart_identity: false });
+    }
+
+    pub fn change(&mut self, relation: Arc<Relation>, operation: Operation) {
         self.lsn += 8;
         self.changes.push(Change {
             lsn: Lsn(self.lsn),
             end_lsn: Lsn::INVALID,
-            relation: Arc::clone(table),
-            operation: Operation::Truncate { restart_identity: false },
+            relation,
+            operation,
         });
     }
 

@@ -16,6 +16,7 @@ use super::types::ColumnType;
 use crate::config::Mode;
 use crate::error::Result;
 use crate::preflight::Finding;
+use crate::schema::Policy;
 
 /// Looks at the server, the rights of the user and the tables that the source's would become.
 pub async fn check(options: &ClickHouseOptions, tables: &[Relation]) -> Vec<Finding> {
@@ -96,6 +97,12 @@ async fn rights(
         if !has_database {
             needed.push(("CREATE DATABASE", &database));
         }
+    }
+    if options.schema_changes != Policy::Stop {
+        needed.push(("ALTER COLUMN", &database));
+    }
+    if options.schema_changes == Policy::Apply {
+        needed.push(("DROP TABLE", &database));
     }
     for (right, place) in needed {
         let sql = format!("CHECK GRANT {right} ON {place}");

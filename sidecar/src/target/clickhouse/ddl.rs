@@ -51,16 +51,30 @@ fn engine(plan: &Plan) -> &'static str {
 /// The view of the rows that are in a log: each as often as it came and did not go. `None` for a table
 /// with a key, and for one without columns.
 pub(super) fn create_view(database: &str, plan: &Plan) -> Option<String> {
-    if plan.layout == Layout::Keyed || plan.columns.is_empty() {
+    if plan.layout == Layout::Keyed {
         return None;
     }
-    let columns = list(plan.columns.iter().map(|column| column.name.as_str()));
+    let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
+    create_view_of(database, &plan.name, &plan.storage(), &columns)
+}
+
+/// The same of a table that has these columns; `None` when it has none.
+pub(super) fn create_view_of(
+    database: &str,
+    name: &str,
+    storage: &str,
+    columns: &[&str],
+) -> Option<String> {
+    if columns.is_empty() {
+        return None;
+    }
+    let columns = list(columns.iter().copied());
     Some(format!(
         "CREATE OR REPLACE VIEW {} AS SELECT {columns} FROM (\
          SELECT {columns}, sum(`_rsrepl_sign`) AS `_rsrepl_copies` FROM {} FINAL GROUP BY {columns}) \
          ARRAY JOIN range(toUInt64(greatest(`_rsrepl_copies`, 0))) AS `_rsrepl_copy`",
-        qualified(database, &plan.name),
-        qualified(database, &plan.storage()),
+        qualified(database, name),
+        qualified(database, storage),
     ))
 }
 

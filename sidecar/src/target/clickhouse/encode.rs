@@ -128,7 +128,8 @@ impl Encoder<'_> {
                 }
                 Ok(Written::Done)
             }
-            Operation::Truncate { .. } => Ok(Written::Done), // a step of its own, see `write`
+            // steps of their own, see `session`
+            Operation::Truncate { .. } | Operation::Schema(_) => Ok(Written::Done),
         }
     }
 
@@ -289,7 +290,7 @@ impl Encoder<'_> {
             Operation::Update { .. } | Operation::Delete { .. } => {
                 return Err(without_identity(self.plan, item.lsn));
             }
-            Operation::Truncate { .. } => {}
+            Operation::Truncate { .. } | Operation::Schema(_) => {}
         }
         Ok(Written::Done)
     }

@@ -19,6 +19,7 @@ pub(super) enum Attempt<'a> {
     Describe(&'a str),
     Insert(&'a str),
     Truncate(&'a str),
+    Alter(&'a str),
     ReadBack(&'a str),
 }
 
@@ -33,6 +34,7 @@ impl std::fmt::Display for Attempt<'_> {
             Attempt::Describe(table) => write!(f, "cannot look at table {table}"),
             Attempt::Insert(table) => write!(f, "cannot insert into table {table}"),
             Attempt::Truncate(table) => write!(f, "cannot truncate table {table}"),
+            Attempt::Alter(table) => write!(f, "cannot alter table {table}"),
             Attempt::ReadBack(table) => write!(f, "cannot read rows of table {table}"),
         }
     }

@@ -23,6 +23,9 @@
 //! | `native` | blocks of columns (pure) |
 //! | `types` | ClickHouse types and their values (pure) |
 //! | `ddl` | statements, and what does not fit about a table (pure) |
+//! | `evolve` | makes a table follow the source's |
+//! | `alter` | the statements for that, and those left to its owner (pure) |
+//! | `records` | what each table is, and since which change of the stream |
 //! | `check` | the preflight: the same questions, and nothing changed |
 //! | `setup` | what must be true of the server before rows go to it |
 //! | `position` | where the stream is on this server |
@@ -34,11 +37,13 @@
 //!
 //! The mapping of types is in `docs/type-mapping.md`.
 
+mod alter;
 mod check;
 mod client;
 mod convert;
 mod ddl;
 mod encode;
+mod evolve;
 mod failure;
 mod insertion;
 mod lookup_limit;
@@ -48,6 +53,7 @@ mod plan;
 mod policy;
 mod position;
 mod recent;
+mod records;
 mod refuse;
 mod session;
 mod setup;

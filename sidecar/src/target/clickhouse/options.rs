@@ -6,6 +6,7 @@ use crate::config::{self, Compression, Mode};
 use crate::error::{Error, Kind, Result};
 use crate::quote;
 use crate::redact::Secret;
+use crate::schema::Policy;
 
 use super::policy::Policies;
 
@@ -28,6 +29,8 @@ pub struct ClickHouseOptions {
     /// With `{schema}` and `{table}`.
     pub table_name: String,
     pub create_tables: bool,
+    /// Which changes of tables it makes by itself.
+    pub schema_changes: Policy,
     pub compression: Compression,
     pub policies: Policies,
 }
@@ -51,6 +54,7 @@ impl ClickHouseOptions {
             mode: config.mode,
             table_name: config.table_name.clone(),
             create_tables: config.create_tables,
+            schema_changes: config.schema_changes,
             compression: config.compression,
             policies: config.policies.clone(),
         })
@@ -151,6 +155,7 @@ mod tests {
             mode: Mode::Mirror,
             table_name: "{schema}_{table}".to_owned(),
             create_tables: true,
+            schema_changes: Policy::default(),
             compression: Compression::None,
             policies: Policies::default(),
         }

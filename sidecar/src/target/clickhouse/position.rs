@@ -82,7 +82,7 @@ pub(super) async fn read(server: &Server, database: &str, source: &SourceIdentit
     Ok(Lsn(number(server, &lsn)?))
 }
 
-fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {
+pub(super) fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {
     text.parse().map_err(|_| {
         Error::new(Kind::Server, format!("target {}: unreadable position", server.name()))
     })

@@ -8,13 +8,16 @@ use rsrepl_wire::{Lsn, Relation};
 use super::client::Server;
 use super::convert::DateRange;
 use super::encode::Item;
+use super::evolve::{How, Turn};
 use super::options::ClickHouseOptions;
 use super::plan::Plan;
+use super::records::{self, Record};
 use super::version::Version;
 use super::write::{Context, Step, Table};
 use super::{ddl, position, setup};
 use crate::batch::{Change, Operation};
 use crate::error::{Error, Kind, Result};
+use crate::schema::Table as Described;
 use crate::target::SourceIdentity;
 
 /// See the module's documentation.
@@ -25,17 +28,44 @@ pub(super) struct Session {
     dates: DateRange,
     /// Of the last change.
     version: Version,
+    /// The end of its transaction, and of the one before.
+    ends_at: Lsn,
+    whole: Lsn,
     tables: Vec<TableState>,
     by_oid: HashMap<u32, usize>,
     by_name: HashMap<String, usize>,
     /// The last TRUNCATE that a predecessor began, by table.
     truncates: HashMap<String, Version>,
+    /// By the table's oid on the source.
+    pub(super) records: HashMap<u32, Record>,
+}
+
+/// The changes of a batch, in order.
+pub(super) struct Changes {
+    rest: std::vec::IntoIter<Change>,
+    first: Option<Change>,
+}
+
+impl Changes {
+    pub(super) fn new(changes: Vec<Change>) -> Changes {
+        Changes { rest: changes.into_iter(), first: None }
+    }
+
+    fn next(&mut self) -> Option<Change> {
+        self.first.take().or_else(|| self.rest.next())
+    }
+
+    fn put_back(&mut self, change: Change) {
+        self.first = Some(change);
+    }
 }
 
 struct TableState {
     table: Arc<Table>,
     /// As it was last described; the plan's own may be an older one that says the same.
     relation: Arc<Relation>,
+    /// See [`Session::since`].
+    since: Version,
 }
 
 impl Session {
@@ -49,6 +79,11 @@ impl Session {
         setup::fence(&server).await?;
         let lsn = position::read(&server, &options.database, source).await?;
         let truncates = position::read_truncates(&server, &options.database, &source.slot).await?;
+        let records = match lsn {
+            // records belong to a position
+            Lsn::INVALID => HashMap::new(),
+            _ => records::read(&server, &options.database, source).await?,
+        };
         let context = Context {
             server,
             database: options.database.as_str().into(),
@@ -61,31 +96,93 @@ impl Session {
             dates,
             // a position is between two transactions
             version: Version::default(),
+            ends_at: lsn,
+            whole: lsn,
             tables: Vec::new(),
             by_oid: HashMap::new(),
             by_name: HashMap::new(),
             truncates,
+            records,
         };
         Ok((session, lsn))
     }
 
-    /// Sorts the changes by table, each table's in stream order; a table's place stays the same.
-    pub(super) async fn steps(&mut self, changes: Vec<Change>) -> Result<Vec<Vec<Step>>> {
+    /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before
+    /// the next change of a table itself, which is given back.
+    pub(super) async fn steps(
+        &mut self,
+        changes: &mut Changes,
+    ) -> Result<(Vec<Vec<Step>>, Option<Turn>)> {
         let mut steps: Vec<Vec<Step>> = Vec::new();
-        for change in changes {
-            let index = match self.known(&change.relation) {
+        while let Some(change) = changes.next() {
+            let version = self.version.next(&change);
+            if change.end_lsn > self.ends_at {
+                (self.whole, self.ends_at) = (self.ends_at, change.end_lsn);
+            }
+            let whole = self.whole;
+            let turn = |how| Turn { how, version, lsn: change.lsn, whole };
+            if let Operation::Schema(message) = &change.operation {
+                self.version = version;
+                return Ok((steps, Some(turn(How::Told(Arc::clone(message))))));
+            }
+            let known = self.known(&change.relation);
+            if version < self.since(known, change.relation.oid) {
+                self.version = version;
+                continue;
+            }
+            let index = match known {
                 Some(index) => index,
-                None => self.describe(&change.relation).await?,
+                None if self.is_changed(&change.relation, version) => {
+                    let turn = turn(How::Shown(Arc::clone(&change.relation)));
+                    changes.put_back(change);
+                    return Ok((steps, Some(turn)));
+                }
+                None => self.describe(&change.relation, version).await?,
             };
+            self.version = version;
             if steps.len() < self.tables.len() {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
             if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.get(index)) {
-                self.version = self.version.next(&change);
-                add(steps, state, self.version, change);
+                add(steps, state, version, change);
             }
         }
-        Ok(steps)
+        Ok((steps, None))
+    }
+
+    /// The last change of a table: what is older of it was stored before that.
+    fn since(&self, known: Option<usize>, oid: u32) -> Version {
+        match known.and_then(|index| self.tables.get(index)) {
+            Some(state) => state.since,
+            None => self.records.get(&oid).map(|record| record.version).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a description says something new of the table.
+    fn is_changed(&self, relation: &Relation, version: Version) -> bool {
+        let Some(record) = self.records.get(&relation.oid) else { return false };
+        if record.dropped && record.done {
+            return false;
+        }
+        let shown = Described::of_relation(relation).completed_by(&record.table);
+        let same = (&record.table.schema, &record.table.name, &record.table.columns)
+            == (&shown.schema, &shown.name, &shown.columns);
+        // one that has begun is to be ended
+        !same || !record.done && record.version == version
+    }
+
+    /// Forgets how a table is written to: it is another one from here on.
+    pub(super) fn forget(&mut self, oid: u32) {
+        let Some(index) = self.by_oid.remove(&oid) else { return };
+        self.by_name.retain(|_, at| *at != index);
+    }
+
+    pub(super) fn options(&self) -> &ClickHouseOptions {
+        &self.options
+    }
+
+    pub(super) fn dates(&self) -> DateRange {
+        self.dates
     }
 
     /// The table of a relation that has been described before.
@@ -102,9 +199,11 @@ impl Session {
     }
 
     /// Plans a table that is new or has changed, and sees to it that the server has it so.
-    async fn describe(&mut self, relation: &Arc<Relation>) -> Result<usize> {
+    async fn describe(&mut self, relation: &Arc<Relation>, version: Version) -> Result<usize> {
+        let name = self.options.target_table(&relation.schema, &relation.name);
+        self.check_heir(relation, &name).await?;
+        self.seed(relation, version).await?;
         let options = &self.options;
-        let name = options.target_table(&relation.schema, &relation.name);
         if let Some(other) = self.by_name.get(&name).and_then(|index| self.tables.get(*index))
             && (&other.relation.schema, &other.relation.name) != (&relation.schema, &relation.name)
         {
@@ -126,6 +225,7 @@ impl Session {
             truncated: self.truncates.get(&plan.storage()).copied().unwrap_or_default(),
             plan,
         });
+        let since = self.since(None, relation.oid);
         let relation = Arc::clone(relation);
         let index = match self.by_name.get(&name) {
             Some(index) => *index,
@@ -134,8 +234,8 @@ impl Session {
         self.by_oid.insert(relation.oid, index);
         self.by_name.insert(name, index);
         match self.tables.get_mut(index) {
-            Some(state) => (state.table, state.relation) = (table, relation),
-            None => self.tables.push(TableState { table, relation }),
+            Some(state) => *state = TableState { table, relation, since },
+            None => self.tables.push(TableState { table, relation, since }),
         }
         Ok(index)
     }

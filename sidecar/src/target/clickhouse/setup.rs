@@ -10,6 +10,7 @@ use super::failure::Attempt;
 use super::options::ClickHouseOptions;
 use super::plan::Plan;
 use super::position;
+use super::records;
 use crate::error::{Error, Kind, Result};
 use crate::target::SourceIdentity;
 
@@ -67,6 +68,7 @@ pub(super) async fn prepare(server: &Server, options: &ClickHouseOptions) -> Res
         for sql in position::create_statements(database) {
             server.execute(Attempt::Prepare, &sql).await?;
         }
+        server.execute(Attempt::Prepare, &records::create_statement(database)).await?;
     }
     date_range(server).await
 }

@@ -78,7 +78,9 @@ pub(super) fn plan_lookup(
         let (old, new) = match &item.operation {
             Operation::Insert { new } => (None, new),
             Operation::Update { old, new } => (old.as_ref(), new),
-            Operation::Delete { .. } | Operation::Truncate { .. } => continue,
+            Operation::Delete { .. } | Operation::Truncate { .. } | Operation::Schema(_) => {
+                continue;
+            }
         };
         let update = matches!(item.operation, Operation::Update { .. });
         let whole = old.is_some_and(|old| old.kind == OldRowKind::Full);

@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::evolve::Turn;
 use super::insertion::{Inlet, Insertion};
 use super::position;
-use super::session::Session;
-use super::write::{Before, Context, Writer};
+use super::session::{Changes, Session};
+use super::write::{Before, Context, Step, Writer};
 use crate::batch::{Batch, Position};
 use crate::error::{Error, Kind, Result};
 use crate::guard::guarded;
@@ -153,14 +154,53 @@ impl Worker {
         Some(self.last.map_or(company, |last| company.max(last + self.limits.interval)))
     }
 
-    /// Encodes a batch and sends what fills a block.
+    /// Encodes a batch and sends what fills a block. A change of a table waits until everything before it
+    /// is stored.
     async fn write(&mut self, batch: Batch) -> Result<()> {
+        self.group.since.get_or_insert_with(Instant::now);
+        let rows = batch.changes.len();
+        let mut changes = Changes::new(batch.changes);
+        loop {
+            let (steps, turn) = self.session.steps(&mut changes).await?;
+            self.write_steps(steps).await?;
+            let Some(turn) = turn else { break };
+            self.store_before(&turn).await?;
+            self.session.follow(&turn).await?;
+        }
         let group = &mut self.group;
         group.since.get_or_insert_with(Instant::now);
-        group.rows += batch.changes.len();
+        group.rows += rows;
         group.bytes += batch.bytes;
         group.commits.push(batch.commit);
-        let steps = self.session.steps(batch.changes).await?;
+        // there is room for the next
+        let _ = self.told.send(Ok(Event::Room));
+        Ok(())
+    }
+
+    /// Has everything stored that was written, and what was before in the stream not sent again.
+    async fn store_before(&mut self, turn: &Turn) -> Result<()> {
+        self.wait_until_stored().await?;
+        self.store();
+        self.wait_until_stored().await?;
+        if turn.whole > self.reached {
+            let Context { server, database, .. } = &self.session.context;
+            let position = Position { lsn: turn.whole, ..Position::default() };
+            position::write(server, database, &self.session.source, position).await?;
+            self.reached = turn.whole;
+        }
+        // what a table was written to by is of the table as it was
+        self.inlets.iter_mut().for_each(|inlet| *inlet = Inlet::default());
+        Ok(())
+    }
+
+    async fn wait_until_stored(&mut self) -> Result<()> {
+        if let Some(storing) = self.storing.take() {
+            let _ = storing.await; // what came of it is told
+        }
+        self.before.stored().await
+    }
+
+    async fn write_steps(&mut self, steps: Vec<Vec<Step>>) -> Result<()> {
         if self.inlets.len() < steps.len() {
             self.inlets.resize_with(steps.len(), Inlet::default);
         }
@@ -185,8 +225,6 @@ impl Worker {
         while !running.is_empty() {
             put_back(&mut self.inlets, running.join_next().await)?;
         }
-        // there is room for the next
-        let _ = self.told.send(Ok(Event::Room));
         Ok(())
     }
 

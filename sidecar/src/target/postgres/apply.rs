@@ -9,8 +9,10 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, Unfit};
 use super::durability::Wal;
+use super::evolve::{Evolution, Follows};
 use super::order::Work;
 use super::positions::{Begin, Positions};
+use super::records;
 use super::table::Table;
 use super::{errors, sets};
 use crate::batch::Position;
@@ -31,6 +33,9 @@ pub struct Session {
     missing_rows: MissingRows,
     client: Arc<Client>,
     positions: Arc<Positions>,
+    follows: Follows,
+    /// Of the work before: see [`Work::epoch`].
+    epoch: u64,
     /// A transaction of the target is open: part of a large one of the source.
     in_transaction: bool,
     /// It has moved the position.
@@ -46,12 +51,15 @@ impl Session {
         client: Client,
         positions: Positions,
         missing_rows: MissingRows,
+        follows: Follows,
     ) -> Session {
         Session {
             target: target.to_owned(),
             missing_rows,
             client: Arc::new(client),
             positions: Arc::new(positions),
+            follows,
+            epoch: 0,
             in_transaction: false,
             moved: false,
             lost: false,
@@ -61,8 +69,12 @@ impl Session {
 
     /// Writes the rows within a transaction, which it begins if none is open.
     pub async fn write_rows(&mut self, work: &Work, alone: bool) -> Result<()> {
+        if work.epoch != self.epoch {
+            self.forget_tables();
+            self.epoch = work.epoch;
+        }
         if self.in_transaction {
-            return self.write_plan(&work.plan).await;
+            return self.write_work(work).await;
         }
         let begin = match (alone, work.commit) {
             (true, Some(to)) => Begin::Moved { from: work.from, to },
@@ -73,10 +85,22 @@ impl Session {
         self.moved = matches!(begin, Begin::Moved { .. });
         let (client, positions) = (Arc::clone(&self.client), Arc::clone(&self.positions));
         let begun = positions.begin(&client, begin).await;
-        let written = self.write_plan(&work.plan).await;
+        let written = self.write_work(work).await;
         // first: what follows from a transaction that did not begin well explains nothing
         begun.answer().await?;
         written
+    }
+
+    async fn write_work(&mut self, work: &Work) -> Result<()> {
+        let evolution =
+            Evolution { target: &self.target, client: &self.client, follows: &self.follows };
+        for relation in &work.seeds {
+            evolution.seed(relation).await?;
+        }
+        if let Some(step) = &work.schema {
+            evolution.follow(step).await?;
+        }
+        self.write_plan(&work.plan).await
     }
 
     async fn write_plan(&mut self, plan: &Plan) -> Result<()> {
@@ -170,7 +194,11 @@ impl Session {
         if self.tables.get(&relation.oid).is_some_and(|table| table.describes(relation)) {
             return Ok(());
         }
-        let fit = catalog::resolve(&self.client, relation).await.map_err(|unfit| match unfit {
+        let server = |error| errors::of_server(&self.target, "reading rsrepl.tables", error);
+        let record = records::read(&self.client, &self.follows.slot, relation.oid).await;
+        let record = record.map_err(server)?;
+        let fit = catalog::resolve(&self.client, relation, record.as_ref()).await;
+        let fit = fit.map_err(|unfit| match unfit {
             Unfit::Server(error) => errors::of_server(&self.target, "reading its catalog", error),
             Unfit::Findings(findings) => {
                 let what: Vec<_> = findings.iter().map(|f| f.what.as_str()).collect();

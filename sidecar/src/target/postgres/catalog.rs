@@ -4,6 +4,7 @@ use rsrepl_wire::{Column, Encoding, Relation, TypeKind};
 use tokio_postgres::Client;
 
 use super::codec::Codec;
+use super::records::Record;
 use super::sql;
 use crate::preflight::Finding;
 
@@ -60,6 +61,7 @@ pub struct TargetColumn {
 
 /// A column as the target's catalog describes it.
 struct CatalogColumn {
+    number: i16,
     name: String,
     not_null: bool,
     generated: bool,
@@ -86,9 +88,10 @@ impl CatalogColumn {
 }
 
 const TABLE_QUERY: &str = "\
-SELECT c.oid, c.relkind::text
+SELECT c.oid, c.relkind::text, n.nspname, c.relname
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = $1 AND c.relname = $2";
+ WHERE c.oid = $3 OR n.nspname = $1 AND c.relname = $2
+ ORDER BY n.nspname = $1 AND c.relname = $2 DESC";
 
 /// Follows domains down to their base type and its modifier.
 const COLUMNS_QUERY: &str = "\
@@ -100,7 +103,7 @@ WITH RECURSIVE base (attnum, oid, typmod) AS (
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
 SELECT a.attname, a.attnotnull, a.attgenerated::text, a.attidentity::text, a.atthasdef,
        dn.nspname, dt.typname, b.oid, bn.nspname, bt.typname, b.typmod, bt.typelem,
-       pg_catalog.format_type(b.oid, -1)
+       pg_catalog.format_type(b.oid, -1), a.attnum
   FROM pg_catalog.pg_attribute a
   JOIN base b ON b.attnum = a.attnum
   JOIN pg_catalog.pg_type bt ON bt.oid = b.oid AND bt.typtype <> 'd'
@@ -133,13 +136,21 @@ impl From<tokio_postgres::Error> for Unfit {
     }
 }
 
-/// Looks up the table of the same schema and name, and fits the relation's columns to it by name.
-pub async fn resolve(client: &Client, relation: &Relation) -> Result<TargetTable, Unfit> {
-    let found = client.query_opt(TABLE_QUERY, &[&relation.schema, &relation.name]).await?;
-    let Some(row) = found else {
+/// Looks up the table of the same schema and name, or else the recorded one, and fits the relation's columns
+/// to it by their recorded numbers, or else by name: by hand, they may have got the names that the stream
+/// will bring.
+pub async fn resolve(
+    client: &Client,
+    relation: &Relation,
+    record: Option<&Record>,
+) -> Result<TargetTable, Unfit> {
+    let recorded = record.map_or(0, |record| record.target_oid);
+    let found = client.query(TABLE_QUERY, &[&relation.schema, &relation.name, &recorded]).await?;
+    let Some(row) = found.first() else {
         return Err(Unfit::Findings(vec![missing(relation)]));
     };
     let (oid, kind): (u32, String) = (row.try_get(0)?, row.try_get(1)?);
+    let name = sql::qualified(row.try_get(2)?, row.try_get(3)?);
     if kind != "r" && kind != "p" {
         return Err(Unfit::Findings(vec![Finding::error(
             format!("{relation} is not a table on the target (relkind {kind})"),
@@ -152,10 +163,36 @@ pub async fn resolve(client: &Client, relation: &Relation) -> Result<TargetTable
     for row in client.query(UNIQUE_QUERY, &[&oid]).await? {
         unique.push(row.try_get::<_, Vec<String>>(0)?);
     }
-    fit(relation, &catalog, &unique, kind == "p").map_err(Unfit::Findings)
+    let place = |column: &Column| {
+        let place = record.filter(|r| r.target_oid == oid)?.places.get(&column.number)?;
+        catalog.iter().find(|candidate| candidate.number == *place)
+    };
+    let found = |column: &Column| {
+        place(column).or_else(|| catalog.iter().find(|candidate| candidate.name == column.name))
+    };
+    let found: Vec<_> = relation.columns.iter().map(found).collect();
+    let table = Found { name, columns: &found, catalog: &catalog, unique: &unique };
+    fit(relation, &table, kind == "p").map_err(Unfit::Findings)
 }
 
-fn missing(relation: &Relation) -> Finding {
+/// What the catalog has for a relation.
+struct Found<'a> {
+    /// `"schema"."name"`.
+    name: String,
+    /// One for each column of the relation.
+    columns: &'a [Option<&'a CatalogColumn>],
+    catalog: &'a [CatalogColumn],
+    unique: &'a [Vec<String>],
+}
+
+impl Found<'_> {
+    fn is_known(&self, column: &CatalogColumn) -> bool {
+        self.columns.iter().flatten().any(|known| known.number == column.number)
+    }
+}
+
+/// That there is no table.
+pub fn missing(relation: &Relation) -> Finding {
     let name = sql::qualified(&relation.schema, &relation.name);
     Finding::error(
         format!("table {relation} is missing on the target"),
@@ -181,19 +218,19 @@ fn catalog_column(row: &tokio_postgres::Row) -> Result<CatalogColumn, tokio_post
         typmod: row.try_get(10)?,
         element_oid: row.try_get(11)?,
         sql_type: row.try_get(12)?,
+        number: row.try_get(13)?,
     })
 }
 
 fn fit(
     relation: &Relation,
-    catalog: &[CatalogColumn],
-    unique: &[Vec<String>],
+    table: &Found<'_>,
     partitioned: bool,
 ) -> Result<TargetTable, Vec<Finding>> {
     let mut findings = Vec::new();
     let mut columns = Vec::with_capacity(relation.columns.len());
-    for column in &relation.columns {
-        match catalog.iter().find(|candidate| candidate.name == column.name) {
+    for (column, found) in relation.columns.iter().zip(table.columns) {
+        match found {
             None => findings.push(Finding::error(
                 format!("column {} of {relation} is missing on the target", column.name),
                 format!(
@@ -209,39 +246,29 @@ fn fit(
             },
         }
     }
-    findings.extend(
-        catalog.iter().filter(|c| needs_a_value(relation, c)).map(|c| extra(relation, &c.name)),
-    );
+    let alone = || table.catalog.iter().filter(|column| !table.is_known(column));
+    findings.extend(alone().filter(|c| needs_a_value(c)).map(|c| extra(relation, &c.name)));
     if !findings.is_empty() {
         return Err(findings);
     }
-    let is_key =
-        |name: &String| relation.columns.iter().any(|column| column.key && column.name == *name);
+    let is_key = |name: &String| {
+        let of_key = |ident: &String| columns.iter().any(|c| c.key && c.ident == *ident);
+        of_key(&sql::ident(name))
+    };
+    let unique_key = table.unique.iter().any(|index| index.iter().all(is_key));
     Ok(TargetTable {
-        name: sql::qualified(&relation.schema, &relation.name),
+        name: table.name.clone(),
         partitioned,
         keyed: columns.iter().any(|column| column.key),
         columns,
-        others: catalog
-            .iter()
-            .filter(|column| !column.generated && !is_known(relation, column))
-            .map(|column| sql::ident(&column.name))
-            .collect(),
-        unique_key: unique.iter().any(|index| index.iter().all(is_key)),
+        others: alone().filter(|c| !c.generated).map(|c| sql::ident(&c.name)).collect(),
+        unique_key,
     })
 }
 
 /// A column of the target alone, which an insert without it would fail on.
-fn needs_a_value(relation: &Relation, column: &CatalogColumn) -> bool {
-    column.not_null
-        && !column.has_default
-        && !column.generated
-        && column.identity.is_none()
-        && !is_known(relation, column)
-}
-
-fn is_known(relation: &Relation, column: &CatalogColumn) -> bool {
-    relation.columns.iter().any(|known| known.name == column.name)
+fn needs_a_value(column: &CatalogColumn) -> bool {
+    column.not_null && !column.has_default && !column.generated && column.identity.is_none()
 }
 
 fn extra(relation: &Relation, name: &str) -> Finding {

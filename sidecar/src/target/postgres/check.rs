@@ -8,9 +8,11 @@ use super::catalog::{self, Unfit};
 use super::errors;
 use super::origin;
 use super::positions;
+use super::records::{self, Record};
 use super::session;
-use super::sql::{ident, qualified};
+use super::sql::ident;
 use crate::preflight::Finding;
+use crate::schema::{Policy, Table};
 
 /// What PostgreSQL a target needs at least (`server_version_num`): generated columns.
 const VERSION_MIN: i32 = 120_000;
@@ -20,7 +22,15 @@ SELECT pg_catalog.current_setting('server_version_num')::int,
        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
        pg_catalog.to_regclass('rsrepl.positions') IS NOT NULL,
        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
-       pg_catalog.current_database()::text";
+       pg_catalog.current_database()::text,
+       pg_catalog.to_regclass('rsrepl.tables') IS NOT NULL,
+       COALESCE((SELECT pg_catalog.has_schema_privilege(oid, 'CREATE')
+                   FROM pg_catalog.pg_namespace WHERE nspname = 'rsrepl'), false)";
+
+/// Only the owner may alter a table.
+const OWNS: &str = "\
+SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class
+ WHERE oid = $1::text::regclass";
 
 const TABLE_PRIVILEGES: &str = "\
 SELECT p.name FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'])
@@ -50,11 +60,25 @@ async fn check_all(
     relations: &[Relation],
     findings: &mut Vec<Finding>,
 ) -> Result<(), tokio_postgres::Error> {
-    check_privileges(options, client, findings).await?;
+    let records_exist = check_privileges(options, client, findings).await?;
     findings.extend(origin::check(&options.name, client, slot, options.workers).await?);
-    for relation in relations.iter().filter(|relation| !positions::is_positions(relation)) {
-        let unfit = match catalog::resolve(client, relation).await {
+    let follows = options.schema_changes != Policy::Stop;
+    for relation in relations.iter().filter(|relation| !positions::is_ours(relation)) {
+        let record = match records_exist {
+            true => records::read(client, slot, relation.oid).await?,
+            false => None,
+        };
+        let unfit = match catalog::resolve(client, relation, record.as_ref()).await {
             Err(Unfit::Server(error)) => return Err(error),
+            Err(Unfit::Findings(_)) if follows && is_on_its_way(record.as_ref(), relation) => {
+                continue;
+            }
+            Err(Unfit::Findings(unfit)) if follows && unfit == [catalog::missing(relation)] => {
+                vec![Finding::warning(
+                    format!("table {relation} is missing, and will be made with its first row"),
+                    "load the rows that the source has by now, if they are wanted",
+                )]
+            }
             Err(Unfit::Findings(unfit)) => unfit,
             Ok(table) => check_table(options, client, relation, &table).await?,
         };
@@ -66,11 +90,20 @@ async fn check_all(
     Ok(())
 }
 
+/// The target's table fits an earlier description, and the stream will bring this one.
+fn is_on_its_way(record: Option<&Record>, relation: &Relation) -> bool {
+    record.is_some_and(|record| {
+        let now = Table::of_relation(relation).completed_by(&record.table);
+        (&now.schema, &now.name, &now.columns)
+            != (&record.table.schema, &record.table.name, &record.table.columns)
+    })
+}
+
 async fn check_privileges(
     options: &PostgresOptions,
     client: &Client,
     findings: &mut Vec<Finding>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<bool, tokio_postgres::Error> {
     let (target, user) = (&options.name, options.connection.user());
     let row = client.query_one(PRIVILEGES, &[]).await?;
     let version: i32 = row.try_get(0)?;
@@ -88,13 +121,19 @@ async fn check_privileges(
         ));
     }
     let (exists, may_create): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
+    let (records_exist, may_make): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
     if !exists && !may_create {
         findings.push(Finding::error(
-            format!("target {target}: {user} may not create rsrepl.positions"),
-            positions::create_for(user),
+            format!("target {target}: {user} may not create rsrepl.positions and rsrepl.tables"),
+            format!("{}; {}", positions::create_for(user), records::create_for(user)),
+        ));
+    } else if exists && !records_exist && !may_make {
+        findings.push(Finding::error(
+            format!("target {target}: {user} may not create rsrepl.tables"),
+            records::create_for(user),
         ));
     }
-    Ok(())
+    Ok(records_exist)
 }
 
 async fn check_table(
@@ -104,14 +143,22 @@ async fn check_table(
     table: &catalog::TargetTable,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     let mut findings = Vec::new();
-    let name = qualified(&relation.schema, &relation.name);
-    let rows = client.query(TABLE_PRIVILEGES, &[&name]).await?;
+    let name = &table.name;
+    let rows = client.query(TABLE_PRIVILEGES, &[name]).await?;
     let missing = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     if !missing.is_empty() {
         let (missing, user) = (missing.join(", "), options.connection.user());
         findings.push(Finding::error(
             format!("{user} lacks {missing} on {relation}"),
             format!("GRANT {missing} ON {name} TO {}", ident(user)),
+        ));
+    }
+    let owns: bool = client.query_one(OWNS, &[name]).await?.try_get(0)?;
+    if options.schema_changes != Policy::Stop && !owns {
+        let user = options.connection.user();
+        findings.push(Finding::warning(
+            format!("{user} does not own {relation}: it cannot make the changes that the source makes to it"),
+            format!("ALTER TABLE {name} OWNER TO {}, or schema_changes = \"stop\"", ident(user)),
         ));
     }
     if table.keyed && !table.unique_key {

@@ -157,6 +157,7 @@ fn what(change: &Change) -> String {
         }
         Operation::Delete { old } => ("delete from", Some(&old.row)),
         Operation::Truncate { .. } => ("truncate of", None),
+        Operation::Schema(_) => ("schema change of", None),
     };
     let key = row.and_then(|row| key_text(&change.relation, row)).unwrap_or_default();
     format!("{verb} {}{key}", change.relation)

@@ -21,6 +21,11 @@
 //! | `origin` | the replication origin of a session |
 //! | `positions` | `rsrepl.positions`: what makes it exactly once |
 //! | `flight` | statements that have been sent and are answered later |
+//! | `schemas` | where in a batch a table becomes another one (pure) |
+//! | `evolve` | makes the target's table follow |
+//! | `alter` | the statements for that, and those left to its owner (pure) |
+//! | `ddl` | their text |
+//! | `records` | `rsrepl.tables`: what the target's tables are |
 //! | `catalog` | the target's table for a relation, and how its columns fit |
 //! | `table` | a table being written to, with its prepared statements |
 //! | `sql` | the text of every statement |
@@ -34,21 +39,26 @@
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
+mod alter;
 mod apply;
 mod array;
 mod catalog;
 mod check;
 mod codec;
 mod copy;
+mod ddl;
 mod durability;
 mod errors;
+mod evolve;
 mod flight;
 mod in_order;
 mod order;
 mod origin;
 mod pipeline;
 mod positions;
+mod records;
 mod rows;
+mod schemas;
 mod session;
 mod sets;
 mod sql;
@@ -67,12 +77,14 @@ use tokio::time::Instant;
 pub use self::check::check;
 
 use self::durability::Durability;
-use self::order::{Order, Step, Work};
+use self::order::{Order, Step};
+use self::schemas::Schemas;
 use self::writer::{Job, Outcome, Report, Writer};
 use super::{Event, SourceIdentity, Target};
 use crate::batch::Batch;
 use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
+use crate::schema::Policy;
 use crate::tls::PgConnect;
 
 /// How often a session that has nothing else to do looks whether the last commits are on disk.
@@ -84,6 +96,8 @@ pub struct PostgresOptions {
     /// As configured; in messages and reports.
     pub name: String,
     pub connection: PgConnect,
+    /// Which changes of tables it makes by itself.
+    pub schema_changes: Policy,
     /// Sessions that write, at least 1.
     pub workers: usize,
     /// Batches under way at most, at least 1.
@@ -103,6 +117,7 @@ struct Open {
     writers: Vec<Writer>,
     reports: mpsc::UnboundedReceiver<Report>,
     order: Order,
+    schemas: Schemas,
     /// The end of what was handed over.
     given: Lsn,
     durability: Durability,
@@ -133,7 +148,7 @@ impl Target for PostgresTarget {
     async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
         // ends the old sessions first: an open transaction would hold the lock on the position
         self.open = None;
-        let (sessions, applied) = session::open_all(&self.options, source).await?;
+        let (sessions, applied, recorded) = session::open_all(&self.options, source).await?;
         let (sender, reports) = mpsc::unbounded_channel();
         let hurry = Arc::new(AtomicBool::new(false));
         let writers = sessions.into_iter().enumerate().map(|(number, session)| {
@@ -147,6 +162,7 @@ impl Target for PostgresTarget {
             writers: writers.collect(),
             reports,
             order,
+            schemas: Schemas::new(recorded),
             given: applied,
             durability: Durability::new(applied),
             hurry,
@@ -167,10 +183,11 @@ impl Target for PostgresTarget {
 
     fn submit(&mut self, batch: Batch) {
         let Some(open) = &mut self.open else { return };
-        // a source that is a target itself has positions of its own, which are not ours
-        let work = Work::new(batch, open.given, |relation| !positions::is_positions(relation));
-        open.given = work.commit.map_or(open.given, |commit| commit.lsn);
-        open.order.push(work);
+        let end = batch.commit.map_or(open.given, |commit| commit.lsn);
+        for work in open.schemas.works(batch, open.given) {
+            open.order.push(work);
+        }
+        open.given = end;
         open.proceed();
     }
 
@@ -261,14 +278,16 @@ impl Open {
     fn ended(&mut self, writer: usize, result: Result<Outcome>, lost: bool) -> Result<()> {
         match result {
             Ok(Outcome::Written(wal)) => {
+                let applied = self.order.head_ends_batch().then_some(Event::Applied);
                 self.order.finished(writer);
-                self.events.push_back(Event::Applied);
+                self.events.extend(applied);
                 let durable = self.durability.seen(wal);
                 self.events.extend(durable.map(Event::Durable));
             }
             Ok(Outcome::Committed(wal)) => {
+                let applied = self.order.head_ends_batch().then_some(Event::Applied);
                 let position = self.order.finished(writer);
-                self.events.push_back(Event::Applied);
+                self.events.extend(applied);
                 let now = Instant::now();
                 self.look_at = now + LOOK_INTERVAL;
                 let durable = position.and_then(|at| self.durability.committed(at.lsn, wal, now));
@@ -294,6 +313,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use super::order::Work;
     use super::*;
     use crate::batch::Position;
 
@@ -303,6 +323,7 @@ mod tests {
             writers: Vec::new(),
             reports: mpsc::unbounded_channel().1,
             order: Order::new(2),
+            schemas: Schemas::new([]),
             given: Lsn::INVALID,
             durability: Durability::new(Lsn::INVALID),
             hurry: Arc::default(),

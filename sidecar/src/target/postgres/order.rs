@@ -14,9 +14,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rsrepl_wire::Lsn;
+use rsrepl_wire::{Lsn, Relation};
 
-use crate::batch::{Batch, Position};
+use super::schemas::Step as SchemaStep;
+use crate::batch::Position;
 use crate::plan::Plan;
 
 /// Batches written alone after a failure in company, at first and at most.
@@ -31,25 +32,22 @@ pub struct Work {
     pub commit: Option<Position>,
     /// More waits behind it.
     pub full: bool,
+    /// To be done before the rows, of which there are none then.
+    pub schema: Option<SchemaStep>,
+    /// Tables to be recorded.
+    pub seeds: Vec<Arc<Relation>>,
+    /// Sessions forget what they know of tables when it changes.
+    pub epoch: u64,
+    /// It ends a batch.
+    pub last: bool,
 }
 
 impl Work {
-    pub fn new(batch: Batch, from: Lsn, keep: impl Fn(&rsrepl_wire::Relation) -> bool) -> Work {
-        let mut plan = Plan::new(batch.changes);
-        plan.tables.retain(|table| keep(&table.relation));
-        for truncation in &mut plan.truncates {
-            truncation.relations.retain(|relation| keep(relation));
-        }
-        plan.truncates.retain(|truncation| !truncation.relations.is_empty());
-        Work { plan, from, commit: batch.commit, full: batch.full }
-    }
-}
-
-impl Work {
-    /// A part of a transaction; tables to be emptied, which may mean to wait for their readers; or a batch
-    /// that there is nothing to write beside. Alone, it may wait for locks, and an error is its own.
+    /// A part of a transaction; a table to be altered, or emptied, which may mean to wait for its readers;
+    /// or a batch that there is nothing to write beside. Alone, it may wait for locks, and an error is its own.
     fn wants_to_be_alone(&self) -> bool {
-        self.commit.is_none() || !self.plan.truncates.is_empty() || !self.full
+        let locks = self.schema.is_some() || !self.plan.truncates.is_empty();
+        self.commit.is_none() || locks || !self.full
     }
 }
 
@@ -175,6 +173,11 @@ impl Order {
         let entry = self.queue.get_mut(at)?;
         entry.state = State::Writing { writer, alone, turn: false };
         Some(Step::Start { writer, work: Arc::clone(&entry.work), alone })
+    }
+
+    /// The first of them all ends a batch.
+    pub fn head_ends_batch(&self) -> bool {
+        self.queue.front().is_some_and(|head| head.work.last)
     }
 
     /// The head has been committed, or, as a part, written.

@@ -18,13 +18,8 @@ fn work(n: u64, tables: &[(u8, Option<bool>)], commit: bool) -> Work {
         },
     });
     let commit = commit.then_some(Position { lsn: Lsn(n), ..Position::default() });
-    let batch = Batch {
-        changes: changes.collect(),
-        commit,
-        full: !n.is_multiple_of(3),
-        ..Batch::default()
-    };
-    Work::new(batch, Lsn(n - 1), |_| true)
+    let plan = Plan::new(changes.collect());
+    Work { plan, from: Lsn(n - 1), commit, full: !n.is_multiple_of(3), ..Work::default() }
 }
 
 fn plan(tables: &[(u8, Option<bool>)]) -> Plan {

@@ -105,9 +105,9 @@ pub struct Begun<'a> {
     answer: Sent<'a, Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>>,
 }
 
-/// Whether this is the table itself.
-pub fn is_positions(relation: &Relation) -> bool {
-    relation.schema == "rsrepl" && relation.name == "positions"
+/// Whether this is one of our own tables: a source that is a target itself has them too.
+pub fn is_ours(relation: &Relation) -> bool {
+    relation.schema == "rsrepl" && matches!(relation.name.as_str(), "positions" | "tables")
 }
 
 /// Creates the table when it is not there.

@@ -53,7 +53,9 @@ pub fn of_change(table: &Table, change: &Change) -> Result<Prepared, Unusable> {
             let old = old.as_ref().ok_or(NO_IDENTITY)?;
             Ok(update_image(table, &whole(table, old)?, &Cell::of_row(new, relation)?))
         }
-        Operation::Truncate { .. } => Err(Unusable::Because("a TRUNCATE came among the rows")),
+        Operation::Truncate { .. } | Operation::Schema(_) => {
+            Err(Unusable::Because("a change of the table came among its rows"))
+        }
     }
 }
 

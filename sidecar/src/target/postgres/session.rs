@@ -5,11 +5,14 @@ use tokio_postgres::Client;
 
 use super::apply::Session;
 use super::errors;
+use super::evolve::Follows;
 use super::origin;
 use super::positions::{self, Positions};
+use super::records;
 use super::sql::literal;
 use super::{PostgresOptions, SourceIdentity};
 use crate::error::{Error, Kind, Result};
+use crate::schema::Table;
 use crate::tls::PgConnect;
 
 /// What every session runs with. Names that the target's version does not know are left out.
@@ -25,6 +28,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
     ("xmloption", "content"),
+    // a column becomes one with a time zone without its rows coming anew where the source is in UTC alone
+    ("timezone", "UTC"),
     // a long transaction of the source is one here too
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
@@ -65,21 +70,23 @@ SELECT pg_catalog.set_config('synchronous_commit', 'off', false)
 /// From here on rows are written in transactions that are begun as such only; see `positions`.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
 
-/// Opens the sessions that write, and gives the stored position.
+/// Opens the sessions that write, and gives the stored position and the recorded tables.
 pub async fn open_all(
     options: &PostgresOptions,
     source: &SourceIdentity,
-) -> Result<(Vec<Session>, Lsn)> {
+) -> Result<(Vec<Session>, Lsn, Vec<Table>)> {
     let target = options.name.as_str();
     let mut first = open(target, &options.connection).await?;
     positions::create(target, options.connection.user(), &first).await?;
+    records::create(target, options.connection.user(), &first).await?;
     let applied = positions::load(target, &mut first, source).await?;
+    let recorded = records::load(target, &first, &source.slot, applied).await?;
     let mut sessions = vec![to_write(options, first, source, 0).await?];
     for number in 1..options.workers {
         let client = open(target, &options.connection).await?;
         sessions.push(to_write(options, client, source, number).await?);
     }
-    Ok((sessions, applied))
+    Ok((sessions, applied, recorded))
 }
 
 /// Makes session `number` ready to write.
@@ -95,7 +102,8 @@ async fn to_write(
     let asynchronous = client.query_opt(ASYNCHRONOUS, &[]).await.map_err(server)?.is_some();
     let positions = Positions::prepare(target, &client, &source.slot, origin, asynchronous).await?;
     client.batch_execute(READ_ONLY).await.map_err(server)?;
-    Ok(Session::new(target, client, positions, options.missing_rows))
+    let follows = Follows { slot: source.slot.clone(), policy: options.schema_changes };
+    Ok(Session::new(target, client, positions, options.missing_rows, follows))
 }
 
 /// Opens a session that may write as a replica: triggers and foreign keys do not fire.
