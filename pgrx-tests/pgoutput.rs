@@ -102,6 +102,9 @@ mod tests {
     #[pg_test]
     fn the_same_changes_as_pgoutput_when_streamed() {
         let mut source = Source::new("pgoutput_streamed");
+        if source.loses_tables_when_streaming() {
+            return;
+        }
         let mut told = tell(&mut source, PADDING, true);
         // nothing is streamed of a transaction of which nothing is wanted: their frames come all the same
         told.rsrepl.retain(|line| line != "BEGIN" && line != "COMMIT");

@@ -175,6 +175,9 @@ mod tests {
             "rewrites_streamed",
             "SET logical_decoding_work_mem = '64kB'; CREATE TABLE t (id int PRIMARY KEY, v text)",
         );
+        if source.loses_tables_when_streaming() {
+            return;
+        }
         source.run("INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 3000) i");
         source.take(&[]);
         source.run(
