@@ -47,6 +47,7 @@ fn inserts_on_the_standby_do_not_collide_after_a_clean_shutdown() {
     for table in TABLES {
         rig.execute(&insert(table, 50));
     }
+    rig.settle(LIMIT);
     assert!(rig.sidecar.terminate().success());
     let log = rig.sidecar.log();
     assert!(log.contains("3 sequences set"), "{log}");
