@@ -127,10 +127,13 @@ mod tests {
         assert_eq!(lines, ["ALTER TABLE r public.b (1 id text)"]);
         // nobody listens
         source.run("SELECT pg_drop_replication_slot('rsrepl_schema_silent')");
-        source.run("SELECT pg_create_logical_replication_slot('other_plugin', 'test_decoding')");
+        source.run("CREATE PUBLICATION everything FOR ALL TABLES");
+        source.run("SELECT pg_create_logical_replication_slot('other_plugin', 'pgoutput')");
         source.run("CREATE TABLE t (id int); DROP TABLE t");
         let seen = source.value(
-            "SELECT count(*) FROM pg_logical_slot_get_changes('other_plugin', NULL, NULL) WHERE data LIKE '%rsrepl.schema%'",
+            "SELECT count(*) FROM pg_logical_slot_get_binary_changes('other_plugin', NULL, NULL, 'proto_version', '1',
+               'publication_names', 'everything', 'messages', 'on')
+             WHERE position('rsrepl.schema'::bytea IN data) > 0",
         );
         source.run("SELECT pg_drop_replication_slot('other_plugin')");
         assert_eq!(seen, "0");

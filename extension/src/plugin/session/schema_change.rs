@@ -1,5 +1,6 @@
 //! What a session does with the messages of event triggers.
 
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 use rsrepl_wire::Lsn;
 
@@ -7,6 +8,7 @@ use super::{Session, frame};
 use crate::plugin::memory;
 use crate::plugin::output::Output;
 use crate::plugin::publications::Opened;
+use crate::plugin::report;
 use crate::plugin::schema::{self, SchemaChange, Sent, Subject};
 use crate::seal;
 
@@ -72,7 +74,14 @@ impl Session {
     unsafe fn sent_of(&mut self, oid: pg_sys::Oid) -> Option<Sent> {
         // SAFETY: as promised by the caller
         unsafe {
-            let relation = Opened::find(oid)?;
+            let Some(relation) = Opened::find(oid) else {
+                report::warn(
+                    Code::ERRCODE_UNDEFINED_TABLE,
+                    format!("cannot describe table {} at a change of its schema", oid.to_u32()),
+                    "Targets see new columns at the next change of the table, but not rewritten rows.",
+                );
+                return None;
+            };
             let entry = self.relations.entry(relation.0, &mut self.catalog);
             let wanted = entry.table.wanted;
             if wanted.any() && !entry.is_shown_as_itself() {
