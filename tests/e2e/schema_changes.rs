@@ -96,7 +96,7 @@ impl Workload {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(20));
             }
             done
         });
