@@ -114,6 +114,12 @@ impl Standby {
         blocking(|| self.server.postgres.value(&self.database, &all)).unwrap_or_default()
     }
 
+    /// Not every server has values of the type xml.
+    fn has_libxml(&self) -> bool {
+        let built = "SELECT 1 FROM pg_config WHERE name = 'CONFIGURE' AND setting ~ 'with-libxml'";
+        !self.rows(built).is_empty()
+    }
+
     fn source(&self) -> SourceIdentity {
         // origins belong to the whole server
         source_for(&format!("slot_{}", self.database))

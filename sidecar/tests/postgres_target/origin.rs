@@ -5,6 +5,7 @@ use std::time::Duration;
 use rsrepl_sidecar::preflight::Severity;
 use rsrepl_sidecar::target::Target;
 use rsrepl_sidecar::target::postgres::{PostgresTarget, check};
+use rsrepl_tests::build;
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::Scratch;
 
@@ -54,14 +55,18 @@ async fn a_predecessor_that_stays_is_named() {
 #[tokio::test]
 async fn check_counts_the_places_that_are_left() {
     let scratch = blocking(|| Scratch::new("pg-origins"));
-    let server = blocking(|| Postgres::start(&scratch, "standby", "max_replication_slots = 3"));
+    let places = match build::postgres_major() {
+        18.. => "max_active_replication_origins",
+        _ => "max_replication_slots",
+    };
+    let server = blocking(|| Postgres::start(&scratch, "standby", &format!("{places} = 3")));
     let mut options = options_for(&server.conninfo("postgres"));
     options.workers = 4;
     let found = check(&options, "origins", &[]).await;
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0].severity, Severity::Error);
     assert!(found[0].what.contains("4 more replication origins"), "{found:#?}");
-    assert!(found[0].mend.contains("SET max_replication_slots = 4,"), "{found:#?}");
+    assert!(found[0].mend.contains(&format!("SET {places} = 4,")), "{found:#?}");
 
     options.workers = 2;
     assert_eq!(check(&options, "origins", &[]).await, []);
@@ -72,5 +77,5 @@ async fn check_counts_the_places_that_are_left() {
     assert_eq!(check(&options, "origins", &[]).await, []);
     let found = check(&options, "others", &[]).await;
     assert!(found[0].what.contains("2 of the server's 3 places are taken"), "{found:#?}");
-    assert!(found[0].mend.contains("SET max_replication_slots = 4,"), "{found:#?}");
+    assert!(found[0].mend.contains(&format!("SET {places} = 4,")), "{found:#?}");
 }

@@ -65,6 +65,15 @@ fn create(standby: &Standby, forms: &[Forms], identity: &str) {
     standby.execute(&format!("DO $$ BEGIN {all} END $$"));
 }
 
+/// Those that the server has.
+fn forms_for(standby: &Standby) -> Vec<Forms> {
+    let mut forms = forms();
+    if !standby.has_libxml() {
+        forms.retain(|forms| !forms.column.type_name.contains("xml"));
+    }
+    forms
+}
+
 /// The rows of each of the tables, in order.
 fn stored(standby: &Standby, tables: usize) -> Vec<Vec<(i32, String)>> {
     blocking(|| {
@@ -84,7 +93,7 @@ async fn every_form_is_stored_as_the_source_had_it() {
     let standby = Standby::new("forms", "");
     let mut target = standby.target();
     target.open(&standby.source()).await.unwrap();
-    let forms = forms();
+    let forms = forms_for(&standby);
     assert!(forms.len() > 120, "{} types and encodings", forms.len());
     create(&standby, &forms, "PRIMARY KEY");
     let mut stream = Stream::after(1000);
@@ -115,7 +124,7 @@ async fn every_form_names_its_row() {
     let standby = Standby::new("images", "");
     let mut target = standby.target();
     target.open(&standby.source()).await.unwrap();
-    let forms = forms();
+    let forms = forms_for(&standby);
     create(&standby, &forms, "");
     let mut stream = Stream::after(1000);
     for (number, forms) in forms.iter().enumerate() {
@@ -209,6 +218,9 @@ async fn frames_of_a_real_plugin_make_the_same_tables() {
     let unnamed = ["UPDATE nothing SET b = 'b';", "DELETE FROM nothing;"];
     let changes = unnamed.iter().fold(changes, |sql, statement| sql.replace(statement, ""));
     let source = Standby::new("frames_source", &tables);
+    if !source.has_libxml() {
+        return println!("not tested: the frames have values of the type xml");
+    }
     // the same names for other oids
     let standby = Standby::new("frames_standby", "CREATE TYPE other AS (x int)");
     standby.execute(&tables);
