@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
+//! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
@@ -16,9 +17,11 @@
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
 //! | `roles` | what docs/operations.md grants is enough |
+//! | `types` | every type that there is, and those that users make |
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod backlog;
+mod columns;
 mod ddl;
 mod differential;
 mod encodings;
@@ -32,4 +35,5 @@ mod shutdown;
 mod slot;
 mod streaming;
 mod truth;
+mod types;
 mod workload;

@@ -10,7 +10,7 @@ use std::io::Read;
 use postgres::Client;
 
 use crate::clickhouse::ClickHouse;
-use crate::mapping;
+use crate::mapping::{self, Unrepresentable};
 
 /// How many differing rows a report shows of each side.
 const SHOWN: usize = 5;
@@ -104,7 +104,7 @@ pub fn clickhouse(source: &mut Client, target: &ClickHouse, table: &str, twin: &
         let known = types.iter().find(|(name, _)| *name == column.name);
         let (_, target_type) =
             known.unwrap_or_else(|| panic!("{twin} has no column {}", column.name));
-        here.push(mapping::source_text(column, target_type));
+        here.push(mapping::source_text(column, target_type, Unrepresentable::None));
         there.push(mapping::target_text(column, target_type));
     }
     let query = format!(
@@ -121,9 +121,9 @@ pub fn clickhouse(source: &mut Client, target: &ClickHouse, table: &str, twin: &
 }
 
 /// The lines of `COPY (query) TO STDOUT` under settings that show values exactly.
-fn copy_out(client: &mut Client, query: &str) -> Vec<String> {
+pub fn copy_out(client: &mut Client, query: &str) -> Vec<String> {
     let settings = "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres';
-        SET extra_float_digits = 3; SET bytea_output = 'hex'";
+        SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'";
     client.batch_execute(settings).expect("settings");
     let mut text = String::new();
     let copy = format!("COPY ({query}) TO STDOUT");
@@ -133,7 +133,7 @@ fn copy_out(client: &mut Client, query: &str) -> Vec<String> {
 }
 
 /// Both lists are sorted by bytes.
-fn compare(table: &str, expected: Vec<String>, found: Vec<String>) -> Comparison {
+pub fn compare(table: &str, expected: Vec<String>, found: Vec<String>) -> Comparison {
     let rows = expected.len();
     let (mut missing, mut surplus) = (Vec::new(), Vec::new());
     let (mut left, mut right) = (expected.into_iter().peekable(), found.into_iter().peekable());

@@ -24,10 +24,19 @@ pub fn clickhouse_types(server: &ClickHouse, table: &str) -> Vec<(String, String
     types
 }
 
+/// What became of values that ClickHouse's type cannot hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrepresentable {
+    /// There were none.
+    None,
+    /// NULL, and the empty array.
+    Null,
+}
+
 /// The source's side.
-pub fn source_text(column: &Column, target_type: &str) -> String {
+pub fn source_text(column: &Column, target_type: &str, policy: Unrepresentable) -> String {
     let name = format!("\"{}\"", column.name);
-    let text = source_value(&name, &column.type_name, target_type);
+    let text = source_value(&name, &column.type_name, target_type, policy);
     format!("coalesce({text}, 'NULL')")
 }
 
@@ -37,16 +46,49 @@ pub fn target_text(column: &Column, target_type: &str) -> String {
     format!("ifNull({}, 'NULL')", target_value(&name, target_type))
 }
 
-fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
+fn source_value(
+    value: &str,
+    source_type: &str,
+    target_type: &str,
+    policy: Unrepresentable,
+) -> String {
     let target = bare(target_type);
     if let Some(element) = inner(target, "Array(") {
         let source_element = source_type.trim_end_matches("[]");
-        let text = source_value("e", source_element, element);
-        return format!(
-            "CASE WHEN {value} IS NOT NULL THEN '[' || coalesce((SELECT string_agg(coalesce({text}, 'NULL'), ',' ORDER BY n)
-             FROM unnest({value}) WITH ORDINALITY AS u(e, n)), '') || ']' END"
+        let text = source_value("e", source_element, element, policy);
+        let text = format!(
+            "'[' || coalesce((SELECT string_agg(coalesce({text}, 'NULL'), ',' ORDER BY n)
+             FROM unnest({value}) WITH ORDINALITY AS u(e, n)), '') || ']'"
         );
+        return match policy {
+            Unrepresentable::None => format!("CASE WHEN {value} IS NOT NULL THEN {text} END"),
+            Unrepresentable::Null => format!(
+                "CASE WHEN array_ndims({value}) = 1 AND array_lower({value}, 1) = 1 THEN {text} ELSE '[]' END"
+            ),
+        };
     }
+    let text = exact_value(value, source_type, target);
+    match (policy, representable(value, target)) {
+        (Unrepresentable::Null, Some(condition)) => {
+            format!("CASE WHEN {condition} THEN {text} END")
+        }
+        _ => text,
+    }
+}
+
+/// A condition for a value that the target's type can hold, if there are others.
+fn representable(value: &str, target: &str) -> Option<String> {
+    Some(match head(target) {
+        "Date32" => format!("{value} BETWEEN '0001-01-01' AND '9999-12-31'"),
+        "DateTime64" => {
+            format!("{value} BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'")
+        }
+        "Decimal" => format!("{value}::text NOT IN ('NaN', 'Infinity', '-Infinity')"),
+        _ => return None,
+    })
+}
+
+fn exact_value(value: &str, source_type: &str, target: &str) -> String {
     match head(target) {
         "Bool" => format!("CASE {value} WHEN true THEN 'true' WHEN false THEN 'false' END"),
         "Float32" => format!("encode(float4send({value}), 'hex')"),
@@ -61,7 +103,8 @@ fn source_value(value: &str, source_type: &str, target_type: &str) -> String {
             let bytes = format!("convert_to({}, 'UTF8')", text_form(value));
             shortened_source(&format!("encode({bytes}, 'hex')"), &bytes)
         }
-        // integers, decimals, uuid: PostgreSQL's text is canonical
+        "Decimal" => format!("trim_scale({value})::text"),
+        // integers, uuid: PostgreSQL's text is canonical
         _ => format!("{value}::text"),
     }
 }
@@ -92,7 +135,8 @@ fn target_value(value: &str, target_type: &str) -> String {
         "Float64" => format!("leftPad(lower(hex(reinterpretAsUInt64({value}))), 16, '0')"),
         "Date32" | "Date" => format!("toString(toInt32({value}))"),
         "DateTime64" => format!("toString(toUnixTimestamp64Micro({value}))"),
-        "Decimal" => format!("toDecimalString({value}, {})", scale(target)),
+        // without zeros at the end
+        "Decimal" => format!("toString({value})"),
         "String" | "FixedString" => shortened_target(value),
         "JSON" => shortened_target(&format!("toString({value})")),
         _ => format!("toString({value})"),
@@ -123,20 +167,14 @@ fn head(target_type: &str) -> &str {
     target_type.split('(').next().unwrap_or(target_type)
 }
 
-/// The scale of `Decimal(P, S)`.
-fn scale(decimal: &str) -> &str {
-    decimal.trim_end_matches(')').rsplit([',', ' ']).next().unwrap_or("0")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bare, head, inner, scale};
+    use super::{bare, head, inner};
 
     #[test]
     fn types_are_taken_apart() {
         assert_eq!(bare("LowCardinality(Nullable(String))"), "String");
         assert_eq!(inner("Array(Nullable(Int32))", "Array("), Some("Nullable(Int32)"));
         assert_eq!(head("DateTime64(6, 'UTC')"), "DateTime64");
-        assert_eq!(scale("Decimal(12, 2)"), "2");
     }
 }

@@ -130,9 +130,17 @@ impl Rig {
     /// batch, so its presence means that all of the earlier batch is there.
     pub fn settle(&self, limit: Duration) {
         self.settle_standby(limit);
+        self.settle_clickhouse(DATABASE, limit);
+    }
+
+    /// The same for a database of ClickHouse alone.
+    pub fn settle_clickhouse(&self, database: &str, limit: Duration) {
         for _ in 0..2 {
             let marker = self.mark();
-            self.await_clickhouse(marker, limit);
+            let query = format!("SELECT count() FROM {database}.{MARKER} WHERE id = {marker}");
+            wait::until(limit, "ClickHouse caught up", || {
+                self.clickhouse.try_query(&query).is_ok_and(|n| n.trim() != "0")
+            });
         }
     }
 
@@ -217,13 +225,6 @@ impl Rig {
         let marker = self.markers.fetch_add(1, Ordering::Relaxed) + 1;
         self.execute(&format!("INSERT INTO {MARKER} VALUES ({marker})"));
         marker
-    }
-
-    fn await_clickhouse(&self, marker: u64, limit: Duration) {
-        let query = format!("SELECT count() FROM {DATABASE}.{MARKER} WHERE id = {marker}");
-        wait::until(limit, "ClickHouse caught up", || {
-            self.clickhouse.try_query(&query).is_ok_and(|n| n.trim() != "0")
-        });
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Column {
     pub type_oid: u32,
     /// The type under all domains; `type_oid` when it is not a domain.
     pub base_oid: u32,
-    /// `atttypmod`, or the domain's; -1 when there is none.
+    /// `atttypmod`, or the domain's; of an array that of its elements; -1 when there is none.
     pub typmod: i32,
     /// The kind of the base type.
     pub kind: TypeKind,

@@ -2,13 +2,14 @@
 //!
 //! Values whose form on disk is simple, or known to the reader (numeric, jsonb, arrays of such), go out
 //! as they are on disk; the others in the form of their send function, unless that holds oids, which
-//! mean something else in another database.
+//! mean something else in another database, or the reader could not make text of it: a type of users or
+//! of an extension, and what is made of one, is sent as text, which every system takes.
 
 use std::ffi::c_int;
 
 use pg_sys::SysCacheIdentifier::TYPEOID;
 use pgrx::pg_sys;
-use rsrepl_wire::{Element, ElementEncoding, Encoding, TypeKind};
+use rsrepl_wire::{Element, ElementEncoding, Encoding, TypeKind, text as forms};
 
 use super::report;
 use super::text::ServerText;
@@ -111,9 +112,14 @@ impl Type {
 
     /// The element type of a true array, under all domains.
     fn element(&self) -> Option<Type> {
+        self.element_and_modifier().map(|(element, _)| element)
+    }
+
+    /// The same with the modifier that a domain under the array gives its elements.
+    fn element_and_modifier(&self) -> Option<(Type, i32)> {
         // SAFETY: a lookup by oid
         let element = unsafe { pg_sys::get_element_type(self.oid) };
-        (element != pg_sys::InvalidOid).then(|| Type::read(element).base(-1).0)
+        (element != pg_sys::InvalidOid).then(|| Type::read(element).base(-1))
     }
 
     /// The kind of a type that is no domain.
@@ -158,9 +164,13 @@ impl Type {
                 let range = unsafe { pg_sys::get_multirange_range(self.oid) };
                 Type::read(range).sends_portably(true)
             }
-            TypeKind::Array => self.element().is_some_and(|element| {
-                (!nested || element.is_builtin()) && element.sends_portably(true)
-            }),
+            // oidvector and its like have the kind of an array, and a text form of their own
+            TypeKind::Array => {
+                self.sends_as_array()
+                    && self.element().is_some_and(|element| {
+                        (!nested || element.is_builtin()) && element.sends_portably(true)
+                    })
+            }
         }
     }
 
@@ -188,7 +198,7 @@ impl Type {
     /// An array of texts: its elements can be converted one by one.
     fn texts(&self) -> Option<Element> {
         let element = self.element()?;
-        let texts = self.form.typsend.to_u32() == pg_sys::F_ARRAY_SEND
+        let texts = self.sends_as_array()
             && element.form.typlen == -1
             && !matches!(element.kind(), TypeKind::Array)
             && element.sends_with(TEXT_SEND);
@@ -196,10 +206,25 @@ impl Type {
         texts.then_some(Element { encoding: ElementEncoding::Varlena, align })
     }
 
+    fn sends_as_array(&self) -> bool {
+        self.form.typsend.to_u32() == pg_sys::F_ARRAY_SEND
+    }
+
+    /// The reader can make text of what its send function writes.
+    fn is_readable_as_sent(&self) -> bool {
+        let element = self.element();
+        let ty = forms::Type {
+            oid: self.oid.to_u32(),
+            kind: self.kind(),
+            element_oid: element.map_or(0, |element| element.oid.to_u32()),
+            element_kind: element.map_or(TypeKind::Base, |element| element.kind()),
+        };
+        forms::is_supported_as(Encoding::Send, &ty)
+    }
+
     /// How the elements of a true array may lie in it as they are on disk.
     fn element_layout(&self, text: ServerText) -> Option<Element> {
-        // oidvector and its like have the form of an array, but are written in other ways
-        if self.form.typsend.to_u32() != pg_sys::F_ARRAY_SEND {
+        if !self.sends_as_array() {
             return None;
         }
         let element = self.element()?;
@@ -230,7 +255,11 @@ impl Type {
             // here, and not by a send function: what is invalid has to be seen
             _ if !text.is_utf8() && self.may_hold_text() => Encoding::Text,
             _ if !self.sends_portably(false) => Encoding::Text,
-            _ => self.element_layout(text).map_or(Encoding::Send, Encoding::Array),
+            _ => match self.element_layout(text) {
+                Some(element) => Encoding::Array(element),
+                None if self.is_readable_as_sent() => Encoding::Send,
+                None => Encoding::Text,
+            },
         }
     }
 }
@@ -275,11 +304,12 @@ impl ColumnType {
     pub(super) fn resolve(oid: pg_sys::Oid, typmod: i32, text: ServerText) -> ColumnType {
         let declared = Type::read(oid);
         let (base, typmod) = declared.base(typmod);
-        let element = base.element();
+        let (element, element_typmod) = base.element_and_modifier().unzip();
         let encoding = base.encoding(text);
         ColumnType {
             base_oid: base.oid,
-            typmod,
+            // an array's modifier is that of its elements
+            typmod: if typmod == -1 { element_typmod.unwrap_or(-1) } else { typmod },
             kind: base.kind(),
             element_oid: element.map_or(pg_sys::InvalidOid, |element| element.oid),
             element_kind: element.map_or(TypeKind::Base, |element| element.kind()),

@@ -145,7 +145,8 @@ impl<'r> Table<'r> {
         self.map.remove(key).filter(|value| !value.is_null())
     }
 
-    fn read<T: Setting>(&self, key: &str, value: &Value) -> Option<T> {
+    /// A value of this table as a `T`.
+    pub(super) fn read<T: Setting>(&self, key: &str, value: &Value) -> Option<T> {
         let setting = T::read(value);
         if setting.is_none() {
             let shown = self.shown(key, value);
@@ -224,8 +225,13 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// A table whose keys the user chooses; each value is read as a `T`.
-    pub(super) fn map<T: Setting>(&mut self, key: &str) -> Option<BTreeMap<String, T>> {
+    /// A table whose keys the user chooses; `read` makes something of each value, with the table that
+    /// problems are to be noted with.
+    pub(super) fn map<T>(
+        &mut self,
+        key: &str,
+        read: impl Fn(&Self, &str, Value) -> Option<T>,
+    ) -> Option<BTreeMap<String, T>> {
         let entries = match self.take(key, None) {
             None => Map::new(),
             Some(Value::Object(entries)) => entries,
@@ -237,7 +243,7 @@ impl<'r> Table<'r> {
         };
         let inner = Table { reading: self.reading, path: self.path(key), map: Map::new() };
         // not straight into an Option: all problems are to be told
-        let read: Vec<_> = entries.into_iter().map(|(k, v)| (inner.read(&k, &v), k)).collect();
+        let read: Vec<_> = entries.into_iter().map(|(k, v)| (read(&inner, &k, v), k)).collect();
         read.into_iter().map(|(value, key)| Some((key, value?))).collect()
     }
 

@@ -13,7 +13,9 @@ use super::{
     Retry, Source, Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
-use crate::target::clickhouse::{ClickHouseOptions, Policies};
+use crate::target::clickhouse::{
+    ChosenType, ClickHouseOptions, ColumnOptions, Policies, Unrepresentable,
+};
 use crate::tls::{self, PgConnect};
 
 /// Rows of one batch: an INSERT into ClickHouse is all-or-nothing only as one block, which ends at
@@ -263,7 +265,7 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     let schema_changes = table.or("schema_changes", "additive");
     let compression = table.or("compression", "auto");
     let unrepresentable = table.or("unrepresentable", "error");
-    let columns = table.map("columns");
+    let columns = table.map("columns", column_options);
     Some(TargetOptions::ClickHouse(ClickHouse {
         connection_string: connection_string?,
         mode: mode?,
@@ -273,6 +275,28 @@ fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
         compression: compression?,
         policies: Policies { unrepresentable: unrepresentable?, columns: columns? },
     }))
+}
+
+/// `"null"`, or `{ type = "IPv6", unrepresentable = "null" }`.
+fn column_options(columns: &Table<'_>, name: &str, value: Value) -> Option<ColumnOptions> {
+    let Value::Object(mut keys) = value else {
+        return columns.read::<Unrepresentable>(name, &value).map(ColumnOptions::from);
+    };
+    let path = |key: &str| format!("{name}.{key}");
+    let chosen = keys.remove("type").map(|value| columns.read::<ChosenType>(&path("type"), &value));
+    let policy = keys.remove("unrepresentable");
+    let policy = policy.map(|value| columns.read(&path("unrepresentable"), &value));
+    for key in keys.keys() {
+        columns.problem(&path(key), "unknown key; known here: type, unrepresentable");
+    }
+    // either may be absent, and what is there must be right
+    let chosen = chosen.map_or(Some(None), |chosen| chosen.map(Some))?;
+    let policy = policy.map_or(Some(None), |policy| policy.map(Some))?;
+    if policy == Some(Unrepresentable::String) && chosen.as_ref().is_some_and(|c| !c.is_string()) {
+        columns.problem(name, "\"string\" makes the column a String: leave out either");
+        return None;
+    }
+    keys.is_empty().then_some(ColumnOptions { unrepresentable: policy, chosen })
 }
 
 fn pipeline(table: &mut Table<'_>) -> Option<Pipeline> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::clickhouse::ChosenType;
 
 const MINIMAL: &str = r#"
 [source]
@@ -166,14 +167,47 @@ fn columns_have_policies_of_their_own() {
     };
     let policies = options("unrepresentable = \"null\"\ncolumns = {\"public.t.c\" = \"string\"}");
     let policies = policies.expect("valid");
-    assert_eq!(policies.of("public", "t", "c").as_str(), "string");
-    assert_eq!(policies.of("public", "t", "d").as_str(), "null");
+    assert_eq!(policies.of("public", "t", "c").0.as_str(), "string");
+    assert_eq!(policies.of("public", "t", "d").0.as_str(), "null");
     let error = options("columns = {\"public.t.c\" = \"zero\"}").expect_err("no such policy");
     assert_eq!(
         error,
         "targets.clickhouse[0].columns.public.t.c: expected \"error\", \"null\" or \"string\", \
          not \"zero\""
     );
+}
+
+#[test]
+fn columns_have_types_of_their_own() {
+    let columns = |columns: &str| {
+        let text = format!("{MINIMAL}\ncolumns = {{ {columns} }}\n");
+        let config = parse(&text, &[]).map_err(|problems| problems.to_string())?;
+        match config.targets.into_iter().map(|target| target.options).next_back() {
+            Some(TargetOptions::ClickHouse(options)) => Ok(options.policies),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let given = "\"a.t.ip\" = { type = \"IPv6\", unrepresentable = \"null\" }, \"a.t.n\" = { type = \"UInt64\" }";
+    let policies = columns(given).expect("valid");
+    let (policy, chosen) = policies.of("a", "t", "ip");
+    assert_eq!((policy.as_str(), chosen), ("null", ChosenType::parse("IPv6").as_ref()));
+    assert!(policies.of("a", "t", "n").1.is_some());
+    for (given, problem) in [
+        ("\"a.t.c\" = { type = \"Int\" }", "a.t.c.type: expected a ClickHouse type such as"),
+        ("\"a.t.c\" = { type = 7 }", "a.t.c.type: expected a ClickHouse type such as"),
+        (
+            "\"a.t.c\" = { typ = \"Int8\" }",
+            "a.t.c.typ: unknown key; known here: type, unrepresentable",
+        ),
+        ("\"a.t.c\" = { unrepresentable = \"no\" }", "a.t.c.unrepresentable: expected \"error\""),
+        (
+            "\"a.t.c\" = { type = \"Int8\", unrepresentable = \"string\" }",
+            "a.t.c: \"string\" makes the column a String",
+        ),
+    ] {
+        let error = columns(given).expect_err(given);
+        assert!(error.starts_with(&format!("targets.clickhouse[0].columns.{problem}")), "{error}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode};
 use crate::redact::Secret;
 use crate::schema::Policy;
-use crate::target::clickhouse::Unrepresentable;
+use crate::target::clickhouse::{ChosenType, Unrepresentable};
 
 /// The largest duration that a setting may have: 100 days, far from every overflow.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -133,6 +133,14 @@ impl Setting for Listen {
             "off" => Some(Listen(None)),
             text => text.parse().ok().map(|address| Listen(Some(address))),
         }
+    }
+}
+
+impl Setting for ChosenType {
+    const EXPECTED: &'static str = ChosenType::EXPECTED;
+
+    fn read(value: &Value) -> Option<Self> {
+        ChosenType::parse(value.as_str()?)
     }
 }
 

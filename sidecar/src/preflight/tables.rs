@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use rsrepl_wire::{
-    Column, Element, ElementEncoding, Encoding, Relation, ReplicaIdentity, TypeKind,
+    Column, Element, ElementEncoding, Encoding, Relation, ReplicaIdentity, TypeKind, text,
 };
 use tokio_postgres::Client;
 
@@ -244,7 +244,10 @@ impl Types {
         let (Some(declared), Some(base)) = (self.all.get(&oid), self.all.get(&base_oid)) else {
             return Column { type_oid: oid, base_oid, typmod, ..column };
         };
-        let element = (base.element != 0).then(|| self.base(base.element, -1).0);
+        let element = (base.element != 0).then(|| self.base(base.element, -1));
+        let element_typmod = element.map_or(-1, |(_, typmod)| typmod);
+        let typmod = if typmod == -1 { element_typmod } else { typmod };
+        let element = element.map(|(oid, _)| oid);
         let found = element.and_then(|oid| self.all.get(&oid).map(|found| (oid, found)));
         let element_kind = found.map(|(_, found)| found.kind);
         let encoding = match found {
@@ -292,8 +295,17 @@ fn encoding(oid: u32, base: &Type) -> Encoding {
         _ if FIXED.contains(&oid) => Encoding::Fixed(u8::try_from(base.width).unwrap_or(u8::MAX)),
         _ if base.varlena && payload.contains(&send) => Encoding::Varlena,
         _ if send.is_empty() || send.starts_with("reg") => Encoding::Text,
-        (_, TypeKind::Composite | TypeKind::Pseudo) => Encoding::Text,
-        _ => Encoding::Send,
+        _ => {
+            sent(text::Type { oid, kind: base.kind, element_oid: 0, element_kind: TypeKind::Base })
+        }
+    }
+}
+
+/// What we could not make text of comes as text.
+fn sent(ty: text::Type) -> Encoding {
+    match text::is_supported_as(Encoding::Send, &ty) {
+        true => Encoding::Send,
+        false => Encoding::Text,
     }
 }
 
@@ -319,15 +331,20 @@ fn converted(encoding: Encoding, oid: u32, of: &Type) -> Encoding {
 /// The same for an array with elements of the type `oid`.
 fn array_encoding(array: &Type, oid: u32, element: &Type) -> Encoding {
     let send = array.send.as_deref().unwrap_or_default();
-    if send.is_empty() || element.kind == TypeKind::Composite {
-        return Encoding::Text;
-    }
     let align = element.align;
     let of_element = match element.kind {
-        TypeKind::Array => None,
+        TypeKind::Array | TypeKind::Composite => None,
         // a name is of fixed width in an array
         _ if send != "array_send" || !element.varlena && element.width > 16 => None,
         _ => ElementEncoding::from_encoding(encoding(oid, element)),
     };
-    of_element.map_or(Encoding::Send, |encoding| Encoding::Array(Element { encoding, align }))
+    match of_element {
+        Some(encoding) => Encoding::Array(Element { encoding, align }),
+        None => sent(text::Type {
+            oid: 0,
+            kind: TypeKind::Array,
+            element_oid: oid,
+            element_kind: element.kind,
+        }),
+    }
 }

@@ -26,14 +26,18 @@ pub(super) struct Session {
     pub(super) server_version: String,
 }
 
-/// What types without a send function are written with, whatever role and database set; the same as
-/// PostgreSQL's own subscriptions. An empty `search_path` keeps names that people could create out
+/// What types without a send function are written with, whatever role and database set: as
+/// PostgreSQL's own subscriptions do it, and so that a text means the same wherever it is read (a money
+/// inside of a composite value, say). An empty `search_path` keeps names that people could create out
 /// of the way of ours.
-const PARAMETERS: [(&str, &str); 7] = [
+const PARAMETERS: [(&str, &str); 10] = [
     ("replication", "database"),
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("lc_monetary", "C"),
+    ("bytea_output", "hex"),
     ("extra_float_digits", "3"),
     ("standard_conforming_strings", "on"),
     ("search_path", ""),

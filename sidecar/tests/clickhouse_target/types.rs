@@ -291,7 +291,7 @@ async fn a_null_array_follows_its_policy() {
         [(2, Unrepresentable::Null, "1\t[]"), (3, Unrepresentable::String, "1\t\\N")]
     {
         let mut options = rig.options();
-        options.policies.columns.insert(format!("public.t{i}.tags"), policy);
+        options.policies.columns.insert(format!("public.t{i}.tags"), policy.into());
         let mut target = rig.target_with(options).await;
         target.apply(row(i)).await.unwrap();
         assert_eq!(rig.rows("id, tags", &format!("t{i}")), [shown]);

@@ -133,14 +133,19 @@ fn form(out: &mut Vec<u8>, encoding: Encoding, ty: &Type, value: &[u8]) -> Resul
 /// Whether [`write`] knows the column's type in its encoding. An array may still hold elements of a
 /// type that its column does not name.
 pub fn is_supported(column: &Column) -> bool {
-    match column.encoding {
+    is_supported_as(column.encoding, &Type::from(column))
+}
+
+/// Whether [`write_as`] knows the type in this encoding.
+pub fn is_supported_as(encoding: Encoding, ty: &Type) -> bool {
+    match encoding {
         Encoding::Text | Encoding::Varlena | Encoding::Numeric | Encoding::Jsonb => true,
-        Encoding::Fixed(_) => scalar(column.base_oid).is_some(),
+        Encoding::Fixed(_) => scalar(ty.oid).is_some(),
         Encoding::Array(element) => match element.encoding {
-            ElementEncoding::Fixed(_) => scalar(column.element_oid).is_some(),
+            ElementEncoding::Fixed(_) => scalar(ty.element_oid).is_some(),
             _ => true,
         },
-        Encoding::Send => is_send_supported(&Type::from(column)),
+        Encoding::Send => is_send_supported(ty),
     }
 }
 

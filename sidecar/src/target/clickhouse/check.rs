@@ -133,12 +133,17 @@ async fn table(
     }
     let relation = &plan.relation;
     for (target, column) in plan.columns.iter().zip(&relation.columns) {
-        let array = matches!(target.ty, ColumnType::Array(_));
+        let array = matches!(target.ty, ColumnType::Array(_) | ColumnType::Matrix(_));
         if array && !column.not_null && target.policy == Unrepresentable::Error {
             let name = format!("{relation}.{}", column.name);
             findings.push(Finding::warning(
                 format!("a NULL array in {name} would stop the target: ClickHouse has none"),
-                format!("columns = {{ {name:?} = \"string\" }} or \"null\""),
+                match target.chosen {
+                    false => format!("columns = {{ {name:?} = \"string\" }} or \"null\""),
+                    true => format!(
+                        "columns = {{ {name:?} = {{ type = …, unrepresentable = \"null\" }} }}"
+                    ),
+                },
             ));
         }
     }

@@ -1,10 +1,12 @@
 //! From a value of the stream to `RowBinary`, exactly or not at all.
 
-use rsrepl_wire::text::numeric::{BASE, BASE_DIGITS, Numeric, Sign};
 use rsrepl_wire::text::{self, Form, ValueError};
 use rsrepl_wire::{Column, Encoding};
 
-use super::types::{decimal_width, put_string, put_string_with};
+use super::json;
+use super::labels::Labels;
+use super::numbers::{self, Number};
+use super::types::{put_string, put_string_with};
 
 /// Days from 1970-01-01 to 2000-01-01, PostgreSQL's day 0.
 const EPOCH_DAYS: i32 = 10_957;
@@ -34,8 +36,11 @@ impl DateRange {
     }
 }
 
+/// What a DateTime64 of microseconds has behind the point.
+pub(super) const MICROS: u8 = 6;
+
 /// How the values of a column, or of the elements of its arrays, become `RowBinary`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
     /// So many bytes, little-endian in both.
     Fixed(u8),
@@ -45,9 +50,26 @@ pub(super) enum Codec {
     Text,
     Uuid,
     Date(DateRange),
+    /// Days in two bytes, from 1970 on.
+    ShortDate,
+    /// In `MICROS`.
     Timestamp(DateRange),
+    /// With so many digits behind the point.
+    TimestampOf(DateRange, u8),
+    /// Seconds in four bytes, from 1970 on.
+    ShortTimestamp,
     /// Precision and scale.
     Decimal(u8, u8),
+    /// An integer of so many bytes, with a sign or without.
+    Integer(Number, u8, bool),
+    /// The number of a label, in a byte or in two.
+    Label(Labels, u8),
+    Ipv4,
+    Ipv6,
+    /// A String of an object in JSON.
+    Json,
+    /// Two float8; as a whole value only, see [`Codec::point`].
+    Point,
 }
 
 /// Where a value comes from, which says in which form it is.
@@ -98,57 +120,158 @@ impl From<ValueError> for Refusal {
 
 impl Codec {
     /// Whether the type has values that ClickHouse cannot hold.
-    pub(super) fn is_partial(self) -> bool {
-        matches!(self, Codec::Date(_) | Codec::Timestamp(_) | Codec::Decimal(..))
+    pub(super) fn is_partial(&self) -> bool {
+        let total = [Codec::Bytes, Codec::Text, Codec::Uuid, Codec::Point];
+        !matches!(self, Codec::Fixed(_)) && !total.contains(self)
     }
 
     /// Appends one value. After an error `out` may hold a part of it.
     #[inline]
     pub(super) fn put(
-        self,
+        &self,
         out: &mut Vec<u8>,
         source: Source<'_>,
         value: &[u8],
     ) -> Result<(), Refusal> {
         let form = source.form();
         match self {
-            Codec::Fixed(width) => return put_fixed(out, form, usize::from(width), value),
+            Codec::Fixed(width) => return put_fixed(out, form, usize::from(*width), value),
             Codec::Bytes => put_string(out, value),
             Codec::Text => put_string_with(out, |out| source.write_text(out, value))?,
             Codec::Uuid => put_uuid(out, fixed(value)?),
             Codec::Date(range) => {
-                let day = i32::from_le_bytes(native(form, fixed(value)?));
-                match day.checked_add(EPOCH_DAYS) {
-                    _ if day == i32::MAX || day == i32::MIN => return Err(INFINITE),
-                    Some(day) if range.has_day(day) => out.extend_from_slice(&day.to_le_bytes()),
-                    _ => return Err(OUT_OF_RANGE),
-                }
+                let day = day(form, value)?;
+                let day = day.filter(|day| range.has_day(*day)).ok_or(OUT_OF_RANGE)?;
+                out.extend_from_slice(&day.to_le_bytes());
             }
             Codec::Timestamp(range) => {
-                let micros = i64::from_le_bytes(native(form, fixed(value)?));
-                match micros.checked_add(EPOCH_MICROS) {
-                    _ if micros == i64::MAX || micros == i64::MIN => return Err(INFINITE),
-                    Some(at) if range.has_micros(at) => out.extend_from_slice(&at.to_le_bytes()),
-                    _ => return Err(OUT_OF_RANGE),
-                }
+                let at = micros(form, value)?;
+                let at = at.filter(|at| range.has_micros(*at)).ok_or(OUT_OF_RANGE)?;
+                out.extend_from_slice(&at.to_le_bytes());
             }
             Codec::Decimal(precision, scale) => {
-                let numeric = match form {
-                    Form::Native => Numeric::from_disk(value)?,
-                    Form::Send => Numeric::from_send(value)?,
-                };
-                put_decimal(out, precision, scale, &numeric)?;
+                numbers::put_decimal(out, *precision, *scale, &numbers::numeric(form, value)?)?;
             }
+            _ => return self.put_chosen(out, source, value),
         }
         Ok(())
     }
+
+    /// The same for what columns get only when the user asks for it.
+    fn put_chosen(
+        &self,
+        out: &mut Vec<u8>,
+        source: Source<'_>,
+        value: &[u8],
+    ) -> Result<(), Refusal> {
+        let form = source.form();
+        match self {
+            Codec::ShortDate => {
+                let day = day(form, value)?.and_then(|day| u16::try_from(day).ok());
+                out.extend_from_slice(&day.ok_or(OUT_OF_RANGE)?.to_le_bytes());
+            }
+            Codec::TimestampOf(range, precision) => {
+                let at = micros(form, value)?;
+                let at = at.filter(|at| range.has_micros(*at)).ok_or(OUT_OF_RANGE)?;
+                let at = at_precision(at, *precision)?;
+                out.extend_from_slice(&at.to_le_bytes());
+            }
+            Codec::ShortTimestamp => {
+                let at = at_precision(micros(form, value)?.ok_or(OUT_OF_RANGE)?, 0)?;
+                let at = u32::try_from(at).map_err(|_| OUT_OF_RANGE)?;
+                out.extend_from_slice(&at.to_le_bytes());
+            }
+            Codec::Integer(number, width, signed) => {
+                numbers::put_integer(out, (*width, *signed), *number, form, value)?;
+            }
+            Codec::Label(labels, width) => {
+                let number = labels.number(value).ok_or(NO_LABEL)?;
+                let bytes = number.to_le_bytes();
+                out.extend_from_slice(bytes.get(..usize::from(*width)).unwrap_or(&bytes));
+            }
+            Codec::Ipv4 => {
+                let mut address: [u8; 4] = address(value, IPV4)?;
+                address.reverse();
+                out.extend_from_slice(&address);
+            }
+            Codec::Ipv6 => out.extend_from_slice(&address::<16>(value, IPV6)?),
+            Codec::Json => {
+                let mut fits = Ok(());
+                put_string_with(out, |out| {
+                    let start = out.len();
+                    source.write_text(out, value)?;
+                    fits = json::fits(out.get(start..).unwrap_or_default());
+                    Ok::<(), ValueError>(())
+                })?;
+                fits.map_err(Refusal::Unrepresentable)?;
+            }
+            // written by `put`, or never by themselves
+            _ => return Err(wrong_length()),
+        }
+        Ok(())
+    }
+
+    /// The coordinates of a point, each as a Float64.
+    pub(super) fn point(source: Source<'_>, value: &[u8]) -> Result<[[u8; 8]; 2], Refusal> {
+        let (x, y) = value.split_at_checked(8).ok_or_else(wrong_length)?;
+        let form = source.form();
+        Ok([native(form, fixed(x)?), native(form, fixed(y)?)])
+    }
 }
 
-const INFINITE: Refusal = Refusal::Unrepresentable("an infinity");
-const OUT_OF_RANGE: Refusal = Refusal::Unrepresentable("outside of the range of dates");
-const TOO_LONG: Refusal = Refusal::Unrepresentable("more digits than the Decimal has");
+/// Days since 1970-01-01; `None`: too many.
+#[inline]
+fn day(form: Form, value: &[u8]) -> Result<Option<i32>, Refusal> {
+    match i32::from_le_bytes(native(form, fixed(value)?)) {
+        i32::MAX | i32::MIN => Err(INFINITE),
+        day => Ok(day.checked_add(EPOCH_DAYS)),
+    }
+}
 
-fn wrong_length() -> Refusal {
+/// Microseconds since 1970-01-01 00:00:00 UTC; `None`: too many.
+#[inline]
+fn micros(form: Form, value: &[u8]) -> Result<Option<i64>, Refusal> {
+    match i64::from_le_bytes(native(form, fixed(value)?)) {
+        i64::MAX | i64::MIN => Err(INFINITE),
+        micros => Ok(micros.checked_add(EPOCH_MICROS)),
+    }
+}
+
+/// Microseconds in 10^-`precision` seconds.
+fn at_precision(micros: i64, precision: u8) -> Result<i64, Refusal> {
+    match precision.checked_sub(MICROS) {
+        Some(more) => micros.checked_mul(10i64.pow(more.into())).ok_or(OUT_OF_RANGE),
+        None => {
+            let unit = 10i64.pow((MICROS - precision).into());
+            if micros % unit != 0 {
+                return Err(Refusal::Unrepresentable("a time with more decimals"));
+            }
+            Ok(micros / unit)
+        }
+    }
+}
+
+// Address families as the send functions write them.
+const IPV4: u8 = 2;
+const IPV6: u8 = 3;
+
+/// `network_send`: family, bits of the netmask, whether it is a cidr, length, address.
+fn address<const N: usize>(value: &[u8], wanted: u8) -> Result<[u8; N], Refusal> {
+    let [family, bits, _, _, address @ ..] = value else { return Err(wrong_length()) };
+    if *family != wanted {
+        return Err(Refusal::Unrepresentable("an address of the other family"));
+    }
+    if usize::from(*bits) != 8 * N {
+        return Err(Refusal::Unrepresentable("an address with a netmask"));
+    }
+    fixed(address)
+}
+
+pub(super) const INFINITE: Refusal = Refusal::Unrepresentable("an infinity");
+const OUT_OF_RANGE: Refusal = Refusal::Unrepresentable("outside of the range of dates");
+const NO_LABEL: Refusal = Refusal::Unrepresentable("none of the labels");
+
+pub(super) fn wrong_length() -> Refusal {
     Refusal::Malformed(ValueError::Malformed { type_name: "value", problem: "wrong length" })
 }
 
@@ -180,178 +303,4 @@ fn put_uuid(out: &mut Vec<u8>, bytes: [u8; 16]) {
     let value = u128::from_be_bytes(bytes);
     out.extend_from_slice(&((value >> 64) as u64).to_le_bytes());
     out.extend_from_slice(&(value as u64).to_le_bytes());
-}
-
-/// The value times 10^scale as a little-endian integer in two's complement.
-fn put_decimal(
-    out: &mut Vec<u8>,
-    precision: u8,
-    scale: u8,
-    numeric: &Numeric<'_>,
-) -> Result<(), Refusal> {
-    let negative = match numeric.sign() {
-        Sign::Positive => false,
-        Sign::Negative => true,
-        Sign::NaN => return Err(Refusal::Unrepresentable("NaN")),
-        Sign::Infinity | Sign::NegInfinity => return Err(INFINITE),
-    };
-    let mut value = scaled(numeric, scale)?;
-    if !value.is_below_power_of_ten(precision) {
-        return Err(TOO_LONG);
-    }
-    if negative {
-        value.negate();
-    }
-    let bytes: [u8; 32] = value.to_le_bytes();
-    out.extend_from_slice(bytes.get(..decimal_width(precision)).unwrap_or(&bytes));
-    Ok(())
-}
-
-/// |value| * 10^scale, when that is a whole number under 2^256.
-fn scaled(numeric: &Numeric<'_>, scale: u8) -> Result<U256, Refusal> {
-    let mut value = U256::default();
-    let scale = i32::from(scale);
-    // decimals that the digits so far have brought; negative before the decimal point
-    let mut decimals = -(i32::from(numeric.weight()) + 1) * BASE_DIGITS as i32;
-    for digit in numeric.digits() {
-        let room = scale - decimals;
-        decimals += BASE_DIGITS as i32;
-        if room >= BASE_DIGITS as i32 {
-            value.multiply_add(u64::from(BASE), u64::from(digit)).ok_or(TOO_LONG)?;
-            continue;
-        }
-        // the last decimals are a part of this digit, or it lies wholly behind them
-        let room = room.max(0) as u32;
-        let cut = 10u16.pow(BASE_DIGITS as u32 - room);
-        if digit % cut != 0 {
-            return Err(Refusal::Unrepresentable("more decimals than the Decimal has"));
-        }
-        if room > 0 {
-            let digit = u64::from(digit / cut);
-            value.multiply_add(10u64.pow(room), digit).ok_or(TOO_LONG)?;
-        }
-        decimals = decimals.min(scale);
-    }
-    for _ in decimals..scale {
-        if value.is_zero() {
-            break;
-        }
-        value.multiply_add(10, 0).ok_or(TOO_LONG)?;
-    }
-    Ok(value)
-}
-
-/// An unsigned integer of 256 bits, least significant word first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct U256([u64; 4]);
-
-impl U256 {
-    fn is_zero(&self) -> bool {
-        self.0 == [0; 4]
-    }
-
-    /// `self * factor + term`; `None` when it does not fit.
-    fn multiply_add(&mut self, factor: u64, term: u64) -> Option<()> {
-        let mut carry = u128::from(term);
-        for word in &mut self.0 {
-            carry += u128::from(*word) * u128::from(factor);
-            *word = carry as u64;
-            carry >>= 64;
-        }
-        (carry == 0).then_some(())
-    }
-
-    fn is_below_power_of_ten(&self, exponent: u8) -> bool {
-        if let Some(limit) = 10u128.checked_pow(exponent.into()) {
-            let [low, high, rest @ ..] = self.0;
-            return rest == [0; 2] && (u128::from(high) << 64 | u128::from(low)) < limit;
-        }
-        let mut limit = U256([1, 0, 0, 0]);
-        for _ in 0..exponent {
-            // 10^76 is under 2^253
-            if limit.multiply_add(10, 0).is_none() {
-                return true;
-            }
-        }
-        self.0.iter().rev().lt(limit.0.iter().rev())
-    }
-
-    /// Two's complement.
-    fn negate(&mut self) {
-        let mut carry = true;
-        for word in &mut self.0 {
-            (*word, carry) = (!*word).overflowing_add(u64::from(carry));
-        }
-    }
-
-    fn to_le_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (eight, word) in bytes.chunks_exact_mut(8).zip(self.0) {
-            eight.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What `numeric_send` writes of a decimal number.
-    fn numeric(text: &str) -> Vec<u8> {
-        let (sign, digits) = text.strip_prefix('-').map_or((0u16, text), |d| (0x4000, d));
-        let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-        let mut padded = "0".repeat((4 - whole.len() % 4) % 4) + whole + decimals;
-        let weight = padded.len().saturating_sub(decimals.len()) / 4;
-        padded += &"0".repeat((4 - decimals.len() % 4) % 4);
-        let words: Vec<u16> = padded
-            .as_bytes()
-            .chunks(4)
-            .map(|four| four.iter().fold(0, |word, b| word * 10 + u16::from(b - b'0')))
-            .collect();
-        let header = [words.len() as u16, weight as u16 - 1, sign, decimals.len() as u16];
-        header.iter().chain(&words).flat_map(|word| word.to_be_bytes()).collect()
-    }
-
-    fn decimal(text: &str, precision: u8, scale: u8) -> Option<i128> {
-        let bytes = numeric(text);
-        let mut out = Vec::new();
-        put_decimal(&mut out, precision, scale, &Numeric::from_send(&bytes).unwrap()).ok()?;
-        assert_eq!(out.len(), decimal_width(precision));
-        let fill = if out.last().unwrap() & 0x80 == 0 { 0 } else { 0xFF };
-        out.resize(32, fill);
-        assert!(out[16..].iter().all(|byte| *byte == fill));
-        Some(i128::from_le_bytes(out[..16].try_into().unwrap()))
-    }
-
-    #[test]
-    fn decimals_at_their_edges() {
-        assert_eq!(decimal("999.99", 5, 2), Some(99_999));
-        assert_eq!(decimal("-999.99", 5, 2), Some(-99_999));
-        assert_eq!(decimal("1000.00", 5, 2), None);
-        assert_eq!(decimal("0.001", 5, 2), None);
-        assert_eq!(decimal("0.010", 5, 2), Some(1));
-        assert_eq!(decimal("0.0000", 5, 2), Some(0));
-        assert_eq!(decimal("120000", 9, 0), Some(120_000));
-        assert_eq!(decimal("1.5", 9, 0), None);
-        assert_eq!(decimal(&"9".repeat(38), 38, 0), Some(10i128.pow(38) - 1));
-        assert_eq!(decimal(&format!("1{}", "0".repeat(38)), 38, 0), None);
-        assert_eq!(decimal(&format!("1{}", "0".repeat(76)), 76, 0), None);
-        assert_eq!(decimal("0.00012345", 8, 8), Some(12_345));
-    }
-
-    proptest! {
-        #[test]
-        fn decimals_are_exact(value in -10i128.pow(30)..10i128.pow(30), scale in 0u8..20) {
-            let digits = format!("{:0>1$}", value.unsigned_abs(), usize::from(scale) + 1);
-            let (whole, decimals) = digits.split_at(digits.len() - usize::from(scale));
-            let sign = if value < 0 { "-" } else { "" };
-            let text = format!("{sign}{whole}.{decimals}");
-            let text = text.trim_end_matches('.');
-            prop_assert_eq!(decimal(text, 30, scale), Some(value));
-            prop_assert_eq!(decimal(text, 50, scale), Some(value));
-        }
-    }
 }

@@ -81,7 +81,12 @@ pub(super) fn create_view_of(
 /// `INSERT` of the columns that the encoder writes.
 pub(super) fn insert(database: &str, plan: &Plan) -> String {
     let names = list(plan.written_columns().map(|(name, _)| name));
-    format!("INSERT INTO {} ({names}) FORMAT Native", qualified(database, &plan.storage()))
+    // a text in JSON stays a text, and does not become a date
+    let json = match plan.has_json() {
+        true => " SETTINGS input_format_try_infer_dates = 0, input_format_try_infer_datetimes = 0",
+        false => "",
+    };
+    format!("INSERT INTO {} ({names}){json} FORMAT Native", qualified(database, &plan.storage()))
 }
 
 /// What `system.tables` and `system.columns` say of a table.
@@ -124,11 +129,12 @@ pub(super) fn compare(database: &str, plan: &mut Plan, existing: &Existing) -> V
         if column.ty.matches(found) {
             continue;
         }
-        if let ColumnType::Plain(scalar) = column.ty
-            && ColumnType::Nullable(scalar).matches(found)
-        {
-            column.ty = ColumnType::Nullable(scalar);
-            continue;
+        if let ColumnType::Plain(scalar) = &column.ty {
+            let nullable = ColumnType::Nullable(scalar.clone());
+            if nullable.matches(found) {
+                column.ty = nullable;
+                continue;
+            }
         }
         misfits.push(Misfit {
             what: format!(

@@ -18,10 +18,12 @@
 //! | `lookup_limit` | how many rows are read back at a time (pure) |
 //! | `recent` | rows that are on their way into the table (pure) |
 //! | `plan` | the columns and layout that a source table gets (pure) |
+//! | `choose` | the type of a column: the usual one, or the user's (pure) |
 //! | `convert` | one value in ClickHouse's form, exactly or not at all (pure) |
+//! | `numbers`, `json`, `labels` | what is known of these (pure) |
 //! | `sink` | where values go: row by row, or column by column (pure) |
 //! | `native` | blocks of columns (pure) |
-//! | `types` | ClickHouse types and their values (pure) |
+//! | `types`, `type_names` | ClickHouse types, their values and names (pure) |
 //! | `ddl` | statements, and what does not fit about a table (pure) |
 //! | `evolve` | makes a table follow the source's |
 //! | `alter` | the statements for that, and those left to its owner (pure) |
@@ -33,12 +35,13 @@
 //! | `failure` | what an error code means |
 //! | `refuse` | what is said of a row that cannot be written |
 //! | `options` | what the target is told |
-//! | `policy` | what happens to a value that ClickHouse cannot hold |
+//! | `policy` | what the user says of columns: types, and what happens to a value that does not fit |
 //!
 //! The mapping of types is in `docs/type-mapping.md`.
 
 mod alter;
 mod check;
+mod choose;
 mod client;
 mod convert;
 mod ddl;
@@ -46,8 +49,11 @@ mod encode;
 mod evolve;
 mod failure;
 mod insertion;
+mod json;
+mod labels;
 mod lookup_limit;
 mod native;
+mod numbers;
 mod options;
 mod plan;
 mod policy;
@@ -60,6 +66,7 @@ mod setup;
 mod sink;
 mod target;
 mod toast;
+mod type_names;
 mod types;
 mod version;
 mod worker;
@@ -67,6 +74,6 @@ mod write;
 
 pub use check::check;
 pub use options::ClickHouseOptions;
-pub use policy::{Policies, Unrepresentable};
+pub use policy::{ChosenType, ColumnOptions, Policies, Unrepresentable};
 pub use target::ClickHouseTarget;
 pub use worker::GroupLimits;

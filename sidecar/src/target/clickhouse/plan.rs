@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use rsrepl_wire::text;
 use rsrepl_wire::text::array::Array;
-use rsrepl_wire::text::{self, oid};
-use rsrepl_wire::{Column, Encoding, Relation, TypeKind, Value};
+use rsrepl_wire::{Column, Encoding, Relation, Value};
 
-use super::convert::{Codec, DateRange, Refusal, Source};
-use super::policy::{Policies, Unrepresentable};
+use super::choose::{Choice, choose};
+use super::convert::{Codec, DateRange, Refusal, Source, wrong_length};
+use super::policy::{ChosenType, Policies, Unrepresentable};
 use super::sink::Sink;
-use super::types::{ColumnType, DECIMAL_PRECISION_MAX, Scalar};
+use super::types::{ColumnType, Scalar};
 use super::version::Version;
 use crate::error::{Error, Kind, Result};
 
@@ -37,6 +38,8 @@ pub(super) struct ColumnPlan {
     /// The type of an array's elements, and how they come.
     element: Option<(Encoding, text::Type)>,
     pub(super) policy: Unrepresentable,
+    /// The user has chosen the type.
+    pub(super) chosen: bool,
     pub(super) key: bool,
 }
 
@@ -55,7 +58,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// # Errors
-    /// [`Kind::Setup`]: a column has a name of ours.
+    /// [`Kind::Setup`]: a column has a name of ours, or is to have a type that cannot hold its values.
     pub(super) fn new(
         target: &str,
         relation: &Arc<Relation>,
@@ -74,10 +77,21 @@ impl Plan {
             .hint("rename the column on the source, or leave it out of the publication"));
         }
         let column = |column: &Column| {
-            let policy = policies.of(&relation.schema, &relation.name, &column.name);
-            ColumnPlan::new(column, policy, dates)
+            let (policy, chosen) = policies.of(&relation.schema, &relation.name, &column.name);
+            ColumnPlan::new(column, policy, chosen, dates).map_err(|possible| {
+                let wanted = chosen.map(|chosen| chosen.0.to_string()).unwrap_or_default();
+                let name = format!("{relation}.{}", column.name);
+                Error::new(
+                    Kind::Setup,
+                    format!(
+                        "target {target}: {wanted} cannot hold the values of {name}, which is {}",
+                        column.type_name
+                    ),
+                )
+                .hint(format!("possible in columns = {{ {name:?} = {{ type = … }} }}: {possible}"))
+            })
         };
-        let columns: Vec<_> = relation.columns.iter().map(column).collect();
+        let columns: Vec<_> = relation.columns.iter().map(column).collect::<Result<_>>()?;
         let keyed = columns.iter().any(|column| column.key);
         let layout = if keyed { Layout::Keyed } else { Layout::Log };
         Ok(Plan { target: target.into(), relation: Arc::clone(relation), name, layout, columns })
@@ -93,22 +107,32 @@ impl Plan {
 
     /// Our columns, behind the source's.
     pub(super) fn own_columns(&self) -> &'static [(&'static str, ColumnType)] {
+        const KEYED: &[(&str, ColumnType)] = &[
+            ("_rsrepl_version", Version::TYPE),
+            ("_rsrepl_deleted", ColumnType::Plain(Scalar::UInt8)),
+        ];
+        const LOG: &[(&str, ColumnType)] = &[
+            ("_rsrepl_version", Version::TYPE),
+            ("_rsrepl_sign", ColumnType::Plain(Scalar::Int8)),
+        ];
         match self.layout {
-            Layout::Keyed => &[
-                ("_rsrepl_version", Version::TYPE),
-                ("_rsrepl_deleted", ColumnType::Plain(Scalar::UInt8)),
-            ],
-            Layout::Log => &[
-                ("_rsrepl_version", Version::TYPE),
-                ("_rsrepl_sign", ColumnType::Plain(Scalar::Int8)),
-            ],
+            Layout::Keyed => KEYED,
+            Layout::Log => LOG,
         }
     }
 
     /// All columns that are written, in the order that the encoder has them.
     pub(super) fn written_columns(&self) -> impl Iterator<Item = (&str, ColumnType)> {
-        let theirs = self.columns.iter().map(|column| (column.name.as_str(), column.ty));
-        theirs.chain(self.own_columns().iter().copied())
+        let theirs = self.columns.iter().map(|column| (column.name.as_str(), column.ty.clone()));
+        theirs.chain(self.own_columns().iter().cloned())
+    }
+
+    /// Some of its columns are of ClickHouse's type JSON.
+    pub(super) fn has_json(&self) -> bool {
+        let is_json = |ty: &ColumnType| {
+            matches!(ty, ColumnType::Plain(Scalar::Json) | ColumnType::Nullable(Scalar::Json))
+        };
+        self.columns.iter().any(|column| is_json(&column.ty))
     }
 
     /// What the rows of the table are sorted and told apart by.
@@ -123,20 +147,31 @@ impl Plan {
 }
 
 impl ColumnPlan {
-    fn new(column: &Column, policy: Unrepresentable, dates: DateRange) -> Self {
+    /// # Errors
+    /// The types that are possible, when the chosen one is not.
+    fn new(
+        column: &Column,
+        policy: Unrepresentable,
+        chosen: Option<&ChosenType>,
+        dates: DateRange,
+    ) -> std::result::Result<Self, String> {
         // a key cannot be NULL
         let policy = match policy {
             Unrepresentable::Null if column.key => Unrepresentable::Error,
             policy => policy,
         };
-        let (ty, codec, element) = type_of(column, policy, dates);
+        let Choice { ty, codec, element } =
+            choose(column, policy, chosen.map(|chosen| &chosen.0), dates)?;
         let nullable = !column.key
             && (!column.not_null || codec.is_partial() && policy == Unrepresentable::Null);
         let ty = match ty {
             ColumnType::Plain(scalar) if nullable => ColumnType::Nullable(scalar),
+            ColumnType::Nullable(scalar) if column.key => ColumnType::Plain(scalar),
+            ColumnType::Point(false) if nullable => ColumnType::Point(true),
             ty => ty,
         };
-        ColumnPlan { name: column.name.clone(), ty, codec, element, policy, key: column.key }
+        let (name, key, chosen) = (column.name.clone(), column.key, chosen.is_some());
+        Ok(ColumnPlan { name, ty, codec, element, policy, chosen, key })
     }
 
     /// Writes a value, or what the policy puts in its place.
@@ -168,23 +203,36 @@ impl ColumnPlan {
         column: &Column,
         value: Value<'_>,
     ) -> Result<(), Refusal> {
-        match (self.ty, value) {
+        let source = Source::Column(column);
+        match (&self.ty, value) {
             (_, Value::Unchanged) => Err(Refusal::Absent),
             (ColumnType::Plain(_), Value::Data(data)) => {
-                self.codec.put(to.value(false), Source::Column(column), data)
+                self.codec.put(to.value(false), source, data)
             }
-            (ColumnType::Plain(_), Value::Null) => Err(Refusal::NullNotAllowed),
             (ColumnType::Nullable(_), Value::Data(data)) => {
-                self.codec.put(to.value(true), Source::Column(column), data)
+                self.codec.put(to.value(true), source, data)
             }
             (ColumnType::Nullable(scalar), Value::Null) => {
                 to.null(scalar);
                 Ok(())
             }
-            (ColumnType::Array(scalar), Value::Data(data)) => {
+            (ColumnType::Array(scalar) | ColumnType::Matrix(scalar), Value::Data(data)) => {
                 self.put_array(to, column, scalar, data)
             }
-            (ColumnType::Array(_), Value::Null) => Err(Refusal::Unrepresentable("a NULL array")),
+            (ColumnType::Array(_) | ColumnType::Matrix(_), Value::Null) => {
+                Err(Refusal::Unrepresentable("a NULL array"))
+            }
+            (ColumnType::Point(nullable), Value::Data(data)) => {
+                to.point(*nullable, Some(Codec::point(source, data)?));
+                Ok(())
+            }
+            (ColumnType::Point(true), Value::Null) => {
+                to.point(true, None);
+                Ok(())
+            }
+            (ColumnType::Plain(_) | ColumnType::Point(false), Value::Null) => {
+                Err(Refusal::NullNotAllowed)
+            }
         }
     }
 
@@ -192,19 +240,40 @@ impl ColumnPlan {
         &self,
         to: &mut impl Sink,
         column: &Column,
-        scalar: Scalar,
+        scalar: &Scalar,
         data: &[u8],
     ) -> Result<(), Refusal> {
         let array = Array::parse(column.encoding, data)?;
-        match array.dimensions() {
-            [] => {}
-            [only] if only.lower_bound == 1 => {}
-            [_] => return Err(Refusal::Unrepresentable("an array that does not start at 1")),
-            _ => return Err(Refusal::Unrepresentable("an array of several dimensions")),
+        if array.dimensions().iter().any(|dimension| dimension.len == 0) {
+            return Err(wrong_length());
         }
-        to.array(array.len());
+        if array.dimensions().iter().any(|dimension| dimension.lower_bound != 1) {
+            return Err(Refusal::Unrepresentable("an array that does not start at 1"));
+        }
+        let is_matrix = matches!(self.ty, ColumnType::Matrix(_));
+        // of the arrays that have the elements
+        let row = match (array.dimensions(), is_matrix) {
+            ([], true) => {
+                to.arrays(0);
+                return Ok(());
+            }
+            ([], false) => 0,
+            ([only], false) => only.len as usize,
+            ([outer, inner], true) => {
+                to.arrays(outer.len as usize);
+                inner.len as usize
+            }
+            ([_], true) => return Err(Refusal::Unrepresentable("an array of one dimension")),
+            _ => return Err(Refusal::Unrepresentable("an array of several dimensions")),
+        };
+        if row == 0 {
+            to.array(0);
+        }
         let (encoding, ty) = self.element.as_ref().ok_or(Refusal::Absent)?;
-        for element in array.elements() {
+        for (index, element) in array.elements().enumerate() {
+            if row > 0 && index % row == 0 {
+                to.array(row);
+            }
             let Some(element) = element? else {
                 to.null(scalar);
                 continue;
@@ -219,139 +288,5 @@ impl ColumnPlan {
             }
         }
         Ok(())
-    }
-}
-
-/// The type before NULL is thought of, the codec, and the element type of an array.
-fn type_of(
-    column: &Column,
-    policy: Unrepresentable,
-    dates: DateRange,
-) -> (ColumnType, Codec, Option<(Encoding, text::Type)>) {
-    let as_string = policy == Unrepresentable::String;
-    if column.kind == TypeKind::Array {
-        let encoding = match column.encoding {
-            Encoding::Send => Some(Encoding::Send),
-            Encoding::Array(element) => Some(element.encoding.into()),
-            _ => None,
-        };
-        // an array in ORDER BY may not hold NULLs
-        let encoding = encoding.filter(|_| !column.key && !as_string);
-        let Some(encoding) = encoding else {
-            return (ColumnType::Plain(Scalar::String), text_codec(column), None);
-        };
-        let element = text::Type {
-            oid: column.element_oid,
-            kind: column.element_kind,
-            element_oid: 0,
-            element_kind: TypeKind::Base,
-        };
-        let (scalar, codec) = match element.kind {
-            TypeKind::Enum => (Scalar::LowCardinality, Codec::Bytes),
-            _ => any_type(column, element.oid, dates),
-        };
-        // LowCardinality does not go into an array of Nullable as it goes into a column
-        let scalar = if scalar == Scalar::LowCardinality { Scalar::String } else { scalar };
-        return (ColumnType::Array(scalar), codec, Some((encoding, element)));
-    }
-    let (scalar, codec) = match (column.kind, column.encoding) {
-        (TypeKind::Enum, _) => (Scalar::LowCardinality, Codec::Bytes),
-        (_, Encoding::Text | Encoding::Varlena) => (Scalar::String, Codec::Bytes),
-        (_, Encoding::Numeric) => decimal(column.typmod),
-        (_, Encoding::Send | Encoding::Jsonb | Encoding::Array(_)) => {
-            any_type(column, column.base_oid, dates)
-        }
-        (_, Encoding::Fixed(width)) => match typed(column.base_oid, dates) {
-            Some((scalar, codec)) if scalar.width() == Some(usize::from(width)) => (scalar, codec),
-            _ => (Scalar::String, text_codec(column)),
-        },
-    };
-    if codec.is_partial() && as_string {
-        return (ColumnType::Plain(Scalar::String), Codec::Text, None);
-    }
-    (ColumnType::Plain(scalar), codec, None)
-}
-
-/// Text when we know it, else the bytes as they came: nothing is lost.
-fn text_codec(column: &Column) -> Codec {
-    if text::is_supported(column) { Codec::Text } else { Codec::Bytes }
-}
-
-/// A type in any form: of a column, or of the elements of an array column.
-fn any_type(column: &Column, type_oid: u32, dates: DateRange) -> (Scalar, Codec) {
-    match type_oid {
-        oid::NUMERIC => decimal(column.typmod),
-        oid::TEXT
-        | oid::VARCHAR
-        | oid::BPCHAR
-        | oid::NAME
-        | oid::UNKNOWN
-        | oid::JSON
-        | oid::XML
-        | oid::BYTEA => (Scalar::String, Codec::Bytes),
-        _ => typed(type_oid, dates).unwrap_or_else(|| (Scalar::String, text_codec(column))),
-    }
-}
-
-/// The types of fixed width that ClickHouse has too.
-fn typed(type_oid: u32, dates: DateRange) -> Option<(Scalar, Codec)> {
-    let (scalar, codec) = match type_oid {
-        oid::BOOL => (Scalar::Bool, Codec::Fixed(1)),
-        oid::INT2 => (Scalar::Int16, Codec::Fixed(2)),
-        oid::INT4 => (Scalar::Int32, Codec::Fixed(4)),
-        oid::INT8 => (Scalar::Int64, Codec::Fixed(8)),
-        oid::OID => (Scalar::UInt32, Codec::Fixed(4)),
-        oid::FLOAT4 => (Scalar::Float32, Codec::Fixed(4)),
-        oid::FLOAT8 => (Scalar::Float64, Codec::Fixed(8)),
-        oid::UUID => (Scalar::Uuid, Codec::Uuid),
-        oid::DATE => (Scalar::Date32, Codec::Date(dates)),
-        oid::TIMESTAMP | oid::TIMESTAMPTZ => (Scalar::DateTime64, Codec::Timestamp(dates)),
-        _ => return None,
-    };
-    Some((scalar, codec))
-}
-
-/// `numeric(p, s)` by its type modifier, as `numerictypmodin` packs it; exact text when there is none
-/// or ClickHouse has no such Decimal.
-fn decimal(typmod: i32) -> (Scalar, Codec) {
-    const TEXT: (Scalar, Codec) = (Scalar::String, Codec::Text);
-    /// `VARHDRSZ`
-    const HEADER: i32 = 4;
-    if typmod < HEADER {
-        return TEXT;
-    }
-    let precision = ((typmod - HEADER) >> 16) & 0xFFFF;
-    // eleven bits in two's complement
-    let scale = (((typmod - HEADER) & 0x7FF) ^ 1024) - 1024;
-    // a negative scale rounds to tens; a scale above the precision asks for leading zeros
-    let (precision, scale) =
-        if scale < 0 { (precision - scale, 0) } else { (precision.max(scale), scale) };
-    match (u8::try_from(precision), u8::try_from(scale)) {
-        (Ok(precision @ 1..=DECIMAL_PRECISION_MAX), Ok(scale)) => {
-            (Scalar::Decimal(precision, scale), Codec::Decimal(precision, scale))
-        }
-        _ => TEXT,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numeric(precision: i32, scale: i32) -> String {
-        decimal((precision << 16 | scale & 0x7FF) + 4).0.to_string()
-    }
-
-    #[test]
-    fn numerics_become_the_decimal_that_holds_them() {
-        assert_eq!(decimal(-1).0, Scalar::String);
-        assert_eq!(numeric(12, 2), "Decimal(12, 2)");
-        assert_eq!(numeric(76, 76), "Decimal(76, 76)");
-        assert_eq!(numeric(77, 2), "String");
-        assert_eq!(numeric(1000, 0), "String");
-        assert_eq!(numeric(3, -2), "Decimal(5, 0)");
-        assert_eq!(numeric(70, -10), "String");
-        assert_eq!(numeric(2, 5), "Decimal(5, 5)");
-        assert_eq!(numeric(2, 100), "String");
     }
 }

@@ -30,15 +30,20 @@ pub(super) fn refused(
     let shown = || text(plan, index, value);
     match refusal {
         Refusal::Unrepresentable(why) => {
-            let (ty, policy) = plan.columns.get(index).map_or_else(Default::default, |column| {
+            let planned = plan.columns.get(index);
+            let (ty, policy) = planned.map_or_else(Default::default, |column| {
                 (column.ty.to_string(), column.policy.as_str())
             });
+            let null = match planned.is_some_and(|column| column.chosen) {
+                true => "{ type = …, unrepresentable = \"null\" }",
+                false => "\"null\"",
+            };
             Error::new(
                 Kind::Row,
                 format!("{place}: {} is {why}, which {ty} cannot hold (policy {policy})", shown()),
             )
             .hint(format!(
-                "set columns = {{ \"{}.{}.{column}\" = \"string\" }} or \"null\" for this target \
+                "set columns = {{ \"{}.{}.{column}\" = \"string\" }} or {null} for this target \
                  (docs/type-mapping.md)",
                 relation.schema, relation.name
             ))

@@ -17,10 +17,16 @@ pub(super) trait Sink {
     fn value(&mut self, nullable: bool) -> &mut Vec<u8>;
 
     /// A NULL.
-    fn null(&mut self, scalar: Scalar);
+    fn null(&mut self, scalar: &Scalar);
 
     /// An array; so many elements follow.
     fn array(&mut self, len: usize);
+
+    /// An array of arrays; so many follow.
+    fn arrays(&mut self, len: usize);
+
+    /// Two Float64 in a Tuple, or two NULLs; `nullable`: of Nullable types.
+    fn point(&mut self, nullable: bool, coordinates: Option<[[u8; 8]; 2]>);
 }
 
 /// `RowBinary`: <https://clickhouse.com/docs/interfaces/formats/RowBinary>.
@@ -43,11 +49,22 @@ impl Sink for Vec<u8> {
         self
     }
 
-    fn null(&mut self, _: Scalar) {
+    fn null(&mut self, _: &Scalar) {
         self.push(1);
     }
 
     fn array(&mut self, len: usize) {
         put_varint(self, len as u64);
+    }
+
+    fn arrays(&mut self, len: usize) {
+        put_varint(self, len as u64);
+    }
+
+    fn point(&mut self, nullable: bool, coordinates: Option<[[u8; 8]; 2]>) {
+        let Some(coordinates) = coordinates else { return self.extend_from_slice(&[1, 1]) };
+        for coordinate in coordinates {
+            self.value(nullable).extend_from_slice(&coordinate);
+        }
     }
 }

@@ -240,7 +240,7 @@ pub(super) async fn fetch(
     limit: &LookupLimit,
 ) -> Result<HashMap<Key, Found>> {
     let keys: Vec<(String, ColumnType)> =
-        plan.columns.iter().filter(|c| c.key).map(|c| (quoted(&c.name), c.ty)).collect();
+        plan.columns.iter().filter(|c| c.key).map(|c| (quoted(&c.name), c.ty.clone())).collect();
     let read = Read { server, plan, table: qualified(database, &plan.storage()), keys };
     let mut found = read.live(&lookup.keys, columns, limit).await?;
     let missing: BTreeSet<Key> =
@@ -292,11 +292,16 @@ impl Read<'_> {
         let targets: Vec<_> = columns.iter().filter_map(|i| self.plan.columns.get(*i)).collect();
         let names: Vec<String> = targets.iter().map(|column| quoted(&column.name)).collect();
         let sql = format!(
-            "SELECT {}, `_rsrepl_version`, {} FROM {} FINAL WHERE {}",
+            "SELECT {}, `_rsrepl_version`, {} FROM {} FINAL WHERE {}{}",
             self.key_list(),
             names.join(", "),
             self.table,
-            self.condition(keys)
+            self.condition(keys),
+            // older servers know neither the type nor the setting
+            match self.plan.has_json() {
+                true => " SETTINGS output_format_binary_write_json_as_string = 1",
+                false => "",
+            }
         );
         let bytes = self.server.rows(Attempt::ReadBack(&self.plan.name), &sql).await?;
         let mut rest = bytes.as_ref();

@@ -1,22 +1,27 @@
-//! The ClickHouse types that columns get, and their values in `RowBinary` (see `sink`).
+//! The ClickHouse types that columns get, and their values in `RowBinary` (see `sink`). Their names are
+//! in `type_names`.
 //!
 //! The server does not validate them: what is written here is what is stored.
 
-use std::fmt;
-
+use super::labels::Labels;
 use super::sink::Sink;
 
 /// A type without NULL and without elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Scalar {
     Bool,
     Int8,
     Int16,
     Int32,
     Int64,
+    Int128,
+    Int256,
     UInt8,
+    UInt16,
     UInt32,
+    UInt64,
     UInt128,
+    UInt256,
     Float32,
     Float64,
     /// Precision 1 to 76, scale up to it.
@@ -24,41 +29,71 @@ pub(super) enum Scalar {
     String,
     /// `LowCardinality(String)`; in `RowBinary` a String.
     LowCardinality,
+    /// Days since 1970-01-01, unsigned.
+    Date,
     /// Days since 1970-01-01.
     Date32,
-    /// `DateTime64(6, 'UTC')`: microseconds since 1970-01-01 00:00:00 UTC.
-    DateTime64,
+    /// `DateTime('UTC')`: seconds since 1970-01-01 00:00:00 UTC, unsigned.
+    DateTime,
+    /// `DateTime64(p, 'UTC')`: 10^-p seconds since 1970-01-01 00:00:00 UTC.
+    DateTime64(u8),
     Uuid,
+    Ipv4,
+    Ipv6,
+    Enum8(Labels),
+    Enum16(Labels),
+    /// Sent, and read back, as a String.
+    Json,
 }
 
 /// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ColumnType {
     Plain(Scalar),
     Nullable(Scalar),
     /// `Array(Nullable(…))`; there is no Nullable array.
     Array(Scalar),
+    /// `Array(Array(Nullable(…)))`
+    Matrix(Scalar),
+    /// `Tuple(Float64, Float64)`; with `true` both are Nullable, and NULL together.
+    Point(bool),
 }
 
 /// Largest precision of a Decimal in ClickHouse.
 pub(super) const DECIMAL_PRECISION_MAX: u8 = 76;
 
+/// What a JSON column has where there is no value.
+const EMPTY_JSON: &[u8] = b"{}";
+
 impl Scalar {
     /// Bytes of a value; `None` for strings, which have their length before them.
-    pub(super) fn width(self) -> Option<usize> {
+    pub(super) fn width(&self) -> Option<usize> {
         Some(match self {
-            Scalar::Bool | Scalar::Int8 | Scalar::UInt8 => 1,
-            Scalar::Int16 => 2,
+            Scalar::Bool | Scalar::Int8 | Scalar::UInt8 | Scalar::Enum8(_) => 1,
+            Scalar::Int16 | Scalar::UInt16 | Scalar::Date | Scalar::Enum16(_) => 2,
             Scalar::Int32 | Scalar::UInt32 | Scalar::Float32 | Scalar::Date32 => 4,
-            Scalar::Int64 | Scalar::Float64 | Scalar::DateTime64 => 8,
-            Scalar::Decimal(precision, _) => decimal_width(precision),
-            Scalar::UInt128 | Scalar::Uuid => 16,
-            Scalar::String | Scalar::LowCardinality => return None,
+            Scalar::DateTime | Scalar::Ipv4 => 4,
+            Scalar::Int64 | Scalar::UInt64 | Scalar::Float64 | Scalar::DateTime64(_) => 8,
+            Scalar::Decimal(precision, _) => decimal_width(*precision),
+            Scalar::Int128 | Scalar::UInt128 | Scalar::Uuid | Scalar::Ipv6 => 16,
+            Scalar::Int256 | Scalar::UInt256 => 32,
+            Scalar::String | Scalar::LowCardinality | Scalar::Json => return None,
         })
     }
 
+    /// Whether it is an integer, and with a sign.
+    pub(super) fn signed_integer(&self) -> Option<bool> {
+        match self {
+            Scalar::Int8 | Scalar::Int16 | Scalar::Int32 => Some(true),
+            Scalar::Int64 | Scalar::Int128 | Scalar::Int256 => Some(true),
+            Scalar::UInt8 | Scalar::UInt16 | Scalar::UInt32 => Some(false),
+            Scalar::UInt64 | Scalar::UInt128 | Scalar::UInt256 => Some(false),
+            _ => None,
+        }
+    }
+
     /// Takes one value from the front of `bytes`; `None` when they end before it does.
-    fn skip(self, bytes: &mut &[u8]) -> Option<()> {
+    fn skip(&self, bytes: &mut &[u8]) -> Option<()> {
         let len = match self.width() {
             Some(width) => width,
             None => usize::try_from(take_varint(bytes)?).ok()?,
@@ -67,9 +102,14 @@ impl Scalar {
         Some(())
     }
 
-    /// Appends the value that ClickHouse takes for a missing one.
-    pub(super) fn put_default(self, out: &mut Vec<u8>) {
-        out.resize(out.len() + self.width().unwrap_or(1), 0);
+    /// Appends what stands for a missing value: zeros, but for types that they are no value of.
+    pub(super) fn put_default(&self, out: &mut Vec<u8>) {
+        match self {
+            Scalar::Enum8(labels) => out.push(labels.first() as u8),
+            Scalar::Enum16(labels) => out.extend_from_slice(&labels.first().to_le_bytes()),
+            Scalar::Json => put_string(out, EMPTY_JSON),
+            _ => out.resize(out.len() + self.width().unwrap_or(1), 0),
+        }
     }
 }
 
@@ -86,58 +126,89 @@ pub(super) fn decimal_width(precision: u8) -> usize {
 impl ColumnType {
     /// Takes one value from the front of `bytes` and returns its bytes; `None` when they end before
     /// it does.
-    pub(super) fn take<'a>(self, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    pub(super) fn take<'a>(&self, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
         let start = *bytes;
         match self {
             ColumnType::Plain(scalar) => scalar.skip(bytes)?,
             ColumnType::Nullable(scalar) => skip_nullable(scalar, bytes)?,
-            ColumnType::Array(scalar) => {
+            ColumnType::Array(scalar) => skip_array(scalar, bytes)?,
+            ColumnType::Matrix(scalar) => {
                 for _ in 0..take_varint(bytes)? {
-                    skip_nullable(scalar, bytes)?;
+                    skip_array(scalar, bytes)?;
                 }
+            }
+            ColumnType::Point(_) => {
+                self.take_point(bytes)?;
             }
         }
         start.get(..start.len() - bytes.len())
     }
 
     /// Writes NULL, the empty array, or the scalar's default.
-    pub(super) fn put_default(self, to: &mut impl Sink) {
+    pub(super) fn put_default(&self, to: &mut impl Sink) {
         match self {
             ColumnType::Plain(scalar) => scalar.put_default(to.value(false)),
             ColumnType::Nullable(scalar) => to.null(scalar),
             ColumnType::Array(_) => to.array(0),
+            ColumnType::Matrix(_) => to.arrays(0),
+            ColumnType::Point(true) => to.point(true, None),
+            ColumnType::Point(false) => to.point(false, Some([[0; 8]; 2])),
         }
     }
 
     /// Writes one value that is there in `RowBinary`; `None` when it is not one.
-    pub(super) fn put_row_binary(self, to: &mut impl Sink, mut value: &[u8]) -> Option<()> {
+    pub(super) fn put_row_binary(&self, to: &mut impl Sink, mut value: &[u8]) -> Option<()> {
         match self {
             ColumnType::Plain(_) => to.value(false).extend_from_slice(value),
             ColumnType::Nullable(scalar) => put_nullable(scalar, to, &mut value)?,
-            ColumnType::Array(scalar) => {
+            ColumnType::Array(scalar) => put_array(scalar, to, &mut value)?,
+            ColumnType::Matrix(scalar) => {
                 let len = take_varint(&mut value)?;
-                to.array(usize::try_from(len).ok()?);
+                to.arrays(usize::try_from(len).ok()?);
                 for _ in 0..len {
-                    put_nullable(scalar, to, &mut value)?;
+                    put_array(scalar, to, &mut value)?;
                 }
             }
+            ColumnType::Point(nullable) => to.point(*nullable, self.take_point(&mut value)?),
         }
         Some(())
     }
 
-    /// Whether the server's name of a type stands for this one, as far as `RowBinary` can tell.
-    pub(super) fn matches(self, server: &str) -> bool {
-        normalized(&self.to_string()) == normalized(server)
+    fn take_point(&self, bytes: &mut &[u8]) -> Option<Option<[[u8; 8]; 2]>> {
+        let mut point = Some([[0; 8]; 2]);
+        for coordinate in 0..2 {
+            if *self == ColumnType::Point(true) {
+                let (null, rest) = bytes.split_first()?;
+                *bytes = rest;
+                if *null != 0 {
+                    point = None;
+                    continue;
+                }
+            }
+            let (value, rest) = bytes.split_first_chunk()?;
+            *bytes = rest;
+            if let Some(place) = point.as_mut().and_then(|point| point.get_mut(coordinate)) {
+                *place = *value;
+            }
+        }
+        Some(point)
     }
 }
 
-fn skip_nullable(scalar: Scalar, bytes: &mut &[u8]) -> Option<()> {
+fn skip_nullable(scalar: &Scalar, bytes: &mut &[u8]) -> Option<()> {
     let (null, rest) = bytes.split_first()?;
     *bytes = rest;
     if *null == 0 { scalar.skip(bytes) } else { Some(()) }
 }
 
-fn put_nullable(scalar: Scalar, to: &mut impl Sink, bytes: &mut &[u8]) -> Option<()> {
+fn skip_array(scalar: &Scalar, bytes: &mut &[u8]) -> Option<()> {
+    for _ in 0..take_varint(bytes)? {
+        skip_nullable(scalar, bytes)?;
+    }
+    Some(())
+}
+
+fn put_nullable(scalar: &Scalar, to: &mut impl Sink, bytes: &mut &[u8]) -> Option<()> {
     let (null, rest) = bytes.split_first()?;
     *bytes = rest;
     if *null != 0 {
@@ -149,58 +220,13 @@ fn put_nullable(scalar: Scalar, to: &mut impl Sink, bytes: &mut &[u8]) -> Option
     Some(())
 }
 
-/// Without spaces, without LowCardinality (a matter of storage only) and without the time zone of a
-/// DateTime64 (a matter of display only).
-fn normalized(name: &str) -> String {
-    let mut name: String = name.chars().filter(|c| !c.is_whitespace()).collect();
-    if let Some(inner) = name.strip_prefix("LowCardinality(").and_then(|n| n.strip_suffix(')')) {
-        name = inner.to_owned();
+fn put_array(scalar: &Scalar, to: &mut impl Sink, bytes: &mut &[u8]) -> Option<()> {
+    let len = take_varint(bytes)?;
+    to.array(usize::try_from(len).ok()?);
+    for _ in 0..len {
+        put_nullable(scalar, to, bytes)?;
     }
-    if let Some((before, after)) = name.split_once("DateTime64(6,")
-        && let Some((_, rest)) = after.split_once(')')
-    {
-        name = format!("{before}DateTime64(6){rest}");
-    }
-    name
-}
-
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Scalar::Bool => "Bool",
-            Scalar::Int8 => "Int8",
-            Scalar::Int16 => "Int16",
-            Scalar::Int32 => "Int32",
-            Scalar::Int64 => "Int64",
-            Scalar::UInt8 => "UInt8",
-            Scalar::UInt32 => "UInt32",
-            Scalar::UInt128 => "UInt128",
-            Scalar::Float32 => "Float32",
-            Scalar::Float64 => "Float64",
-            Scalar::Decimal(precision, scale) => {
-                return write!(f, "Decimal({precision}, {scale})");
-            }
-            Scalar::String => "String",
-            Scalar::LowCardinality => "LowCardinality(String)",
-            Scalar::Date32 => "Date32",
-            Scalar::DateTime64 => "DateTime64(6, 'UTC')",
-            Scalar::Uuid => "UUID",
-        })
-    }
-}
-
-impl fmt::Display for ColumnType {
-    /// As written in CREATE TABLE.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ColumnType::Plain(scalar) => scalar.fmt(f),
-            ColumnType::Nullable(Scalar::LowCardinality) => {
-                f.write_str("LowCardinality(Nullable(String))")
-            }
-            ColumnType::Nullable(scalar) => write!(f, "Nullable({scalar})"),
-            ColumnType::Array(scalar) => write!(f, "Array(Nullable({scalar}))"),
-        }
-    }
+    Some(())
 }
 
 /// Appends LEB128, the lengths of `RowBinary`.
@@ -252,33 +278,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_as_the_server_writes_them() {
-        let date = ColumnType::Nullable(Scalar::DateTime64);
-        assert_eq!(date.to_string(), "Nullable(DateTime64(6, 'UTC'))");
-        assert!(date.matches("Nullable(DateTime64(6, 'Europe/Berlin'))"));
-        assert!(date.matches("Nullable(DateTime64(6))"));
-        assert!(!date.matches("Nullable(DateTime64(3, 'UTC'))"));
-        assert!(!date.matches("DateTime64(6, 'UTC')"));
-        let label = ColumnType::Nullable(Scalar::LowCardinality);
-        assert!(label.matches("Nullable(String)"));
-        assert!(ColumnType::Plain(Scalar::String).matches("LowCardinality(String)"));
-        assert!(ColumnType::Plain(Scalar::Decimal(12, 2)).matches("Decimal(12, 2)"));
-        assert_eq!(ColumnType::Array(Scalar::Uuid).to_string(), "Array(Nullable(UUID))");
-    }
-
-    #[test]
     fn values_are_cut_where_they_end() {
         let mut row = Vec::new();
         row.extend_from_slice(&7i32.to_le_bytes());
         row.push(1); // NULL
         put_string(&mut row, &[b'x'; 200]);
         row.extend_from_slice(&[2, 1, 0, 3, b'a', b'b', b'c']); // [NULL, 'abc']
+        row.extend_from_slice(&[2, 2, 1, 0, 7, 0]); // [[NULL, 7], []]
+        row.extend_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 1]); // only half of it is NULL
         let mut rest = row.as_slice();
         let columns = [
             (ColumnType::Plain(Scalar::Int32), 4),
             (ColumnType::Nullable(Scalar::Decimal(50, 2)), 1),
             (ColumnType::Plain(Scalar::String), 202),
             (ColumnType::Array(Scalar::String), 7),
+            (ColumnType::Matrix(Scalar::Int8), 6),
+            (ColumnType::Point(true), 10),
         ];
         for (column, len) in columns {
             assert_eq!(column.take(&mut rest).map(<[u8]>::len), Some(len), "{column}");
@@ -300,6 +315,16 @@ mod tests {
             ColumnType::Nullable(Scalar::Int32).put_row_binary(&mut again, value).unwrap();
         }
         assert_eq!(again, [1, 0, 7, 0, 0, 0]);
+        for (ty, value) in [
+            (ColumnType::Matrix(Scalar::Int8), &[2, 2, 1, 0, 7, 0][..]),
+            (ColumnType::Point(true), &[1, 1]),
+            (ColumnType::Point(true), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+            (ColumnType::Point(false), &[1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ] {
+            again.clear();
+            assert_eq!(ty.put_row_binary(&mut again, value), Some(()));
+            assert_eq!(again, value);
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
 
 const XML_OID: u32 = 142;
 
-const TEXT_OID: u32 = 25;
+/// What text goes in as that the server is to give to a type's input function: a cast from `text` or
+/// `varchar` may be a function of its own, which reads another language (`regclass` does not know `-`, and
+/// users may make such casts).
+const STRING: (&str, u32) = ("bpchar", 1042);
 
 /// A table of the target that fits a relation of the source.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub struct TargetColumn {
     pub sql_type: String,
     /// The declared type is a domain.
     pub domain: bool,
-    /// The type that the value arrives in, when the server is to cast it to `sql_type`: text, or a
+    /// The type that the value arrives in, when the server is to cast it to `sql_type`: a string, or a
     /// narrower type of the source.
     pub via: Option<String>,
     /// `pg_type.oid` on the target of the type that the value arrives in.
@@ -339,7 +342,7 @@ fn fit_column(
         domain: found.is_domain(),
         arrives_oid: match via.as_deref() {
             None => found.base_oid,
-            Some("text") => TEXT_OID,
+            Some(via) if via == STRING.0 => STRING.1,
             Some(_) => column.base_oid, // a narrower built-in type
         },
         via,
@@ -357,7 +360,7 @@ fn arrival(column: &Column, found: &CatalogColumn) -> Option<Option<String>> {
     if type_fits(column, found) {
         // xml's receive function would obey an encoding declaration inside of the value
         let as_text = column.encoding == Encoding::Text || column.base_oid == XML_OID;
-        return Some(as_text.then(|| "text".to_owned()));
+        return Some(as_text.then(|| STRING.0.to_owned()));
     }
     widened_from(column.base_oid, found.base_oid).map(|narrow| Some(narrow.to_owned()))
 }

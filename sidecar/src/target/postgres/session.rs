@@ -25,6 +25,7 @@ const SETTINGS: &[(&str, &str)] = &[
     // what values in text form are read with
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
+    ("lc_monetary", "C"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
     ("xmloption", "content"),
