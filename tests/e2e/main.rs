@@ -12,6 +12,7 @@
 //! | `sequences` | a standby's sequences, so that it can take over |
 //! | `publications` | the same rows as a native subscription |
 //! | `schema_changes` | each kind of schema change under each policy |
+//! | `identities` | replica identities that change, and TRUNCATE |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
@@ -27,6 +28,7 @@ mod differential;
 mod encodings;
 mod faults;
 mod harness;
+mod identities;
 mod publications;
 mod roles;
 mod schema_changes;

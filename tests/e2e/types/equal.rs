@@ -1,5 +1,7 @@
 //! Comparing the tables of the walk on all systems.
 
+use std::collections::HashMap;
+
 use postgres::Client;
 use rsrepl_tests::compare::{self, Column};
 use rsrepl_tests::mapping::{self, Unrepresentable};
@@ -33,14 +35,17 @@ impl Clients {
 /// Panics with everything that differs, and with every type that is not what the document says.
 pub fn check(rig: &Rig, tables: &[Table], document: &Document) {
     let clients = &mut Clients::new(rig);
+    let types = &Types::read(rig);
     let mut wrong = Vec::new();
+    let mut check = |name: &str, columns: &[Walked]| {
+        wrong.extend(standby(clients, name, columns));
+        wrong.extend(undocumented(types, name, columns, document));
+        wrong.extend(clickhouse(rig, clients, types, name, columns));
+    };
     for table in tables {
-        wrong.extend(standby(clients, &table.name, &table.columns));
-        wrong.extend(clickhouse(rig, clients, table, &table.name, document));
+        check(&table.name, &table.columns);
         if table.bare {
-            let bare = format!("bare_{}", table.name);
-            wrong.extend(standby(clients, &bare, &table.columns));
-            wrong.extend(clickhouse(rig, clients, table, &bare, document));
+            check(&format!("bare_{}", table.name), &table.bare_columns());
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
@@ -68,63 +73,81 @@ pub fn standby(clients: &mut Clients, table: &str, columns: &[Walked]) -> Option
     (!compared.equal()).then(|| format!("standby: {compared}"))
 }
 
-/// By what ClickHouse shows, under both policies.
-fn clickhouse(
-    rig: &Rig,
-    clients: &mut Clients,
-    table: &Table,
-    name: &str,
-    document: &Document,
-) -> Vec<String> {
-    let types = types_of(rig, name, NATIVE);
-    let undocumented = table.columns.iter().filter_map(|walked| {
-        let (expected, found) = (said(document, walked), types(&walked.column.name));
+/// Columns that are not what the document says.
+fn undocumented(types: &Types, name: &str, columns: &[Walked], document: &Document) -> Vec<String> {
+    let wrong = |walked: &Walked| {
+        let (expected, found) =
+            (said(document, walked), types.of(NATIVE, name, &walked.column.name));
         let name = &walked.column.type_name;
         (found != expected)
             .then(|| format!("{name} is {found}; docs/type-mapping.md says {expected}"))
-    });
-    let undocumented = undocumented.collect::<Vec<_>>();
-    let policies = [(DATABASE, Unrepresentable::None), (NATIVE, Unrepresentable::Null)];
-    let different = policies.iter().filter_map(|(database, policy)| {
-        same(rig, clients, name, database, &table.columns, *policy)
-    });
-    undocumented.into_iter().chain(different).collect()
+    };
+    columns.iter().filter_map(wrong).collect()
 }
 
-/// The type of each column of a table in ClickHouse.
-fn types_of(rig: &Rig, table: &str, database: &str) -> impl Fn(&str) -> String + use<> {
-    let twin = format!("{database}.{table}");
-    let types = mapping::clickhouse_types(&rig.clickhouse, &twin);
-    move |column| {
-        let found = types.iter().find(|(name, _)| name == column);
-        found.map(|(_, ty)| ty.clone()).unwrap_or_else(|| panic!("{twin} has no {column}"))
+/// By what ClickHouse shows, under both policies.
+pub fn clickhouse(
+    rig: &Rig,
+    clients: &mut Clients,
+    types: &Types,
+    name: &str,
+    columns: &[Walked],
+) -> Vec<String> {
+    let policies = [(DATABASE, Unrepresentable::None), (NATIVE, Unrepresentable::Null)];
+    let different = policies.iter().filter_map(|(database, policy)| {
+        let type_of = |column: &str| types.of(database, name, column);
+        same(rig, clients, name, database, columns, type_of, *policy)
+    });
+    different.collect()
+}
+
+/// The types that the columns of all tables have in ClickHouse.
+pub struct Types(HashMap<[String; 3], String>);
+
+impl Types {
+    pub fn read(rig: &Rig) -> Types {
+        let query = format!(
+            "SELECT database, `table`, name, type FROM system.columns
+             WHERE database IN ('{DATABASE}', '{NATIVE}') FORMAT TabSeparatedRaw"
+        );
+        let read = |line: &str| {
+            let fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
+            let [database, table, name, ty] = <[String; 4]>::try_from(fields).expect("four");
+            ([database, table, name], ty)
+        };
+        Types(rig.clickhouse.query(&query).lines().map(read).collect())
+    }
+
+    fn of(&self, database: &str, table: &str, column: &str) -> &str {
+        let place = [database, table, column].map(str::to_owned);
+        self.0.get(&place).unwrap_or_else(|| panic!("ClickHouse has no {place:?}"))
     }
 }
 
 /// What differs between a table and the one of its name in a database of ClickHouse.
-pub fn same(
+fn same<'a>(
     rig: &Rig,
     clients: &mut Clients,
     name: &str,
     database: &str,
     columns: &[Walked],
+    type_of: impl Fn(&str) -> &'a str,
     policy: Unrepresentable,
 ) -> Option<String> {
-    let type_of = types_of(rig, name, database);
     let id = Column { name: "id".into(), type_name: "integer".into(), kind: 'b' };
     let columns: Vec<&Column> =
         [&id].into_iter().chain(columns.iter().map(|walked| &walked.column)).collect();
     let source = |part: &[&Column]| {
         let part: Vec<_> = part
             .iter()
-            .map(|column| mapping::source_text(column, &type_of(&column.name), policy))
+            .map(|column| mapping::source_text(column, type_of(&column.name), policy))
             .collect();
         format!("concat_ws('|', {})", part.join(", "))
     };
     // a function has a hundred arguments at most
     let here: Vec<String> = columns.chunks(50).map(source).collect();
     let there: Vec<String> =
-        columns.iter().map(|column| mapping::target_text(column, &type_of(&column.name))).collect();
+        columns.iter().map(|column| mapping::target_text(column, type_of(&column.name))).collect();
     let query = format!(
         "SELECT concat_ws('|', {}) COLLATE \"C\" FROM public.{name} ORDER BY 1",
         here.join(", ")

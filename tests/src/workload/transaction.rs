@@ -50,15 +50,47 @@ fn change(rng: &mut Rng) -> String {
     if rng.u32(0..30) == 0 {
         return swap(rng);
     }
+    if rng.u32(0..30) == 0 {
+        return family(rng);
+    }
     let table = &TABLES[rng.usize(0..TABLES.len())];
     match rng.u32(0..1000) {
-        0..3 => format!("TRUNCATE {}", table.name),
+        0..2 => format!("TRUNCATE {}", table.name),
+        2 => format!("TRUNCATE {}, {}", table.name, other(rng, table)),
+        _ if table.key == Key::Nothing => insert(rng, table),
         3..400 => insert(rng, table),
         400..430 => insert_many(rng, table),
         430..760 => update(rng, table),
         760..790 => update_many(rng, table),
         790..870 => change_key(rng, table),
         _ => delete(rng, table),
+    }
+}
+
+/// Another table's name.
+fn other(rng: &mut Rng, table: &Table) -> &'static str {
+    let others: Vec<_> = TABLES.iter().filter(|other| other.name != table.name).collect();
+    others[rng.usize(0..others.len())].name
+}
+
+/// Rows with foreign keys between them, which follow each other on the source.
+fn family(rng: &mut Rng) -> String {
+    let id = rng.u32(0..20);
+    match rng.u32(0..100) {
+        0..30 => format!("INSERT INTO parents VALUES ({id}, 'p') ON CONFLICT DO NOTHING"),
+        30..60 => format!(
+            "INSERT INTO children (v, parent) SELECT 'c' || i, id FROM parents, generate_series(1, 3) i
+             WHERE id <= {id}"
+        ),
+        60..70 => "INSERT INTO grandchildren SELECT id, v FROM children LIMIT 10".to_owned(),
+        70..85 => format!("DELETE FROM parents WHERE id = {id}"),
+        85..94 => format!(
+            "UPDATE parents SET id = {id} + 100 WHERE id = {id}
+             AND NOT EXISTS (SELECT FROM parents WHERE id = {id} + 100)"
+        ),
+        94..96 => "TRUNCATE parents CASCADE".to_owned(),
+        96..98 => "TRUNCATE children, grandchildren, numbers RESTART IDENTITY".to_owned(),
+        _ => "TRUNCATE parents RESTART IDENTITY CASCADE".to_owned(),
     }
 }
 
@@ -90,7 +122,7 @@ fn some_key(rng: &mut Rng, table: &Table) -> Vec<String> {
     let columns = if table.key == Key::Composite { 2 } else { 1 };
     // The two halves of a composite key do not say the same.
     let half = |index: u64| if columns == 2 { number / (1 + 19 * index) % 20 } else { number };
-    (0..columns).map(|i| key(table.columns[i as usize].1, half(i))).collect()
+    (0..columns).map(|i| key(rng, table.columns[i as usize].1, half(i))).collect()
 }
 
 /// A condition that finds one row.
@@ -99,7 +131,7 @@ fn condition(rng: &mut Rng, table: &Table) -> String {
     let equal =
         |(index, literal): (usize, &String)| format!("{} = {literal}", table.columns[index].0);
     let found = keys.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ");
-    if table.key == Key::None {
+    if !table.key.is_unique() {
         // one of the duplicates
         format!("ctid = (SELECT ctid FROM {} WHERE {found} LIMIT 1)", table.name)
     } else {
@@ -116,7 +148,7 @@ fn rest(rng: &mut Rng, table: &Table) -> String {
 fn insert(rng: &mut Rng, table: &Table) -> String {
     let row = format!("({}{})", some_key(rng, table).join(", "), rest(rng, table));
     // Without a key, the same row several times over.
-    let copies = if table.key == Key::None { rng.usize(1..4) } else { 1 };
+    let copies = if !table.key.is_unique() { rng.usize(1..4) } else { 1 };
     insert_rows(table, &vec![row; copies])
 }
 
@@ -128,7 +160,7 @@ fn insert_many(rng: &mut Rng, table: &Table) -> String {
 }
 
 fn insert_rows(table: &Table, rows: &[String]) -> String {
-    let conflict = if table.key == Key::None { "" } else { " ON CONFLICT DO NOTHING" };
+    let conflict = if !table.key.is_unique() { "" } else { " ON CONFLICT DO NOTHING" };
     format!("INSERT INTO {} VALUES {}{conflict}", table.name, rows.join(", "))
 }
 
@@ -148,7 +180,12 @@ fn update(rng: &mut Rng, table: &Table) -> String {
 
 fn update_many(rng: &mut Rng, table: &Table) -> String {
     let (first, type_) = table.columns[0];
-    let keys: Vec<String> = (0..15).map(|_| key(type_, rng.u64(0..table.rows))).collect();
+    let keys: Vec<String> = (0..15)
+        .map(|_| {
+            let number = rng.u64(0..table.rows);
+            key(rng, type_, number)
+        })
+        .collect();
     let assignments = assignments(rng, table);
     format!("UPDATE {} SET {assignments} WHERE {first} IN ({})", table.name, keys.join(", "))
 }
@@ -167,7 +204,7 @@ fn change_key(rng: &mut Rng, table: &Table) -> String {
         set.push(assignments(rng, table));
     }
     let mut found = condition(rng, table);
-    if table.key != Key::None {
+    if table.key.is_unique() {
         found = format!("{found} AND {free}");
     }
     format!("UPDATE {} SET {} WHERE {found}", table.name, set.join(", "))

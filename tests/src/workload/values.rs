@@ -35,11 +35,19 @@ pub fn not_null(rng: &mut Rng, type_: Type) -> String {
     }
 }
 
-/// The literal of a key: row `number` of its table, always the same.
-pub fn key(type_: Type, number: u64) -> String {
+/// The literal of a key: row `number` of its table. Always the same value, though an equal one may look
+/// otherwise (1.0 and 1.00 are one key).
+pub fn key(rng: &mut Rng, type_: Type, number: u64) -> String {
     match type_ {
         Type::Uuid => format!("'00000000-0000-4000-8000-{number:012x}'"),
         Type::Varchar | Type::Text => format!("'key {number} é'"),
+        Type::Char => format!("'k{number}'"),
+        Type::Numeric => format!("{number}.{:0<1$}", 5, rng.usize(1..4)),
+        Type::Array(_) => format!("'[{0}:{1}]={{{number},NULL}}'", number % 2, number % 2 + 1),
+        Type::Range => format!("'[{number},{})'", number + 1),
+        Type::Pair => format!("'({number},\"a, {number}\")'::pair"),
+        Type::Mood => quote(["sad", "ok", "it's \"odd\" \\ really"][number as usize % 3]),
+        Type::Domain => (number + 1).to_string(),
         _ => number.to_string(),
     }
 }

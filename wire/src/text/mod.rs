@@ -152,7 +152,8 @@ pub fn is_supported_as(encoding: Encoding, ty: &Type) -> bool {
 fn is_send_supported(ty: &Type) -> bool {
     match ty.kind {
         TypeKind::Enum => true,
-        TypeKind::Array if ty.element_kind == TypeKind::Array => true,
+        // an array inside of an array (of a domain over one) says itself what it holds
+        TypeKind::Array if ty.element_kind == TypeKind::Array || ty.element_oid == 0 => true,
         TypeKind::Array => is_send_supported(&Type::scalar(ty.element_oid, ty.element_kind)),
         TypeKind::Range => range::subtype(ty.oid).is_some(),
         TypeKind::Multirange => range::of_multirange(ty.oid).is_some(),

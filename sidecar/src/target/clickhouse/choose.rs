@@ -297,6 +297,7 @@ mod tests {
 
     fn column(type_oid: u32, kind: TypeKind, encoding: Encoding) -> Column {
         Column {
+            number: 1,
             name: "v".into(),
             key: false,
             not_null: false,
