@@ -20,7 +20,8 @@ fn identities_change_meanwhile() {
     let mut rig = Rig::new("identities", SCHEMA);
     rig.run();
     rig.execute(
-        "INSERT INTO t SELECT i, 'c' || i, repeat('v', 3000) FROM generate_series(1, 40) i",
+        "INSERT INTO parents VALUES (1); INSERT INTO children VALUES (1, 1); INSERT INTO events VALUES (1);
+         INSERT INTO t SELECT i, 'c' || i, repeat('v', 3000) FROM generate_series(1, 40) i",
     );
     // each time in one transaction with changes before and behind it, and keys that move
     let changes = |identity: &str| {
