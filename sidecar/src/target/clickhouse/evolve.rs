@@ -204,7 +204,7 @@ impl Session {
             &self.options().policies,
             self.dates(),
         );
-        plan.ok()?.columns.first().map(|column| column.ty)
+        plan.ok()?.columns.first().map(|column| column.ty.clone())
     }
 
     /// Gives the table its new name, when it has another one here too. False: it is under the old one, or
