@@ -129,6 +129,7 @@ impl Assembler {
         match &self.whole {
             Some(whole) => {
                 self.batch.changes.truncate(whole.changes);
+                self.batch.ends.retain(|end| end.lsn <= whole.commit.lsn);
                 self.batch.bytes = whole.bytes;
             }
             None => self.batch = Batch::default(),
@@ -203,7 +204,10 @@ impl Assembler {
         let Some(relation) = tables.get(&oid).cloned() else {
             return Err(disorder(&format!("a change of relation {oid}, which was not described")));
         };
-        let end_lsn = open.begin.end_lsn;
+        let Begin { xid, end_lsn, commit_time, .. } = open.begin;
+        if self.batch.ends.last().is_none_or(|last| last.lsn != end_lsn) {
+            self.batch.ends.push(Position { lsn: end_lsn, commit_time, xid });
+        }
         self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
         Ok(())
     }
@@ -318,8 +322,10 @@ impl Assembler {
             self.given_out = self.open.as_ref().is_some_and(|open| !open.skip);
             return (std::mem::take(&mut self.batch), None);
         };
+        let ends = self.batch.ends.partition_point(|end| end.lsn <= whole.commit.lsn);
         let rest = Batch {
             changes: self.batch.changes.split_off(whole.changes),
+            ends: self.batch.ends.split_off(ends),
             bytes: self.batch.bytes - whole.bytes,
             ..Batch::default()
         };

@@ -302,3 +302,36 @@ proptest! {
         prop_assert_eq!(position, Lsn(sizes.len() as u64 * 10));
     }
 }
+
+/// Of batches of any size, and of what is left when the stream is cut.
+#[test]
+fn a_batch_names_the_transactions_of_its_changes() {
+    let mut assembler = Assembler::default();
+    let mut sequence = 0;
+    let check = |assembler: &mut Assembler, ends: &[u64]| {
+        let (batch, _) = assembler.take();
+        let mut named: Vec<_> = batch.changes.iter().map(|change| change.end_lsn).collect();
+        named.dedup();
+        assert_eq!(batch.ends.iter().map(|end| end.lsn).collect::<Vec<_>>(), named);
+        assert_eq!(named.iter().map(|end| end.0).collect::<Vec<_>>(), ends);
+        assert!(batch.ends.iter().all(|end| u64::from(end.xid) * 10 == end.lsn.0));
+    };
+    let mut push = |assembler: &mut Assembler, frame: Frame| {
+        assembler.push(sequence, Item::Frame(frame)).unwrap();
+        sequence += 1;
+    };
+    let [first, second]: [Frame; 2] = transaction(3, 4, 2).try_into().unwrap();
+    transaction(1, 2, 2).into_iter().for_each(|frame| push(&mut assembler, frame));
+    transaction(2, 1, 1).into_iter().for_each(|frame| push(&mut assembler, frame));
+    push(&mut assembler, first.clone());
+    check(&mut assembler, &[10, 20]);
+    check(&mut assembler, &[30]); // a part
+    push(&mut assembler, second.clone());
+    transaction(4, 1, 1).into_iter().for_each(|frame| push(&mut assembler, frame));
+    check(&mut assembler, &[30, 40]);
+    transaction(5, 1, 1).into_iter().for_each(|frame| push(&mut assembler, frame));
+    let open = transaction(6, 4, 2).remove(0);
+    push(&mut assembler, open);
+    assembler.push(99, Item::Cut).unwrap();
+    check(&mut assembler, &[50]);
+}

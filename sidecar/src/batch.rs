@@ -16,6 +16,8 @@ pub struct Batch {
     /// it the target must show nothing that it could not take back (PostgreSQL: leave its own
     /// transaction open), and the next batch goes on.
     pub commit: Option<Position>,
+    /// The transactions that the changes are of, in order; `lsn` is the `end_lsn` of the changes.
+    pub ends: Vec<Position>,
     /// How many transactions end in the batch.
     pub transactions: u64,
     /// Bytes of the frames that the changes are slices of.

@@ -13,6 +13,7 @@
 //! | `publications` | the same rows as a native subscription |
 //! | `schema_changes` | each kind of schema change under each policy |
 //! | `identities` | replica identities that change, and TRUNCATE |
+//! | `history` | a ClickHouse target that keeps every change |
 //! | `slot` | the slot advances while nothing of interest happens |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
@@ -28,6 +29,7 @@ mod differential;
 mod encodings;
 mod faults;
 mod harness;
+mod history;
 mod identities;
 mod publications;
 mod roles;

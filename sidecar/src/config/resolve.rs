@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Consistency, Environment, Logging, Mode, Pipeline, Postgres,
-    Retry, Source, Spool, Target, TargetOptions, Telemetry,
+    BatchLimits, ClickHouse, Config, Consistency, Environment, Logging, Pipeline, Postgres, Retry,
+    Source, Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{
@@ -256,10 +256,7 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
 
 fn clickhouse(table: &mut Table<'_>) -> Option<TargetOptions> {
     let connection_string = table.required::<Secret>("connection_string");
-    let mode = table.or_if("mode", "mirror", |mode: &Mode| {
-        let history = *mode == Mode::History;
-        history.then(|| "\"history\" is not available in this version".into())
-    });
+    let mode = table.or("mode", "mirror");
     let table_name = table.or("table_name", "{table}");
     let create_tables = table.or("create_tables", "true");
     let schema_changes = table.or("schema_changes", "additive");

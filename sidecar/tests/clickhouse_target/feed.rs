@@ -197,5 +197,11 @@ pub fn batch(mut changes: Vec<Change>, end: Option<u64>) -> Batch {
         change.end_lsn = Lsn(end.expect("the end of the transaction, see `transaction`"));
     }
     let commit = end.map(|end| Position { lsn: Lsn(end), commit_time: 0, xid: 1 });
-    Batch { changes, commit, transactions: commit.iter().count() as u64, ..Batch::default() }
+    let mut ends: Vec<Position> = changes
+        .iter()
+        .map(|c| Position { lsn: c.end_lsn, commit_time: 1_000_000, xid: c.end_lsn.0 as u32 + 700 })
+        .collect();
+    ends.dedup();
+    let transactions = commit.iter().count() as u64;
+    Batch { changes, ends, commit, transactions, ..Batch::default() }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mirror` | inserts, updates, deletes, truncates, and all of them again |
 //! | `toast` | values that the stream does not hold |
+//! | `history` | each change as a row |
 //! | `keyless` | duplicate rows of a table without a key |
 //! | `evolve` | tables that change, and replays over it |
 //! | `faults` | killed servers, cut-off batches, a random stream against a model |
@@ -15,6 +16,7 @@ mod evolve;
 mod faults;
 mod feed;
 mod groups;
+mod history;
 mod keyless;
 mod mirror;
 mod rig;

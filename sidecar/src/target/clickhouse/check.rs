@@ -13,7 +13,6 @@ use super::plan::Plan;
 use super::policy::Unrepresentable;
 use super::setup;
 use super::types::ColumnType;
-use crate::config::Mode;
 use crate::error::Result;
 use crate::preflight::Finding;
 use crate::schema::Policy;
@@ -21,12 +20,6 @@ use crate::schema::Policy;
 /// Looks at the server, the rights of the user and the tables that the source's would become.
 pub async fn check(options: &ClickHouseOptions, tables: &[Relation]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if options.mode == Mode::History {
-        findings.push(Finding::error(
-            "mode \"history\" comes with a later version",
-            "set mode = \"mirror\"",
-        ));
-    }
     let looked = look(options, tables, &mut findings).await;
     findings.extend(looked.err().map(|error| Finding::from(&error)));
     findings
@@ -64,8 +57,7 @@ async fn look(
                 "set table_name = \"{schema}_{table}\"",
             ));
         }
-        match Plan::new(&options.name, &Arc::new(relation.clone()), name, &options.policies, dates)
-        {
+        match options.plan(&Arc::new(relation.clone()), name, dates) {
             Ok(plan) => table(&server, options, plan, findings).await?,
             Err(error) => findings.push(Finding::from(&error)),
         }

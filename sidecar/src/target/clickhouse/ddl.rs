@@ -44,14 +44,14 @@ pub(super) fn create_table(database: &str, plan: &Plan) -> String {
 fn engine(plan: &Plan) -> &'static str {
     match plan.layout {
         Layout::Keyed => "ReplacingMergeTree(`_rsrepl_version`, `_rsrepl_deleted`)",
-        Layout::Log => "ReplacingMergeTree",
+        Layout::Log | Layout::History => "ReplacingMergeTree",
     }
 }
 
 /// The view of the rows that are in a log: each as often as it came and did not go. `None` for a table
 /// with a key, and for one without columns.
 pub(super) fn create_view(database: &str, plan: &Plan) -> Option<String> {
-    if plan.layout == Layout::Keyed {
+    if plan.layout != Layout::Log {
         return None;
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
@@ -162,17 +162,31 @@ fn table_misfits(table: &str, plan: &Plan, existing: &Existing) -> Vec<Misfit> {
             None => misfit(format!("table {table} has no column {name}")),
         }
     }
+    for old in &plan.old_columns {
+        let Some(ty) = plan.columns.get(old.index).map(|column| &column.ty) else { continue };
+        if !existing.columns.get(&old.name).is_some_and(|found| ty.matches(found)) {
+            misfits.push(Misfit {
+                what: format!("table {table} has no column {} of type {ty}", old.name),
+                mend: format!("ALTER TABLE {table} ADD COLUMN {} {ty}", quoted(&old.name)),
+            });
+        }
+    }
+    let mut misfit = |what: String| misfits.push(Misfit { what, mend: make.clone() });
     let plain: String = existing.engine.chars().filter(|c| !matches!(c, '`' | ' ')).collect();
     let head = plain.split("ORDERBY").next().unwrap_or_default();
-    let versions = plan.layout == Layout::Log || head.contains("_rsrepl_version,_rsrepl_deleted)");
+    let versions =
+        plan.layout != Layout::Keyed || head.contains("_rsrepl_version,_rsrepl_deleted)");
     if !head.contains("ReplacingMergeTree") || !versions {
         misfit(format!("table {table} has engine {}, not {}", existing.kind, engine(plan)));
     }
-    if !existing.partition_key.is_empty() {
+    // in a history a row of the same version has the same values
+    let history = plan.layout == Layout::History;
+    if !existing.partition_key.is_empty() && !history {
         misfit(format!("table {table} is partitioned: versions of a row could not meet"));
     }
     let needed: BTreeSet<String> = plan.sorting_key().into_iter().map(str::to_owned).collect();
-    if existing.sorting_key != needed {
+    let more = history && existing.sorting_key.is_superset(&needed);
+    if existing.sorting_key != needed && !more {
         misfit(format!(
             "table {table} is ordered by ({}), the rows are told apart by ({})",
             existing.sorting_key.iter().cloned().collect::<Vec<_>>().join(", "),

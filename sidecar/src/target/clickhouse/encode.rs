@@ -6,13 +6,14 @@ use bytes::Bytes;
 use rsrepl_wire::{Lsn, OldRow, OldRowKind, Row, Value};
 
 use super::convert::Refusal;
+use super::history;
 use super::native::Block;
 use super::plan::{ColumnPlan, Layout, Plan};
 use super::refuse::{refused, without_identity};
 use super::sink::Sink;
 use super::toast::{Fill, Known};
 use super::version::Version;
-use crate::batch::Operation;
+use crate::batch::{Operation, Position};
 use crate::error::{Error, Result};
 
 /// Bytes of values, and rows, after which a block is sent; the next rows go into another block of the
@@ -29,6 +30,8 @@ pub(super) struct Item {
     /// LSN of the change record.
     pub(super) lsn: Lsn,
     pub(super) version: Version,
+    /// Of the transaction; not set where nobody asks for it.
+    pub(super) transaction: Position,
     pub(super) operation: Operation,
 }
 
@@ -66,6 +69,10 @@ pub(super) fn encode(
             let written = match plan.layout {
                 Layout::Keyed => encoder.keyed(item)?,
                 Layout::Log => encoder.logged(item)?,
+                Layout::History => {
+                    history::put(plan, item, encoder.block)?;
+                    Written::Done
+                }
             };
             if written == Written::NotYet {
                 *left = 0;
@@ -333,12 +340,12 @@ pub(super) fn put_key(
     Ok(())
 }
 
-fn next<'a>(values: &mut rsrepl_wire::Values<'a>) -> Result<Value<'a>> {
+pub(super) fn next<'a>(values: &mut rsrepl_wire::Values<'a>) -> Result<Value<'a>> {
     // as many values as columns come, or an error
     values.next().unwrap_or(Ok(Value::Null)).map_err(Error::from)
 }
 
-fn end(mut values: rsrepl_wire::Values<'_>) -> Result<()> {
+pub(super) fn end(mut values: rsrepl_wire::Values<'_>) -> Result<()> {
     values.next().map_or(Ok(()), |extra| extra.map(|_| ()).map_err(Error::from))
 }
 
@@ -410,7 +417,13 @@ mod tests {
             Some(Ok(Message::Update(m))) => Operation::Update { old: m.old, new: m.new },
             other => panic!("{other:?}"),
         };
-        let mut items = vec![Item { lsn: Lsn(1), version: Version(1), operation }].into_iter();
+        let mut items = vec![Item {
+            lsn: Lsn(1),
+            version: Version(1),
+            transaction: Position::default(),
+            operation,
+        }]
+        .into_iter();
         let limit = LookupLimit::default();
         let mut known = Known::default();
         let lookup = plan_lookup(&plan, items.as_slice(), &limit, &mut known.recent).unwrap();

@@ -8,12 +8,13 @@ use rsrepl_wire::{Lsn, Relation};
 use super::alter::{self, Actual, Change, Planned};
 use super::ddl::{self, qualified};
 use super::failure::Attempt;
-use super::plan::{OWN_PREFIX, Plan};
+use super::plan::OWN_PREFIX;
 use super::records::{self, Record};
 use super::session::Session;
 use super::setup;
 use super::types::ColumnType;
 use super::version::Version;
+use crate::config::Mode;
 use crate::error::{Error, Kind, Result};
 use crate::schema::{self, Column, Operation, Table, Verdict, What, built_in};
 
@@ -100,7 +101,7 @@ impl Session {
         let name = self.target_table(if moved { &to } else { &record.table });
         let (mut kept, mut later) = (record.kept.clone(), record.later.clone());
         if let Some(mut place) = self.place(&name).await? {
-            if rewrite {
+            if rewrite && self.options().mode == Mode::Mirror {
                 self.alter(&to, vec![format!("TRUNCATE TABLE {}", place.actual.name)]).await?;
                 place.actual.is_empty = true;
             }
@@ -197,13 +198,7 @@ impl Session {
                 ..described?
             }],
         };
-        let plan = Plan::new(
-            &self.options().name,
-            &Arc::new(relation),
-            self.target_table(table),
-            &self.options().policies,
-            self.dates(),
-        );
+        let plan = self.options().plan(&Arc::new(relation), self.target_table(table), self.dates());
         plan.ok()?.columns.first().map(|column| column.ty.clone())
     }
 
@@ -247,6 +242,8 @@ impl Session {
         self.begin(&record, turn).await?;
         let name = self.target_table(&record.table);
         let apply = self.options().schema_changes.verdict(&Operation::DropTable) == Verdict::Apply;
+        // a history outlives its table
+        let apply = apply && self.options().mode == Mode::Mirror;
         let mine = !self.is_of_another(&name, record.table.oid);
         if apply
             && mine

@@ -14,6 +14,7 @@
 //! | `write` | one table's steps in order: encode, send, truncate |
 //! | `insertion` | the way into a table, and one INSERT while it is open |
 //! | `encode` | changes to rows, tombstones, log entries (pure) |
+//! | `history` | changes to rows of a history (pure) |
 //! | `toast` | values that the stream does not hold, read back from the table |
 //! | `lookup_limit` | how many rows are read back at a time (pure) |
 //! | `recent` | rows that are on their way into the table (pure) |
@@ -48,6 +49,7 @@ mod ddl;
 mod encode;
 mod evolve;
 mod failure;
+mod history;
 mod insertion;
 mod json;
 mod labels;

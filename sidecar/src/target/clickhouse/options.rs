@@ -1,6 +1,9 @@
 //! What a ClickHouse target is told, resolved once from the configuration.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use rsrepl_wire::Relation;
 
 use crate::config::{self, Compression, Mode};
 use crate::error::{Error, Kind, Result};
@@ -8,6 +11,8 @@ use crate::quote;
 use crate::redact::Secret;
 use crate::schema::Policy;
 
+use super::convert::DateRange;
+use super::plan::Plan;
 use super::policy::Policies;
 
 /// Port of ClickHouse's HTTP interface when the connection string names none.
@@ -36,6 +41,23 @@ pub struct ClickHouseOptions {
 }
 
 impl ClickHouseOptions {
+    /// What a source table becomes.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(super) fn plan(
+        &self,
+        relation: &Arc<Relation>,
+        name: String,
+        dates: DateRange,
+    ) -> Result<Plan> {
+        let plan = Plan::new(&self.name, relation, name, &self.policies, dates)?;
+        Ok(match self.mode {
+            Mode::Mirror => plan,
+            Mode::History => plan.into_history(),
+        })
+    }
+
     /// # Errors
     /// [`Kind::Config`]: the connection string or the table name template cannot be used. No message
     /// holds a part of the connection string.

@@ -9,6 +9,7 @@ use rsrepl_wire::{Column, Encoding, Relation, Value};
 
 use super::choose::{Choice, choose};
 use super::convert::{Codec, DateRange, Refusal, Source, wrong_length};
+use super::history::{self, OldColumn};
 use super::policy::{ChosenType, Policies, Unrepresentable};
 use super::sink::Sink;
 use super::types::{ColumnType, Scalar};
@@ -26,6 +27,8 @@ pub(super) enum Layout {
     /// The source table has no key: a log of rows that came (+1) and went (-1), and a view of the
     /// rows that are there.
     Log,
+    /// Every change, see `history`.
+    History,
 }
 
 /// One column of the target table.
@@ -54,6 +57,8 @@ pub(super) struct Plan {
     pub(super) layout: Layout,
     /// As many as the relation has, in its order.
     pub(super) columns: Vec<ColumnPlan>,
+    /// In a history: those that tell rows apart.
+    pub(super) old_columns: Vec<OldColumn>,
 }
 
 impl Plan {
@@ -94,13 +99,20 @@ impl Plan {
         let columns: Vec<_> = relation.columns.iter().map(column).collect::<Result<_>>()?;
         let keyed = columns.iter().any(|column| column.key);
         let layout = if keyed { Layout::Keyed } else { Layout::Log };
-        Ok(Plan { target: target.into(), relation: Arc::clone(relation), name, layout, columns })
+        Ok(Plan {
+            target: target.into(),
+            relation: Arc::clone(relation),
+            name,
+            layout,
+            columns,
+            old_columns: Vec::new(),
+        })
     }
 
     /// The table that rows are written to.
     pub(super) fn storage(&self) -> String {
         match self.layout {
-            Layout::Keyed => self.name.clone(),
+            Layout::Keyed | Layout::History => self.name.clone(),
             Layout::Log => format!("{OWN_PREFIX}log_{}", self.name),
         }
     }
@@ -118,13 +130,18 @@ impl Plan {
         match self.layout {
             Layout::Keyed => KEYED,
             Layout::Log => LOG,
+            Layout::History => history::OWN,
         }
     }
 
     /// All columns that are written, in the order that the encoder has them.
     pub(super) fn written_columns(&self) -> impl Iterator<Item = (&str, ColumnType)> {
         let theirs = self.columns.iter().map(|column| (column.name.as_str(), column.ty.clone()));
-        theirs.chain(self.own_columns().iter().cloned())
+        let olds = self
+            .old_columns
+            .iter()
+            .filter_map(|old| Some((old.name.as_str(), self.columns.get(old.index)?.ty.clone())));
+        theirs.chain(self.own_columns().iter().cloned()).chain(olds)
     }
 
     /// Some of its columns are of ClickHouse's type JSON.
@@ -141,6 +158,7 @@ impl Plan {
             Layout::Keyed => {
                 self.columns.iter().filter(|c| c.key).map(|c| c.name.as_str()).collect()
             }
+            Layout::History => vec!["_rsrepl_version"],
             Layout::Log => self.own_columns().iter().map(|(name, _)| *name).collect(),
         }
     }

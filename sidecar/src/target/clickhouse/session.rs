@@ -10,12 +10,12 @@ use super::convert::DateRange;
 use super::encode::Item;
 use super::evolve::{How, Turn};
 use super::options::ClickHouseOptions;
-use super::plan::Plan;
+use super::plan::Layout;
 use super::records::{self, Record};
 use super::version::Version;
 use super::write::{Context, Step, Table};
 use super::{ddl, position, setup};
-use crate::batch::{Change, Operation};
+use crate::batch::{Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
 use crate::schema::Table as Described;
 use crate::target::SourceIdentity;
@@ -44,11 +44,23 @@ pub(super) struct Session {
 pub(super) struct Changes {
     rest: std::vec::IntoIter<Change>,
     first: Option<Change>,
+    /// Their transactions, from that of the next change on.
+    transactions: std::vec::IntoIter<Position>,
 }
 
 impl Changes {
-    pub(super) fn new(changes: Vec<Change>) -> Changes {
-        Changes { rest: changes.into_iter(), first: None }
+    pub(super) fn new(changes: Vec<Change>, transactions: Vec<Position>) -> Changes {
+        let (rest, transactions) = (changes.into_iter(), transactions.into_iter());
+        Changes { rest, first: None, transactions }
+    }
+
+    /// The transaction that ends there, if it is known; later ones may be asked for afterwards.
+    fn transaction(&mut self, end: Lsn) -> Position {
+        while self.transactions.as_slice().first().is_some_and(|first| first.lsn < end) {
+            self.transactions.next();
+        }
+        let first = self.transactions.as_slice().first().copied();
+        first.filter(|first| first.lsn == end).unwrap_or_default()
     }
 
     fn next(&mut self) -> Option<Change> {
@@ -144,7 +156,7 @@ impl Session {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
             if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.get(index)) {
-                add(steps, state, version, change);
+                add(steps, state, version, changes.transaction(change.end_lsn), change);
             }
         }
         Ok((steps, None))
@@ -216,8 +228,7 @@ impl Session {
             )
             .hint("set table_name = \"{schema}_{table}\""));
         }
-        let mut plan =
-            Plan::new(&options.name, relation, name.clone(), &options.policies, self.dates)?;
+        let mut plan = options.plan(relation, name.clone(), self.dates)?;
         setup::ensure_table(&self.context.server, options, &mut plan).await?;
         let table = Arc::new(Table {
             insert: ddl::insert(&options.database, &plan),
@@ -242,13 +253,22 @@ impl Session {
 }
 
 /// Adds a change to the last step of its table, or as a new step.
-fn add(steps: &mut Vec<Step>, state: &TableState, version: Version, change: Change) {
+fn add(
+    steps: &mut Vec<Step>,
+    state: &TableState,
+    version: Version,
+    transaction: Position,
+    change: Change,
+) {
     let Change { lsn, operation, .. } = change;
-    if let Operation::Truncate { .. } = operation {
+    let history = state.table.plan.layout == Layout::History;
+    if let Operation::Truncate { .. } = operation
+        && !history
+    {
         steps.push(Step::Truncate { table: Arc::clone(&state.table), lsn, version });
         return;
     }
-    let item = Item { lsn, version, operation };
+    let item = Item { lsn, version, transaction, operation };
     if let Some(Step::Rows { table, items }) = steps.last_mut()
         && Arc::ptr_eq(table, &state.table)
     {

@@ -10,7 +10,6 @@ use super::options::ClickHouseOptions;
 use super::session::Session;
 use super::worker::{Command, GroupLimits, Told, Worker};
 use crate::batch::Batch;
-use crate::config::Mode;
 use crate::error::{Error, Kind, Result};
 use crate::target::{Event, SourceIdentity, Target};
 
@@ -48,21 +47,14 @@ impl ClickHouseTarget {
     /// # Errors
     /// [`Kind::Config`]: a mode that this version does not have.
     pub fn new(options: ClickHouseOptions, limits: GroupLimits) -> Result<Self> {
-        match options.mode {
-            Mode::Mirror => Ok(ClickHouseTarget {
-                options,
-                limits,
-                running: None,
-                leaving: None,
-                given: Lsn::INVALID,
-                alone_until: Lsn::INVALID,
-            }),
-            Mode::History => Err(Error::new(
-                Kind::Config,
-                format!("target {}: mode \"history\" comes with a later version", options.name),
-            )
-            .hint("set mode = \"mirror\"")),
-        }
+        Ok(ClickHouseTarget {
+            options,
+            limits,
+            running: None,
+            leaving: None,
+            given: Lsn::INVALID,
+            alone_until: Lsn::INVALID,
+        })
     }
 
     /// Ends the worker; what it had begun is as if it had not been, or is there.

@@ -67,8 +67,8 @@ pub(super) fn plan_lookup(
     limit: &LookupLimit,
     recent: &mut Recent,
 ) -> Result<(usize, Option<Lookup>)> {
-    if plan.layout == Layout::Log {
-        // there is no row to look up; what leaves values out is refused
+    if plan.layout != Layout::Keyed {
+        // there is no row to look up; what leaves values out is refused, or said to be absent
         return Ok((items.len(), None));
     }
     let mut lookup = Lookup::default();

@@ -159,7 +159,7 @@ impl Worker {
     async fn write(&mut self, batch: Batch) -> Result<()> {
         self.group.since.get_or_insert_with(Instant::now);
         let rows = batch.changes.len();
-        let mut changes = Changes::new(batch.changes);
+        let mut changes = Changes::new(batch.changes, batch.ends);
         loop {
             let (steps, turn) = self.session.steps(&mut changes).await?;
             self.write_steps(steps).await?;
