@@ -78,6 +78,33 @@ mod tests {
     }
 
     #[pg_test]
+    fn what_becomes_unlogged_is_not_emptied() {
+        let mut source = source(
+            "rewrites_unlogged",
+            "CREATE TABLE t (id int); CREATE TABLE p (id int) PARTITION BY LIST (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+             CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2);
+             CREATE PUBLICATION root FOR ALL TABLES WITH (publish_via_partition_root)",
+        );
+        source.run("INSERT INTO t VALUES (1); INSERT INTO p VALUES (1), (2)");
+        source.take(&[]);
+        source.run("ALTER TABLE t SET UNLOGGED, ALTER id TYPE bigint; ALTER TABLE p1 SET UNLOGGED");
+        let root: Options = &[("rewrites", "on"), ("publications", "root")];
+        assert!(source.changes(root).is_empty());
+    }
+
+    #[pg_test]
+    fn rows_of_a_rewrite_that_is_not_told_are_not_those_of_the_one_before() {
+        let mut source = source("rewrites_twice", T);
+        source.run(
+            "BEGIN; ALTER TABLE t ALTER id TYPE bigint; ALTER EVENT TRIGGER rsrepl_table_rewrite DISABLE;
+             ALTER TABLE t ALTER id TYPE int; COMMIT",
+        );
+        let lines = source.changes(REWRITES);
+        assert_eq!(lines.iter().filter(|line| line.starts_with("INSERT")).count(), 2, "{lines:?}");
+    }
+
+    #[pg_test]
     fn large_values_come_whole() {
         const LARGE: &str = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1024) i)";
         let mut source =

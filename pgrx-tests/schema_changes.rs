@@ -240,6 +240,71 @@ mod tests {
     }
 
     #[pg_test]
+    fn publications_that_differ_do_not_stop_ddl() {
+        let mut source = source("schema_differ");
+        source.run(
+            "CREATE TABLE t (id int PRIMARY KEY, a int);
+             CREATE PUBLICATION p FOR TABLE t (id, a); CREATE PUBLICATION q FOR TABLE t (id, a)",
+        );
+        source.take(&[]);
+        source.run(
+            "BEGIN; ALTER PUBLICATION p SET TABLE t (id); ALTER PUBLICATION q SET TABLE t (id); COMMIT;
+             INSERT INTO t VALUES (1, 2)",
+        );
+        let lines = source.changes(&[("publications", "p,q")]);
+        assert_eq!(lines.last().map(String::as_str), Some("INSERT public.t id=1"));
+        assert!(lines.len() > 1, "{lines:?}"); // the second one agrees
+    }
+
+    #[pg_test]
+    fn missing_values_are_as_their_types_write_them() {
+        let mut source = source("schema_missing_values");
+        source.run("CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
+        source.run(
+            "ALTER TABLE t ADD b box DEFAULT '(1,1),(0,0)', ADD a text DEFAULT 'it''s \"{a,b}\"',
+             ADD i int[] DEFAULT '{{1,NULL},{3,4}}', ADD e text DEFAULT ''",
+        );
+        let missing = source.value(
+            "SELECT string_agg(c->>'missing', '|' ORDER BY (c->>'number')::int)
+             FROM jsonb_array_elements(rsrepl.describe_table('t'::regclass)->'columns') AS c",
+        );
+        assert_eq!(missing, "(1,1),(0,0)|it's \"{a,b}\"|{{1,NULL},{3,4}}|");
+    }
+
+    #[pg_test]
+    fn partitions_that_do_not_change_are_neither_locked_nor_told() {
+        let mut source = source("schema_siblings");
+        source.run(
+            "CREATE TABLE p (id int DEFAULT 7) PARTITION BY LIST (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 (id int)",
+        );
+        source.take(&[]);
+        let mut other = config(&source.database).connect(NoTls).unwrap();
+        other.batch_execute("BEGIN; LOCK TABLE p1").unwrap();
+        // without the lock of a sibling, these wait for nobody
+        source.run("SET statement_timeout = '3s'; ALTER TABLE p RENAME TO q");
+        other.batch_execute("COMMIT").unwrap();
+        source.run("ALTER TABLE q ATTACH PARTITION p2 FOR VALUES IN (2)");
+        let lines = source.changes(&[]);
+        let told: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(3)).collect();
+        assert_eq!(told, ["public.q", "public.q", "public.p2"], "{lines:?}");
+    }
+
+    #[pg_test]
+    fn a_description_that_is_too_long_is_a_warning() {
+        let mut source = source("schema_long");
+        source.run("CREATE TABLE t (id int)");
+        source.take(&[]);
+        source.run("ALTER TABLE t ADD a text; ALTER TABLE t ALTER a SET DEFAULT repeat('x', 10)");
+        assert_eq!(source.changes(&[]).len(), 2);
+        source.run(
+            "DO $$ BEGIN EXECUTE format('ALTER TABLE t ALTER a SET DEFAULT %L', repeat('x', 1100000)); END $$",
+        );
+        source.run("INSERT INTO t VALUES (1, 'a')");
+        assert_eq!(source.changes(&[]), ["INSERT public.t id=1 a=a"]);
+    }
+
+    #[pg_test]
     fn ddl_never_fails_because_of_it() {
         let mut source = source("schema_errors");
         source.run("CREATE FUNCTION public.to_json(oid) RETURNS int LANGUAGE sql AS 'SELECT 1/0'");

@@ -23,6 +23,10 @@ pub(crate) const PREFIX: &CStr = c"rsrepl.schema";
 
 const SEAL: usize = 32;
 
+/// The longest description, bytes: a table of 1,600 columns with short defaults fits, and what the plugin
+/// takes apart in memory is bounded. As in `sql/schema_changes.sql`.
+const CONTENT_MAX: usize = 1 << 20;
+
 /// `MOCK_AUTH_NONCE_LEN` of `catalog/pg_control.h`.
 const KEY: usize = 32;
 
@@ -44,6 +48,9 @@ pub(crate) fn seal(
 
 /// The writer and the description, if the seal is of this cluster, database and transaction.
 pub(crate) fn open(top: pg_sys::TransactionId, content: &[u8]) -> Option<(u32, &[u8])> {
+    if content.len() > SEAL + size_of::<u32>() + CONTENT_MAX {
+        return None;
+    }
     let (tag, sealed) = content.split_at_checked(SEAL)?;
     mac(top, sealed).verify_slice(tag).ok()?;
     let (writer, description) = sealed.split_first_chunk()?;

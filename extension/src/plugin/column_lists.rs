@@ -23,6 +23,21 @@ pub(super) unsafe fn combined(
     relation: pg_sys::Relation,
 ) -> Option<Vec<i16>> {
     // SAFETY: as promised by the caller
+    match unsafe { agreed(publications, relation) } {
+        Ok(columns) => columns,
+        Err(what) => refuse(relation, what),
+    }
+}
+
+/// As [`combined`]; what the publications disagree about is no ERROR.
+///
+/// # Safety
+/// As [`combined`].
+pub(super) unsafe fn agreed(
+    publications: &[&Publication],
+    relation: pg_sys::Relation,
+) -> Result<Option<Vec<i16>>, &'static str> {
+    // SAFETY: as promised by the caller
     let (oid, attributes) = unsafe { ((*relation).rd_id, compat::attributes((*relation).rd_att)) };
     let lists: Vec<Option<Vec<i16>>> = publications
         .iter()
@@ -32,16 +47,16 @@ pub(super) unsafe fn combined(
     let mut without_list = publications.iter().zip(&lists).filter(|(_, list)| list.is_none());
     let generated = without_list.next().is_some_and(|(publication, _)| publication.generated);
     if has_generated(attributes) && without_list.any(|(other, _)| other.generated != generated) {
-        refuse(relation, "different values of publish_generated_columns");
+        return Err("different values of publish_generated_columns");
     }
     let part = |list: &&Vec<i16>| !compat::is_every_column(list, attributes, generated);
     let mut parts = lists.iter().map(|list| list.as_ref().filter(part));
     let first = parts.next().flatten();
     if parts.any(|other| other != first) {
-        refuse(relation, "different column lists");
+        return Err("different column lists");
     }
     // all of them are equal, or at least have every column
-    lists.into_iter().collect::<Option<Vec<_>>>()?.into_iter().next()
+    Ok(lists.into_iter().collect::<Option<Vec<_>>>().and_then(|lists| lists.into_iter().next()))
 }
 
 fn has_generated(attributes: &[pg_sys::FormData_pg_attribute]) -> bool {

@@ -130,6 +130,22 @@ impl Publications {
         operations
     }
 
+    /// The publications agree about the columns of a table; otherwise [`Self::published`] is an ERROR.
+    ///
+    /// # Safety
+    /// `relation` is open, and there is a snapshot for catalogs.
+    pub(super) unsafe fn agree(&mut self, relation: pg_sys::Relation) -> bool {
+        let Some(names) = &self.names else { return true };
+        let publications =
+            self.loaded.get_or_insert_with(|| names.iter().filter_map(load).collect());
+        // SAFETY: as promised by the caller
+        unsafe {
+            let (operations, reached) = Table::of(relation).reached_by(publications);
+            !operations.any_row()
+                || column_lists::agreed(&reached.publications, Opened::new(reached.oid).0).is_ok()
+        }
+    }
+
     /// What is published of a table.
     ///
     /// # Safety

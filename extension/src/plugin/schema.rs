@@ -31,6 +31,11 @@ impl Rewrites {
         }
     }
 
+    /// The table's rows have come.
+    pub(super) fn end(&mut self, xid: pg_sys::TransactionId, table: u32) {
+        self.0.retain(|announced| *announced != (xid, table));
+    }
+
     pub(super) fn is_announced(&self, xid: pg_sys::TransactionId, table: u32) -> bool {
         self.0.contains(&(xid, table))
     }

@@ -62,6 +62,8 @@ impl Session {
         let rewrite = change.is_rewrite() && self.wants_rewrites && sent.complete;
         if rewrite {
             self.rewrites.announce(txn.xid, oid);
+        } else {
+            self.rewrites.end(txn.xid, oid); // the command is done; the next one speaks for itself
         }
         change.restrict(&sent, rewrite);
         true
@@ -82,6 +84,9 @@ impl Session {
                 );
                 return None;
             };
+            if !self.catalog.publications.agree(relation.0) {
+                return None; // an ERROR where there is a row, which may never come
+            }
             let entry = self.relations.entry(relation.0, &mut self.catalog);
             let wanted = entry.table.wanted;
             if wanted.any() && !entry.is_shown_as_itself() {
