@@ -177,7 +177,7 @@ pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Rela
     let name = format!("source {}", config.source.connection.endpoint());
     let checked = tokio::time::timeout(PART_TIMEOUT, source::check(&config.source)).await;
     let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
-    if config.source.streaming {
+    if config.source.streaming != config::Streaming::Off {
         findings.extend(check_spool(&config.spool));
     }
     (PartReport::new(name, findings, mask), tables)

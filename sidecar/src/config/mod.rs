@@ -57,10 +57,19 @@ pub struct Source {
     /// Create the slot when it is missing.
     pub create_slot: bool,
     /// Receive large transactions while they run.
-    pub streaming: bool,
+    pub streaming: Streaming,
     /// What the texts of an SQL_ASCII database are in; PostgreSQL's name of an encoding.
     pub encoding: Option<String>,
     pub invalid_text: InvalidText,
+}
+
+/// Whether transactions in progress are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streaming {
+    /// Where the source's version is known to send them whole.
+    Auto,
+    On,
+    Off,
 }
 
 /// What the source does with text that has no UTF-8 form.

@@ -104,7 +104,7 @@ fn source(table: &mut Table<'_>) -> Option<Source> {
     });
     let publication = table.optional::<Names>("publication");
     let create_slot = table.or("create_slot", "true");
-    let streaming = table.or("streaming", "true");
+    let streaming = table.or("streaming", "auto");
     let encoding = table.optional::<String>("encoding");
     let invalid_text = table.or("invalid_text", "error");
     Some(Source {

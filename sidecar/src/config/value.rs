@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode};
+use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode, Streaming};
 use crate::redact::Secret;
 use crate::schema::Policy;
 use crate::target::clickhouse::{ChosenType, Unrepresentable};
@@ -64,6 +64,17 @@ impl Setting for bool {
             Value::Bool(flag) => Some(*flag),
             Value::String(text) => text.parse().ok(),
             _ => None,
+        }
+    }
+}
+
+impl Setting for Streaming {
+    const EXPECTED: &'static str = "\"auto\", true or false";
+
+    fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) if text == "auto" => Some(Streaming::Auto),
+            _ => bool::read(value).map(|on| if on { Streaming::On } else { Streaming::Off }),
         }
     }
 }

@@ -13,13 +13,13 @@ use tracing::{debug, error, info, warn};
 
 use super::LinkState;
 use super::patience::Patience;
-use crate::config::{Config, InvalidText, Retry, Source};
+use crate::config::{Config, InvalidText, Retry, Source, Streaming};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
 use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
-use crate::source::{self, Event, ReplicationClient, ReplicationStream, StatusUpdate};
+use crate::source::{self, Event, ReplicationClient, ReplicationStream, SourceInfo, StatusUpdate};
 use crate::spool::{Spool, Streams};
 use crate::status::Status;
 
@@ -156,6 +156,16 @@ impl Receiver {
         self.status.update_source(|source| source.streaming_refused = true);
     }
 
+    /// Transactions in progress are wanted of this source, now.
+    fn streams_from(&self, source: &SourceInfo) -> bool {
+        let wanted = match self.config.source.streaming {
+            Streaming::Auto => source.streams_whole(),
+            Streaming::On => true,
+            Streaming::Off => false,
+        };
+        wanted && self.refused().is_none()
+    }
+
     /// The refusal that holds.
     fn refused(&self) -> Option<&Refusal> {
         self.refusal.as_ref().filter(|refusal| !refusal.is_over())
@@ -164,7 +174,8 @@ impl Receiver {
     /// This connection was made without streaming, and the next need not be. Not in the middle of a
     /// transaction, which would come again from its beginning.
     fn may_stream_again(&self, streaming: bool) -> bool {
-        let off = self.config.source.streaming && !streaming && self.refused().is_none();
+        let link = self.link.borrow();
+        let off = !streaming && link.as_ref().is_some_and(|link| self.streams_from(&link.source));
         off && self.streams.has_room() && !self.spool.is_open()
     }
 
@@ -198,9 +209,8 @@ impl Receiver {
     /// One connection, from its start to its end.
     async fn connection(&mut self) -> Result<Leave> {
         let shutdown = self.shutdown.clone();
-        let streaming = self.config.source.streaming && self.refused().is_none();
-        let (stream, confirmed) = tokio::select! {
-            started = self.start(streaming) => started?,
+        let (stream, confirmed, streaming) = tokio::select! {
+            started = self.start() => started?,
             () = shutdown.cancelled() => return Ok(Leave::Shutdown),
         };
         self.status.update_source(|source| {
@@ -240,7 +250,8 @@ impl Receiver {
 
     /// Connects, checks that this is the right source (invariant 10) and starts the stream behind what
     /// the spool already has.
-    async fn start(&mut self, streaming: bool) -> Result<(ReplicationStream, Lsn)> {
+    /// The last of the result: transactions in progress come as they run.
+    async fn start(&mut self) -> Result<(ReplicationStream, Lsn, bool)> {
         let source = &self.config.source;
         let mut client = ReplicationClient::connect(&source.connection).await?;
         let info = source::identify(&mut client, &source.slot_name).await?;
@@ -269,12 +280,13 @@ impl Receiver {
             return Err(Error::new(Kind::Identity, message)
                 .hint("let only one sidecar use the slot; load the targets anew and restart"));
         }
+        let streaming = self.streams_from(&info);
         let options = plugin_options(source, streaming);
         let stream = client.start(&source.slot_name, from, &options).await?;
         self.spool.starts_behind(confirmed);
         info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
         self.link.send_replace(Some(LinkState { source: info, confirmed }));
-        Ok((stream, confirmed))
+        Ok((stream, confirmed, streaming))
     }
 
     async fn receive(&mut self, feedback: &mut Feedback, streaming: bool) -> Result<Leave> {

@@ -97,7 +97,7 @@ pub(super) fn check_missing(config: &Source) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::InvalidText;
+    use crate::config::{InvalidText, Streaming};
     use crate::preflight::Severity;
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
             slot_name: "s".into(),
             publications: Vec::new(),
             create_slot: true,
-            streaming: true,
+            streaming: Streaming::Auto,
             encoding: None,
             invalid_text: InvalidText::Error,
         };

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::slot::{self, Slot};
 use super::{Finding, encoding, publications, tables};
-use crate::config::Source;
+use crate::config::{Source, Streaming};
 use crate::error::{Error, Kind, Result};
 use crate::quote::{identifier, literal};
 use crate::source::{PLUGIN, ReplicationClient};
@@ -115,6 +115,13 @@ impl Server {
             findings.push(Finding::transient(
                 "the source is in recovery: a standby, or not promoted yet",
                 "connect to the primary, or promote this one",
+            ));
+        }
+        if config.streaming == Streaming::On && self.version >= 160_000 {
+            findings.push(Finding::warning(
+                "this version of PostgreSQL may leave out rows of transactions in progress, behind a savepoint \
+                 that changed a table and was rolled back",
+                "leave source.streaming out: then they come whole, after their commit",
             ));
         }
         if self.wal_level != "logical" {

@@ -129,6 +129,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn transactions_in_progress_are_whole_on_15() {
+        let streams = |version: &str| {
+            SourceInfo { server_version: version.into(), ..source() }.streams_whole()
+        };
+        assert!(streams("15.20 (Debian 15.20-0+deb12u1)") && streams("15beta1"));
+        assert!(!streams("16.14") && !streams("18.4 (x)") && !streams("") && !streams("devel"));
+    }
+
     fn slot() -> SlotInfo {
         SlotInfo {
             name: "s".into(),
