@@ -110,7 +110,7 @@ async fn replicate(
     };
     match tokio::join!(pipeline, look_at_targets).0 {
         Ok(()) => {
-            sync_sequences::at_shutdown(config).await;
+            sync_sequences::at_shutdown(config, &status.snapshot()).await;
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rsrepl_wire::Lsn;
 use tracing::{info, warn};
 
 use super::{FAILURE, USAGE};
 use crate::config::{Config, Postgres};
 use crate::sequences;
+use crate::status::Snapshot;
 
 /// How long all targets together may take; many thousands of sequences, or servers that are far away.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -44,9 +46,14 @@ pub(super) async fn sync_sequences(config: &Config, only: Option<&str>) -> ExitC
     if good { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
 }
 
-/// After replication has ended as it should. What fails is told, and holds up nothing.
-pub(super) async fn at_shutdown(config: &Config) {
-    let targets = sequences::targets(config, |_, options| options.sync_sequences);
+/// After replication has ended as it should, of targets that were opened, which only those of the right source
+/// are. What fails is told, and holds up nothing.
+pub(super) async fn at_shutdown(config: &Config, status: &Snapshot) {
+    let was_open = |name: &str| {
+        status.targets.iter().any(|target| target.name == name && target.applied > Lsn::INVALID)
+    };
+    let wanted = |name: &str, options: &Postgres| options.sync_sequences && was_open(name);
+    let targets = sequences::targets(config, wanted);
     if targets.is_empty() {
         return;
     }

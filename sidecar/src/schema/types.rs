@@ -177,6 +177,13 @@ pub fn widens(from: &str, to: &str) -> bool {
 /// Whether a type that [`format_type`] wrote may be the one of this full name: of some types it cannot
 /// write the modifier.
 pub(super) fn may_be_same(full: &str, formatted: &str) -> bool {
+    // `quote_identifier` quotes keywords, and format_type here does not know them
+    let bare = |name: &str| {
+        let plain = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '.' | '"' | '[' | ']');
+        if name.chars().all(plain) { name.replace('"', "") } else { name.to_owned() }
+    };
+    let (full, formatted) = (bare(full), bare(formatted));
+    let (full, formatted) = (full.as_str(), formatted.as_str());
     let head = |name: &str| name.split('(').next().unwrap_or_default().to_owned();
     let tail = |name: &str| name.ends_with("[]");
     if full.starts_with("interval") && formatted.starts_with("interval") {

@@ -80,7 +80,7 @@ impl Change<'_> {
         }
         let apply = self.policy.verdict(&Operation::DropColumn(name.to_owned())) == Verdict::Apply;
         // it may have left the publication's list of columns
-        let sure = self.command.is_some_and(|command| command != "ALTER PUBLICATION");
+        let sure = self.command.is_some_and(|command| !command.ends_with(" PUBLICATION"));
         if apply && sure && !actual.keys.iter().any(|key| key == name) {
             planned.statements.push(format!(
                 "ALTER TABLE {} DROP COLUMN {}",

@@ -81,9 +81,12 @@ pub(super) fn create_view_of(
 /// `INSERT` of the columns that the encoder writes.
 pub(super) fn insert(database: &str, plan: &Plan) -> String {
     let names = list(plan.written_columns().map(|(name, _)| name));
-    // a text in JSON stays a text, and does not become a date
+    // a text in JSON stays a text, and becomes neither a date nor a number
     let json = match plan.has_json() {
-        true => " SETTINGS input_format_try_infer_dates = 0, input_format_try_infer_datetimes = 0",
+        true => {
+            " SETTINGS input_format_try_infer_dates = 0, input_format_try_infer_datetimes = 0, \
+                 input_format_json_try_infer_numbers_from_strings = 0"
+        }
         false => "",
     };
     format!("INSERT INTO {} ({names}){json} FORMAT Native", qualified(database, &plan.storage()))

@@ -297,9 +297,11 @@ impl Read<'_> {
             names.join(", "),
             self.table,
             self.condition(keys),
-            // older servers know neither the type nor the setting
+            // older servers know neither the type nor the setting; up to 25.7 large numbers would be quoted
             match self.plan.has_json() {
-                true => " SETTINGS output_format_binary_write_json_as_string = 1",
+                true =>
+                    " SETTINGS output_format_binary_write_json_as_string = 1, \
+                         output_format_json_quote_64bit_integers = 0",
                 false => "",
             }
         );

@@ -16,6 +16,7 @@ pub struct Actual {
     pub name: String,
     /// Foreign keys of other tables refer to it.
     pub referenced: bool,
+    pub partitioned: bool,
     pub columns: Vec<ActualColumn>,
 }
 
@@ -128,7 +129,7 @@ impl Alter<'_> {
         let later = self.how.rewrite && actual.referenced && retypes;
         let empty = self.how.rewrite && !later;
         if empty {
-            planned.statements.push(clear(at, actual.referenced));
+            planned.statements.push(clear(at, actual, actual.referenced));
         }
         let mut gone = Vec::new();
         for operation in &operations {
@@ -147,7 +148,7 @@ impl Alter<'_> {
             }
         }
         if later {
-            planned.statements.push(clear(at, true));
+            planned.statements.push(clear(at, actual, true));
         }
         self.keep(planned, at, &gone, actual);
         self.make_way(planned, (record, &gone), &from, actual);
@@ -205,26 +206,36 @@ impl Alter<'_> {
 
     fn verdict(&self, operation: &Operation, actual: &Actual) -> Verdict {
         let verdict = self.policy.verdict(operation);
-        if self.how.command == Some("ALTER PUBLICATION") || self.how.command.is_none() {
+        if self.how.command.is_none_or(|command| command.ends_with(" PUBLICATION")) {
             // it may have left the publication's list of columns
             if let Operation::DropColumn(_) = operation {
                 return Verdict::Ignore;
             }
         }
         if self.how.command.is_some() {
-            return verdict;
+            return match operation {
+                // by an expression that is not known, and the rows do not come anew: of that PostgreSQL
+                // could not tell, or not all changes of the table are published
+                Operation::ChangeType(new) if !self.how.rewrite && self.to.rows => {
+                    self.cast(new, actual, verdict)
+                }
+                _ => verdict,
+            };
         }
         match operation {
             Operation::SetNotNull(_) => Verdict::Ignore,
             // there is a default that is not known
             Operation::AddColumn(new) if new.not_null => Verdict::Ask,
-            Operation::ChangeType(new) => {
-                let found = actual.columns.iter().find(|c| c.name == new.name);
-                let exact = found.is_some_and(|f| schema::widens(&f.type_name, &new.type_name));
-                if exact { verdict } else { Verdict::Ask }
-            }
+            Operation::ChangeType(new) => self.cast(new, actual, verdict),
             _ => verdict,
         }
+    }
+
+    /// A type that holds the same values needs no more than a cast.
+    fn cast(&self, new: &Column, actual: &Actual, verdict: Verdict) -> Verdict {
+        let found = actual.columns.iter().find(|c| c.name == new.name);
+        let exact = found.is_some_and(|f| schema::widens(&f.type_name, &new.type_name));
+        if exact { verdict } else { Verdict::Ask }
     }
 
     /// Columns that only the target has from here on must do without values.
@@ -279,10 +290,11 @@ fn at(actual: &Actual) -> (&str, &str) {
     (&actual.schema, &actual.name)
 }
 
-/// Empties a table, in place of which all rows follow.
-fn clear((schema, name): (&str, &str), referenced: bool) -> String {
-    let table = qualified(schema, name);
-    if referenced { format!("DELETE FROM {table}") } else { format!("TRUNCATE {table}") }
+/// Empties a table, in place of which all rows follow; not those of tables that inherit from it.
+fn clear((schema, name): (&str, &str), actual: &Actual, by_rows: bool) -> String {
+    let command = if by_rows { "DELETE FROM" } else { "TRUNCATE" };
+    let only = if actual.partitioned { "" } else { "ONLY " };
+    format!("{command} {only}{}", qualified(schema, name))
 }
 
 fn is_same(record: &Record, actual: &Actual) -> bool {

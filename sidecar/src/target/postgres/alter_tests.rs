@@ -26,7 +26,14 @@ fn made(table: &Table) -> (Record, Actual) {
     });
     let record = Record { table: table.clone(), dropped: false, places, target_oid: 7 };
     let (schema, name) = (table.schema.clone(), table.name.clone());
-    let actual = Actual { oid: 7, schema, name, referenced: false, columns: columns.collect() };
+    let actual = Actual {
+        oid: 7,
+        schema,
+        name,
+        referenced: false,
+        partitioned: false,
+        columns: columns.collect(),
+    };
     (record, actual)
 }
 
@@ -61,6 +68,23 @@ fn each_policy_has_its_own() {
     assert_eq!(shown.statements[0], rename);
     assert_eq!(asked(planned(&from, &to, TOLD, Policy::Additive)), [rename]);
     assert_eq!(asked(planned(&from, &to, TOLD, Policy::Stop)), [rename, add, default]);
+}
+
+#[test]
+fn values_are_not_made_up() {
+    let from = table(vec![column(1, "a", "integer")]);
+    let mut to = table(vec![column(1, "a", "integer"), column(2, "b", "integer")]);
+    // ADD COLUMN b int, ALTER COLUMN b SET DEFAULT 5
+    to.columns[1].default = Some("5".into());
+    let added = planned(&from, &to, TOLD, Policy::Additive).statements;
+    let add = "ALTER TABLE \"s\".\"t\" ADD COLUMN \"b\" integer";
+    assert_eq!(added, [add, "ALTER TABLE \"s\".\"t\" ALTER COLUMN \"b\" SET DEFAULT (5)"]);
+    // by whatever USING says
+    let to = table(vec![column(1, "a", "date")]);
+    let changed = planned(&from, &to, TOLD, Policy::Apply);
+    assert_eq!((changed.statements.len(), changed.asks.len()), (0, 1));
+    let to = table(vec![column(1, "a", "bigint")]);
+    assert_eq!(planned(&from, &to, TOLD, Policy::Apply).asks.len(), 0);
 }
 
 #[test]
@@ -134,14 +158,14 @@ fn rows_that_come_anew_find_an_empty_table() {
         )
     };
     let add = "ALTER TABLE \"s\".\"t\" ADD COLUMN \"b\" integer".to_owned();
-    let truncate = "TRUNCATE \"s\".\"t\"".to_owned();
+    let truncate = "TRUNCATE ONLY \"s\".\"t\"".to_owned();
     let statements = planned(&from, &to, rewrite, Policy::Apply).statements;
     assert_eq!(statements, [truncate.clone(), retype("::text"), add.clone()]);
     let (record, mut actual) = made(&from);
     actual.referenced = true;
     let statements =
         plan(Some(&record), &to, Some(&actual), None, rewrite, Policy::Apply).statements;
-    assert_eq!(statements, [retype(""), add, "DELETE FROM \"s\".\"t\"".to_owned()]);
+    assert_eq!(statements, [retype(""), add, "DELETE FROM ONLY \"s\".\"t\"".to_owned()]);
     // whatever the policy, when nothing else is left to do
     assert_eq!(planned(&to, &to, rewrite, Policy::Stop).statements, [truncate]);
 }

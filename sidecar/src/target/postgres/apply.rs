@@ -31,6 +31,8 @@ const TABLES_MAX: usize = 1000;
 pub struct Session {
     target: String,
     missing_rows: MissingRows,
+    /// The work is written beside others, of which not all that it depends on may be there.
+    in_company: bool,
     client: Arc<Client>,
     positions: Arc<Positions>,
     follows: Follows,
@@ -56,6 +58,7 @@ impl Session {
         Session {
             target: target.to_owned(),
             missing_rows,
+            in_company: false,
             client: Arc::new(client),
             positions: Arc::new(positions),
             follows,
@@ -82,6 +85,7 @@ impl Session {
             (false, _) => Begin::Beside,
         };
         self.in_transaction = true;
+        self.in_company = !alone;
         self.moved = matches!(begin, Begin::Moved { .. });
         let (client, positions) = (Arc::clone(&self.client), Arc::clone(&self.positions));
         let begun = positions.begin(&client, begin).await;
@@ -161,6 +165,8 @@ impl Session {
     async fn write_table(&mut self, changes: &TableChanges) -> Result<()> {
         self.resolve(&changes.relation).await?;
         let Some(table) = self.tables.get_mut(&changes.relation.oid) else { return Ok(()) };
+        // a row that is not there in company may be once the batch before is committed
+        table.missing_rows = if self.in_company { MissingRows::Error } else { self.missing_rows };
         let applied = sets::apply(&self.target, &self.client, table, &changes.changes).await;
         self.lost |= table.lost_its_session;
         applied

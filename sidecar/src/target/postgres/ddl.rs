@@ -97,19 +97,19 @@ pub fn statements(at: (&str, &str), operation: &Operation, to: &Table, empty: bo
 /// The rows that are there get what they have on the source; what comes later, the default.
 fn add(table: &str, new: &Column, empty: bool) -> Vec<String> {
     let plain = new.generated == Generated::No && new.identity == Identity::No;
-    let missing = new.missing.as_ref().filter(|_| plain && !empty);
-    let Some(missing) = missing else {
+    if empty || !plain {
         return vec![format!("ALTER TABLE {table} ADD COLUMN {}", definition(new, &value(new)))];
-    };
-    let given = format!(" DEFAULT {}::{}", literal(missing), new.type_name);
+    }
+    // a default that was given with the column shows as its missing value; one that came later does not
+    let missing = new.missing.as_ref();
+    let given = missing.map(|v| format!(" DEFAULT {}::{}", literal(v), new.type_name));
     let then = match new.default.as_ref().filter(|default| !needs_sequence(default)) {
-        Some(default) => format!("SET DEFAULT ({default})"),
-        None => "DROP DEFAULT".to_owned(),
+        Some(default) => Some(format!("SET DEFAULT ({default})")),
+        None => missing.map(|_| "DROP DEFAULT".to_owned()),
     };
-    vec![
-        format!("ALTER TABLE {table} ADD COLUMN {}", definition(new, &given)),
-        format!("ALTER TABLE {table} ALTER COLUMN {} {then}", ident(&new.name)),
-    ]
+    let column = definition(new, given.as_deref().unwrap_or_default());
+    let then = then.map(|it| format!("ALTER TABLE {table} ALTER COLUMN {} {it}", ident(&new.name)));
+    [format!("ALTER TABLE {table} ADD COLUMN {column}")].into_iter().chain(then).collect()
 }
 
 /// Without the expression of the source's USING: where values are not simply the same in the new type,

@@ -17,7 +17,8 @@ use crate::schema::{Operation, Policy, Table, Verdict, What};
 const BY_OID: &str = "\
 SELECT c.oid, n.nspname, c.relname,
        EXISTS (SELECT FROM pg_catalog.pg_constraint AS k
-                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conrelid <> c.oid)
+                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conrelid <> c.oid),
+       c.relkind = 'p'
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND c.oid = $1";
 
@@ -118,7 +119,11 @@ impl Evolution<'_> {
                 records::write(self.client, slot, &Record { dropped: true, ..record }).await?
             );
         }
-        if let Some(actual) = self.look(record.target_oid).await? {
+        // the oid alone may be another table's, in a database that was loaded from a dump
+        let is_it = |actual: &Actual| {
+            (&actual.schema, &actual.name) == (&record.table.schema, &record.table.name)
+        };
+        if let Some(actual) = self.look(record.target_oid).await?.filter(is_it) {
             let at = (actual.schema.as_str(), actual.name.as_str());
             let statements = ddl::statements(at, &Operation::DropTable, table, false);
             self.run(table, Planned { statements, asks: Vec::new() }).await?;
@@ -157,7 +162,9 @@ impl Evolution<'_> {
             places.extend(same.into_iter().flat_map(|r| r.places).filter(|(_, n)| still(n)));
             for column in &to.columns {
                 let found = now.columns.iter().find(|found| found.name == column.name);
-                places.extend(found.map(|found| (column.number, found.number)));
+                if let Some(found) = found {
+                    places.entry(column.number).or_insert(found.number);
+                }
             }
         }
         let target_oid = now.map_or(0, |now| now.oid);
@@ -207,6 +214,7 @@ impl Evolution<'_> {
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
             referenced: row.try_get(3)?,
+            partitioned: row.try_get(4)?,
             columns: columns.iter().map(column).collect::<Result<_, tokio_postgres::Error>>()?,
         }))
     }

@@ -79,7 +79,10 @@ impl Judge<'_> {
         let Some(change) = self.changes.get(number) else { return Ok(()) };
         let error = match result {
             Ok(1) => return Ok(()),
-            Ok(0) if self.missing_rows == MissingRows::Skip => {
+            Ok(0)
+                if self.missing_rows == MissingRows::Skip
+                    && !matches!(change.operation, Operation::Insert { .. }) =>
+            {
                 tracing::debug!(target_name = self.target, "no row for the {}", what(change));
                 return Ok(());
             }
