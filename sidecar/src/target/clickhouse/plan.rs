@@ -203,9 +203,12 @@ impl ColumnPlan {
         column: &Column,
         value: Value<'_>,
     ) -> Result<(), Refusal> {
+        if self.policy != Unrepresentable::Null {
+            return self.put_exactly(to, column, value);
+        }
         let start = to.mark();
         match self.put_exactly(to, column, value) {
-            Err(Refusal::Unrepresentable(_)) if self.policy == Unrepresentable::Null => {
+            Err(Refusal::Unrepresentable(_)) => {
                 to.rewind(start);
                 self.ty.put_default(to);
                 Ok(())
@@ -296,9 +299,14 @@ impl ColumnPlan {
                 to.null(scalar);
                 continue;
             };
+            let source = Source::Element(*encoding, ty);
+            if self.policy != Unrepresentable::Null {
+                self.codec.put(to.value(true), source, element)?;
+                continue;
+            }
             let start = to.mark();
-            match self.codec.put(to.value(true), Source::Element(*encoding, ty), element) {
-                Err(Refusal::Unrepresentable(_)) if self.policy == Unrepresentable::Null => {
+            match self.codec.put(to.value(true), source, element) {
+                Err(Refusal::Unrepresentable(_)) => {
                     to.rewind(start);
                     to.null(scalar);
                 }
