@@ -196,9 +196,9 @@ fn writing(
             Writing::Fixed
         }
         Encoding::Varlena if of.base_oid == pg_sys::NAMEOID => Writing::Name,
-        Encoding::Varlena => Writing::Payload { text: of.is_text },
-        Encoding::Numeric | Encoding::Jsonb | Encoding::Array(_) => {
-            Writing::Payload { text: false }
+        Encoding::Varlena if of.is_foreign_text => Writing::ForeignText,
+        Encoding::Varlena | Encoding::Numeric | Encoding::Jsonb | Encoding::Array(_) => {
+            Writing::Payload
         }
         Encoding::Send => Writing::Send(function(of.function, memory)),
         Encoding::Text => Writing::Text(function(of.function, memory)),

@@ -29,8 +29,6 @@ const SKIPPED_MAX: u32 = 100;
 pub(super) struct Session {
     /// Wants logical messages.
     messages: bool,
-    /// Does not want what came from another server.
-    local_only: bool,
     /// Wants the rows of rewritten tables.
     wants_rewrites: bool,
     rewrites: Rewrites,
@@ -72,7 +70,6 @@ impl Session {
         };
         let session = Session {
             messages: options.messages,
-            local_only: options.local_only,
             wants_rewrites: options.rewrites,
             rewrites: Rewrites::default(),
             warned_of_message: false,
@@ -92,6 +89,10 @@ impl Session {
         unsafe {
             (*ctx).output_plugin_private = session.cast();
             (*ctx).streaming &= options.streaming;
+            if !options.local_only {
+                // it would be called for every record, to say no
+                (*ctx).callbacks.filter_by_origin_cb = None;
+            }
             if options.combine && !is_init {
                 (*session).stream.backlog().watch(ctx);
             }
@@ -117,11 +118,6 @@ impl Session {
 
     pub(super) fn begin(&mut self) {
         self.stream.begin();
-    }
-
-    /// Whether a transaction of this origin is left out.
-    pub(super) fn filters_origin(&self, origin: pg_sys::RepOriginId) -> bool {
-        self.local_only && origin != pg_sys::InvalidRepOriginId as pg_sys::RepOriginId
     }
 
     /// The memory context goes right after this; an ERROR skips this callback.

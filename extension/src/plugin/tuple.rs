@@ -66,8 +66,10 @@ pub(super) enum Writing {
     Skip,
     /// So many bytes as they are.
     Fixed,
-    /// A varlena's payload; `text`: converted to UTF-8 if the database is not.
-    Payload { text: bool },
+    /// A varlena's payload as it is.
+    Payload,
+    /// The same, converted to UTF-8.
+    ForeignText,
     /// An array of texts of a database that is not UTF-8.
     Texts(Element),
     /// A `name`, without its padding.
@@ -215,11 +217,11 @@ impl<'a> Tuple<'a> {
         match attribute.writing {
             Writing::Skip => {}
             Writing::Fixed => row.fixed(value),
-            Writing::Payload { text: false } => match self.payload(value) {
+            Writing::Payload => match self.payload(value) {
                 Some(payload) => put(row, payload),
                 None => row.unchanged(),
             },
-            Writing::Payload { text: true } => match self.payload(value) {
+            Writing::ForeignText => match self.payload(value) {
                 Some(payload) => self.put_text(row, index, payload),
                 None => row.unchanged(),
             },

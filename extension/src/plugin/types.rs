@@ -292,8 +292,8 @@ pub(super) struct ColumnType {
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) encoding: Encoding,
-    /// The payload is text of the server's encoding.
-    pub(super) is_text: bool,
+    /// The payload is text of another encoding than the wire's.
+    pub(super) is_foreign_text: bool,
     /// An array of texts that have to be converted one by one.
     pub(super) texts: Option<Element>,
     /// The send or output function, where the encoding calls for one.
@@ -316,7 +316,7 @@ impl ColumnType {
             schema: schema_name(declared.form.typnamespace, text),
             name: text.name(&declared.form.typname),
             encoding,
-            is_text: base.sends_with(TEXT_SEND),
+            is_foreign_text: !text.is_utf8() && base.sends_with(TEXT_SEND),
             texts: if text.is_utf8() { None } else { base.texts() },
             function: match encoding {
                 Encoding::Send => base.form.typsend,
