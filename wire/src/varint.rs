@@ -12,12 +12,20 @@ pub(crate) fn put(buf: &mut Vec<u8>, value: u64) {
     }
 }
 
+/// In one piece: `buf` looks for room once.
 fn put_long(buf: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buf.push((value as u8) | 0x80);
+    let mut bytes = [0; MAX_LEN];
+    let mut len = 0;
+    for byte in &mut bytes {
+        *byte = (value as u8) | 0x80;
         value >>= 7;
+        len += 1;
+        if value == 0 {
+            *byte &= 0x7F;
+            break;
+        }
     }
-    buf.push(value as u8);
+    buf.extend_from_slice(bytes.get(..len).unwrap_or_default());
 }
 
 pub(crate) const fn zigzag(value: i64) -> u64 {

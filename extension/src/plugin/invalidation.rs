@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pg_sys::SysCacheIdentifier::{
     NAMESPACEOID, PUBLICATIONNAMESPACEMAP, PUBLICATIONOID, PUBLICATIONRELMAP, TYPEOID,
@@ -41,10 +42,6 @@ impl Marks {
     pub(super) fn types(&self) -> &[u32] {
         self.types.as_slice()
     }
-
-    fn any(&self) -> bool {
-        self.all || self.publications || self.relations.len + self.types.len != 0
-    }
 }
 
 #[derive(Clone)]
@@ -77,9 +74,26 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// There are marks. Asked before every change, and a look at a thread's own variable is a call in a
+/// library; a backend has one thread, so that no order is needed.
+static MARKED: AtomicBool = AtomicBool::new(false);
+
 /// Takes the marks off, if there are any. Cheap when there are none.
+#[inline]
 pub(super) fn take() -> Option<Marks> {
-    MARKS.with_borrow_mut(|marks| marks.any().then(|| std::mem::replace(marks, Marks::NONE)))
+    MARKED.load(Relaxed).then(take_all)
+}
+
+#[cold]
+fn take_all() -> Marks {
+    MARKED.store(false, Relaxed);
+    MARKS.replace(Marks::NONE)
+}
+
+/// Leaves a mark.
+fn mark(leave: impl FnOnce(&mut Marks)) {
+    MARKS.with_borrow_mut(leave);
+    MARKED.store(true, Relaxed);
 }
 
 /// Asks PostgreSQL for the callbacks, once per backend.
@@ -108,7 +122,7 @@ pub(super) fn type_hash(oid: pg_sys::Oid) -> u32 {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    MARKS.with_borrow_mut(|marks| {
+    mark(|marks| {
         // no oid: the whole relation cache was reset
         marks.all |= relation == pg_sys::InvalidOid || !marks.relations.add(relation.to_u32());
     });
@@ -116,15 +130,15 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_s
 
 #[pg_guard]
 unsafe extern "C-unwind" fn type_changed(_arg: pg_sys::Datum, _cache: c_int, hash: u32) {
-    MARKS.with_borrow_mut(|marks| marks.all |= hash == 0 || !marks.types.add(hash));
+    mark(|marks| marks.all |= hash == 0 || !marks.types.add(hash));
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    MARKS.with_borrow_mut(|marks| marks.all = true);
+    mark(|marks| marks.all = true);
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn publication_changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    MARKS.with_borrow_mut(|marks| marks.publications = true);
+    mark(|marks| marks.publications = true);
 }
