@@ -12,6 +12,7 @@
 //! | [`batch`] | what a target is given: changes of whole transactions, or a part of a large one |
 //! | [`cli`] | the command line and its commands |
 //! | [`config`] | the configuration, resolved and validated once |
+//! | [`copy`] | the rows that the source has when the stream begins |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | `guard` | a panic as an error of the session it happened in |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
@@ -36,6 +37,7 @@ pub mod assemble;
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod copy;
 pub mod error;
 mod guard;
 pub mod ledger;

@@ -18,6 +18,7 @@ mod slot;
 mod source;
 mod tables;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use bytesize::ByteSize;
 use rsrepl_wire::Relation;
 
 use crate::config::{self, Config, Target, TargetOptions};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::redact::Mask;
 use crate::spool;
 use crate::target::clickhouse::{self, ClickHouseOptions};
@@ -245,6 +246,40 @@ async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &M
         }
     }
     PartReport::new(name, findings, mask)
+}
+
+/// A table that is published, with what is copied of it.
+pub(crate) struct Shown {
+    /// As the stream describes it.
+    pub relation: Relation,
+    /// Those that have its rows, by `pg_class.oid`.
+    pub leaves: Vec<u32>,
+    /// The row filter of its publications, an SQL condition.
+    pub filter: Option<String>,
+}
+
+/// What `publications` publish, or all tables, in the snapshot that `client` has; our own tables are none of
+/// them.
+pub(crate) async fn shown(
+    client: &tokio_postgres::Client,
+    publications: &[String],
+) -> Result<Vec<Shown>> {
+    let leaves = publications::leaves(client, publications).await?;
+    let mut tables: Vec<published::Published> = Vec::new();
+    let mut rows_of: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (leaf, table) in leaves {
+        rows_of.entry(table.oid).or_default().push(leaf);
+        if !tables.iter().any(|known| known.oid == table.oid) {
+            tables.push(table);
+        }
+    }
+    let relations = tables::describe(client, &tables, &mut Vec::new()).await?;
+    let shown = |relation: Relation| Shown {
+        leaves: rows_of.remove(&relation.oid).unwrap_or_default(),
+        filter: tables.iter().find(|t| t.oid == relation.oid).and_then(|t| t.condition()),
+        relation,
+    };
+    Ok(relations.into_iter().filter(|relation| relation.schema != "rsrepl").map(shown).collect())
 }
 
 fn no_answer() -> Finding {

@@ -41,6 +41,7 @@ pub struct Config {
     /// names are unique across kinds. A target's place here is its index everywhere.
     pub targets: Vec<Target>,
     pub pipeline: Pipeline,
+    pub copy: CopyOptions,
     pub spool: Spool,
     pub telemetry: Telemetry,
     pub logging: Logging,
@@ -198,6 +199,19 @@ pub struct Pipeline {
     pub buffer_size: usize,
     /// Bytes of changes held in memory, over all targets.
     pub memory_limit: u64,
+}
+
+/// `[copy]`
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// The rows that the source has when the stream begins are copied.
+    pub data: bool,
+    /// Chunks that are copied at the same time.
+    pub workers: usize,
+    /// Bytes of a table's pages that are copied together.
+    pub chunk_size: u64,
+    /// How long one snapshot of the source is held for new chunks.
+    pub max_snapshot_age: Duration,
 }
 
 /// `[spool]`

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Consistency, Environment, Logging, Pipeline, Postgres, Retry,
-    Source, Spool, Target, TargetOptions, Telemetry,
+    BatchLimits, ClickHouse, Config, Consistency, CopyOptions, Environment, Logging, Pipeline,
+    Postgres, Retry, Source, Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{
@@ -27,6 +27,10 @@ const BUFFER_SIZE_MAX: usize = 65_536;
 const WORKERS_MAX: usize = 256;
 /// Sessions of one target: each has batches of up to 8 MiB under way.
 const WRITERS_MAX: usize = 16;
+/// Sessions that copy, on the source and on each target.
+const COPIERS_MAX: usize = 32;
+/// Bytes of a chunk: below, it costs more to record than to copy.
+const CHUNK_MIN: u64 = 64 << 10;
 /// Bytes below which a limit on memory or disk cannot be kept, or is of no use.
 const SIZE_MIN: u64 = 8 << 20;
 /// Bytes of PostgreSQL's identifiers.
@@ -42,6 +46,10 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
 
     let mut table = root.table("pipeline");
     let pipeline = pipeline(&mut table);
+    table.finish();
+
+    let mut table = root.table("copy");
+    let copy = copy(&mut table);
     table.finish();
 
     let mut table = root.table("spool");
@@ -76,6 +84,7 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
         source,
         targets: targets?,
         pipeline: pipeline?,
+        copy: copy?,
         spool: Spool { dir, max_disk, max_size },
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
@@ -309,6 +318,23 @@ fn pipeline(table: &mut Table<'_>) -> Option<Pipeline> {
 
 fn enough(size: &Size) -> Option<String> {
     (size.0 < SIZE_MIN).then(|| "must be at least 8MiB".into())
+}
+
+fn copy(table: &mut Table<'_>) -> Option<CopyOptions> {
+    let data = table.or("data", "true");
+    let workers = table.within("workers", "4", (1, COPIERS_MAX));
+    let chunk_size = table.or_if("chunk_size", "64MiB", |size: &Size| {
+        (size.0 < CHUNK_MIN).then(|| "must be at least 64KiB".into())
+    });
+    let max_snapshot_age = table.or_if("max_snapshot_age", "1h", |age: &Duration| {
+        (*age < Duration::from_secs(1)).then(|| "must be at least 1s".into())
+    });
+    Some(CopyOptions {
+        data: data?,
+        workers: workers?,
+        chunk_size: chunk_size?.0,
+        max_snapshot_age: max_snapshot_age?,
+    })
 }
 
 /// `dir`, `max_disk` and `max_size`.

@@ -9,7 +9,7 @@ use super::Finding;
 use super::published::{By, Catalog, Named, Publication, Published, Table};
 use super::source::failed;
 use crate::config::Source;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::quote::{identifier, literal};
 
 /// How many tables a finding names.
@@ -41,6 +41,26 @@ pub(super) async fn check(
     findings.extend(published.iter().flat_map(|table| facts.refused_on_source(table)));
     findings.extend(never_inserted(&published, &facts));
     Ok(published)
+}
+
+/// Every table with rows of its own, and what it is shown as, in the snapshot that `client` has.
+///
+/// # Errors
+/// [`Kind::Setup`] for a publication that is not there.
+pub(super) async fn leaves(client: &Client, names: &[String]) -> Result<Vec<(u32, Published)>> {
+    if names.is_empty() {
+        let tables = all_tables(client).await?;
+        return Ok(tables.into_iter().map(|table| (table.oid, table)).collect());
+    }
+    let catalog = read_catalog(client, names).await?;
+    let known = |name: &String| catalog.publications.iter().any(|known| known.name == *name);
+    if let Some(missing) = names.iter().find(|name| !known(name)) {
+        let finding = absent(missing, "…");
+        return Err(Error::new(Kind::Setup, finding.what).hint(finding.mend));
+    }
+    let tables = read_tables(client).await?;
+    let of = |table: &Table| Some((table.oid, catalog.of(table)?));
+    Ok(tables.iter().filter_map(of).collect())
 }
 
 fn absent(name: &str, slot: &str) -> Finding {
@@ -196,10 +216,15 @@ async fn read_catalog(client: &Client, names: &[String]) -> Result<Catalog> {
 
     let sql = r"SELECT prpubid, prrelid, (SELECT array_agg(n ORDER BY n) FROM unnest(prattrs) AS n),
                   CASE WHEN prqual IS NOT NULL THEN ARRAY(SELECT DISTINCT match[1]::int2
-                    FROM regexp_matches(prqual::text, ':varattno (\d+)', 'g') AS match) END
+                    FROM regexp_matches(prqual::text, ':varattno (\d+)', 'g') AS match) END,
+                  pg_catalog.pg_get_expr(prqual, prrelid)
                 FROM pg_catalog.pg_publication_rel WHERE prpubid = ANY ($1)";
     let rows = client.query(sql, &[&oids]).await.map_err(failed)?;
-    let named = |row: &tokio_postgres::Row| Named { columns: row.get(2), filter: row.get(3) };
+    let named = |row: &tokio_postgres::Row| Named {
+        columns: row.get(2),
+        filter: row.get(3),
+        condition: row.get(4),
+    };
     let named = rows.iter().map(|row| ((row.get(0), row.get(1)), named(row))).collect();
 
     let sql =

@@ -1,7 +1,7 @@
 //! What publications publish of the tables that there are, and as what it is shown: what the plugin will
 //! decide, from the catalogs as they are now.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A publication that is replicated.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub(super) struct Named {
     pub(super) columns: Option<Vec<i16>>,
     /// Numbers of the columns that its row filter looks at.
     pub(super) filter: Option<Vec<i16>>,
+    /// That filter as an SQL condition.
+    pub(super) condition: Option<String>,
 }
 
 /// A table with rows of its own.
@@ -71,6 +73,14 @@ impl Published {
         Published { oid, identified: true, inserted: true, by: Vec::new() }
     }
 
+    /// What rows have to satisfy of which the copy is made: one of the filters, unless a publication has none.
+    pub(super) fn condition(&self) -> Option<String> {
+        let all: Option<Vec<_>> = self.by.iter().map(|by| by.named.condition.as_deref()).collect();
+        let all: BTreeSet<&str> = all?.into_iter().collect();
+        let each: Vec<String> = all.into_iter().map(|one| format!("({one})")).collect();
+        (!each.is_empty()).then(|| each.join(" OR "))
+    }
+
     /// Numbers of the columns that come; `None`: all.
     pub(super) fn columns(&self) -> Option<&[i16]> {
         let lists: Option<Vec<_>> = self.by.iter().map(|by| by.named.columns.as_ref()).collect();
@@ -92,7 +102,8 @@ impl Catalog {
         all.into_values().collect()
     }
 
-    fn of(&self, table: &Table) -> Option<Published> {
+    /// What a table with rows of its own is shown as.
+    pub(super) fn of(&self, table: &Table) -> Option<Published> {
         let mut found: Option<(usize, Published)> = None;
         for publication in &self.publications {
             let Some((level, oid)) = self.shown_by(publication, table) else { continue };
@@ -141,6 +152,7 @@ impl Catalog {
         let mut named = named.cloned().unwrap_or_default();
         if self.has_schema(publication, table) {
             named.filter = None;
+            named.condition = None;
         }
         named
     }
@@ -197,17 +209,34 @@ mod tests {
 
     #[test]
     fn a_schema_switches_filters_off_and_leaves_lists() {
-        let listed = Named { columns: Some(vec![1, 2]), filter: Some(vec![1]) };
+        let condition = Some("a > 0".to_owned());
+        let listed = Named { columns: Some(vec![1, 2]), filter: Some(vec![1]), condition };
         let mut catalog = catalog(vec![publication(1, false)], &[]);
         catalog.named.insert((1, 1), listed);
         let published = catalog.published(&tables());
         assert_eq!(published[0].columns(), Some(&[1, 2][..]));
         assert!(published[0].by[0].named.filter.is_some());
+        assert_eq!(published[0].condition().as_deref(), Some("(a > 0)"));
         catalog.schemas.insert((1, 100));
         let published = catalog.published(&tables());
         assert!(published[0].by[0].named.filter.is_none());
+        assert_eq!(published[0].condition(), None);
         catalog.publications.push(publication(2, false));
         catalog.named.insert((2, 1), Named::default());
         assert_eq!(catalog.published(&tables())[0].columns(), None);
+    }
+
+    #[test]
+    fn a_row_is_copied_that_one_of_the_filters_lets_through() {
+        let by = |condition: Option<&str>| By {
+            named: Named { condition: condition.map(str::to_owned), ..Named::default() },
+            ..By::default()
+        };
+        let condition = |by: Vec<By>| Published { by, ..Published::default() }.condition();
+        let (a, b) = (by(Some("a")), by(Some("b")));
+        let found = condition(vec![b.clone(), a.clone(), b.clone()]);
+        assert_eq!(found.as_deref(), Some("(a) OR (b)"));
+        assert_eq!(condition(vec![a, by(None)]), None);
+        assert_eq!(condition(Vec::new()), None);
     }
 }

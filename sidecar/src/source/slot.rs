@@ -7,6 +7,11 @@ use super::framing::violation;
 use crate::error::Result;
 use crate::quote::identifier;
 
+/// An exported snapshot is a transaction that is open and idle. Names that the version does not know are left out.
+const IDLE_FOR_LONG: &str = "\
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+ WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotInfo {
@@ -50,6 +55,27 @@ impl ReplicationClient {
         // slot_name, consistent_point, snapshot_name, output_plugin
         lsn(rows.first().and_then(|row| row.get(1)))?
             .ok_or_else(|| violation("CREATE_REPLICATION_SLOT returned no position"))
+    }
+
+    /// The same with a snapshot in which exactly what commits before the consistent point is visible, and its
+    /// name: it lasts until the next command of this session. A temporary slot lasts as long as the session.
+    pub async fn create_slot_and_export(
+        &mut self,
+        name: &str,
+        plugin: &str,
+        temporary: bool,
+    ) -> Result<(Lsn, String)> {
+        self.query("preparing the session failed", IDLE_FOR_LONG).await?;
+        let sql = format!(
+            "CREATE_REPLICATION_SLOT {}{} LOGICAL {} (SNAPSHOT 'export')",
+            identifier(name),
+            if temporary { " TEMPORARY" } else { "" },
+            identifier(plugin)
+        );
+        let rows = self.query_unbounded("creating the slot failed", &sql).await?;
+        let point = lsn(rows.first().and_then(|row| row.get(1)))?;
+        let snapshot = rows.first().and_then(|row| row.get(2).cloned().flatten());
+        point.zip(snapshot).ok_or_else(|| violation("CREATE_REPLICATION_SLOT returned no snapshot"))
     }
 
     /// Drops a slot that nobody uses.

@@ -1,0 +1,303 @@
+//! The initial copy: a stage of a pipeline, before its stream.
+//!
+//! ```text
+//! slot ─► exported snapshot at p ─► tables ─► chunks ─┬─► worker: COPY … TO STDOUT ─┬─► writer of target A
+//!                                                     ├─► worker  (one read for all)└─► writer of target B
+//!                                                     └─► …
+//! all chunks there ─► position p on each target ─► the stream starts from p
+//! ```
+//!
+//! # Rounds
+//!
+//! A *round* is what is copied under one snapshot. Exactly what commits before its LSN p is visible in it,
+//! and everything else comes in the stream behind p. A copy that is cut short (or whose snapshot grows older
+//! than `copy.max_snapshot_age`) goes on with another round, under a new snapshot at a later p, from what
+//! the targets have *recorded*:
+//!
+//! 1. The slot's stream from the end of the round before up to the new p is read, and what it deletes is
+//!    deleted ([`CopyTarget::catch_up`]): of an UPDATE the old row, of an INSERT nothing. What is left on a
+//!    target are rows that are so in the new snapshot.
+//! 2. Each target records that it has got there ([`CopyTarget::caught_up`]), before any chunk of the new
+//!    round: deletes must never meet rows that are newer than they are.
+//! 3. Chunks that are not recorded are copied. When all are, those that an earlier round copied get the rows
+//!    that were written since: those of which `xmin` is not older than the earlier snapshot's. Rows that are
+//!    there already are left alone.
+//!
+//! The rows of a chunk and its record come together. So after any crash the records say what is there.
+//!
+//! Nothing is confirmed to the slot before the copy is finished: what the stream has to bring is kept.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `plan` | tables into chunks, and what is left of them to be done (pure) |
+//! | `snapshot` | an exported snapshot and the session that keeps it |
+//! | `tables` | what is to be copied, from the source's catalogs |
+//! | `reader` | sessions that read the source under the snapshot |
+//! | `catch_up` | what the stream takes away between two rounds |
+//! | `stage` | the rounds |
+//! | `workers` | chunks, several at the same time |
+//! | `progress` | how far it is |
+
+mod catch_up;
+mod plan;
+mod progress;
+mod reader;
+mod snapshot;
+mod stage;
+mod tables;
+mod workers;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rsrepl_wire::{Lsn, Relation};
+use tokio::sync::mpsc;
+
+pub use plan::Pages;
+pub use progress::{Progress, TableProgress};
+pub use stage::{Stage, When};
+
+use crate::batch::Change;
+use crate::error::{Error, Kind, Result};
+use crate::target::SourceIdentity;
+
+/// Pieces of one chunk that wait for a writer, at most; each is of [`PIECE`] bytes and one row.
+pub const PIECES: usize = 4;
+
+/// Bytes that are gathered into one piece.
+pub const PIECE: usize = 128 << 10;
+
+/// What an asynchronous method of the traits returns: they are used as trait objects.
+pub type Promise<'a, T> = BoxFuture<'a, Result<T>>;
+
+/// A snapshot of the source, in a form that can be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Snapshot {
+    /// Exactly what commits before it is visible.
+    pub lsn: Lsn,
+    /// `pg_snapshot_xmin(pg_current_snapshot())`: every transaction that is not visible is this one or a
+    /// later one.
+    pub xmin: u64,
+}
+
+/// A table that is copied, as it is shown in the stream.
+#[derive(Clone, Debug)]
+pub struct CopiedTable {
+    /// As the stream describes it, with the columns that are published. Of a partitioned table that is
+    /// published as such, the root.
+    pub relation: Arc<Relation>,
+    /// Changes with everything that chunks copied earlier depend on: the columns and what is read of them.
+    pub shape: String,
+    /// Where its rows are: the table itself, or its partitions.
+    pub leaves: Vec<Leaf>,
+    /// The row filter of its publications, an SQL condition.
+    pub filter: Option<String>,
+}
+
+/// A relation with rows of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// `pg_relation_filenode`: another one means other row addresses.
+    pub filenode: u32,
+    /// Pages that it has now.
+    pub pages: u32,
+}
+
+/// How a target wants the rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Form {
+    pub format: Format,
+    /// One for each column of the relation.
+    pub columns: Vec<ColumnForm>,
+}
+
+/// Of COPY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    Binary,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColumnForm {
+    /// Not read.
+    Omit,
+    /// As its type is sent.
+    Native,
+    /// The text of its output function, also in a binary COPY.
+    Text,
+}
+
+/// Rows of a leaf that are copied together.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    pub table: Arc<CopiedTable>,
+    pub leaf: Leaf,
+    pub pages: Pages,
+    /// The snapshot that it is read under.
+    pub snapshot: Snapshot,
+    /// It was copied under this earlier snapshot: these are the rows that were written since, and some that
+    /// the target has already. With the key of what is there they are left out.
+    pub since: Option<Snapshot>,
+    pub form: Form,
+}
+
+/// A chunk that a target has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkRecord {
+    /// `oid` of the table as it is shown in the stream.
+    pub table: u32,
+    /// [`CopiedTable::shape`].
+    pub shape: String,
+    /// [`Leaf::oid`].
+    pub leaf: u32,
+    /// [`Leaf::filenode`].
+    pub filenode: u32,
+    pub pages: Pages,
+    /// The snapshot that it was read under, the last time.
+    pub snapshot: Snapshot,
+}
+
+impl ChunkRecord {
+    /// What is to be recorded with a chunk.
+    pub fn of(chunk: &Chunk) -> ChunkRecord {
+        ChunkRecord {
+            table: chunk.table.relation.oid,
+            shape: chunk.table.shape.clone(),
+            leaf: chunk.leaf.oid,
+            filenode: chunk.leaf.filenode,
+            pages: chunk.pages,
+            snapshot: chunk.snapshot,
+        }
+    }
+}
+
+/// What a target has recorded of an unfinished copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// What [`CopyTarget::caught_up`] said last.
+    pub caught_up: Snapshot,
+    /// No two of one leaf overlap; none is of a later snapshot than `caught_up`.
+    pub chunks: Vec<ChunkRecord>,
+}
+
+/// How a target stands to a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has a position: nothing is to be copied.
+    Positioned(Lsn),
+    /// Neither position nor records.
+    New,
+    /// A copy has begun and is not finished.
+    Unfinished(Records),
+}
+
+/// A target that takes the rows that the source has when the stream begins.
+///
+/// # Durability
+///
+/// What a method or a [`ChunkWriter`] has returned `Ok` for is there after any crash. After an error, or when
+/// the process died, it may or may not be there; `open` tells. A chunk that is written again after its record
+/// was lost must not double its rows.
+///
+/// The methods are called by one task, in the order in which they stand here; writers are used by others
+/// between `caught_up` and `finish`. After an error the next call is `open`.
+pub trait CopyTarget: Send {
+    /// As configured.
+    fn name(&self) -> &str;
+
+    /// Connects (anew), makes what it needs for records and checks that what is recorded is of `source`. What a
+    /// predecessor, or a writer, has under way is at its end when this returns: nothing of it comes later. Also
+    /// called between passes of a round, which then goes on with what `accept` was told.
+    /// Errors as [`Target::open`](crate::target::Target::open) gives them.
+    fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, Standing>;
+
+    /// Whether it can take these tables, and how it wants the rows of each, in their order; makes missing
+    /// tables if it may. A table of which there is no record at all must be empty, unless writing its rows
+    /// twice does no harm.
+    ///
+    /// # Errors
+    /// [`Kind::Setup`] with everything that is wrong, of all tables.
+    fn accept<'a>(&'a mut self, tables: &'a [Arc<CopiedTable>]) -> Promise<'a, Vec<Form>>;
+
+    /// Empties a table and forgets its records; with `None` it is no table of the source any more, and its
+    /// records are forgotten alone. Before or between calls of `catch_up`.
+    fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()>;
+
+    /// Deletes what `changes` take away: the old row of an UPDATE (which has that of its key, or is the new
+    /// one where the key is the same), a row that is deleted. A row that is not there is none of its
+    /// business; INSERTs say nothing. There is no TRUNCATE in it, nor a table without chunks, and every
+    /// table has a key and the columns that it had when `accept` was asked.
+    fn catch_up(&mut self, changes: Vec<Change>) -> Promise<'_, ()>;
+
+    /// Records that everything up to `snapshot` has been through `catch_up`; the first time, that a copy
+    /// has begun.
+    fn caught_up(&mut self, snapshot: Snapshot) -> Promise<'_, ()>;
+
+    /// A session that chunks are written with, beside those of other numbers, from 0 on.
+    fn writer(&self, number: usize) -> Promise<'_, Box<dyn ChunkWriter>>;
+
+    /// Everything is copied: stores `position` as the target's, and that the copy is finished, in one.
+    fn finish(&mut self, position: Lsn) -> Promise<'_, ()>;
+}
+
+/// Writes chunks, one after the other. After an error it is dropped.
+pub trait ChunkWriter: Send {
+    /// Writes the rows and [`ChunkRecord::of`] the chunk, in the place of the record that it may have.
+    fn write<'a>(&'a mut self, chunk: &'a Chunk, rows: Rows) -> Promise<'a, Written>;
+}
+
+/// What a writer has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The rows of a chunk as COPY sends them: header, whole rows in each piece, trailer.
+pub struct Rows(mpsc::Receiver<Piece>);
+
+/// The other end of [`Rows`].
+#[derive(Clone)]
+pub struct RowsSender(mpsc::Sender<Piece>);
+
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+impl Rows {
+    /// A channel of [`PIECES`].
+    pub fn channel() -> (RowsSender, Rows) {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        (RowsSender(sender), Rows(receiver))
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Kind::Connection`]: reading was broken off, and nothing of this chunk may stay.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.0.recv().await {
+            Some(Piece::Data(bytes)) => Ok(Some(bytes)),
+            Some(Piece::End) => Ok(None),
+            None => Err(Error::new(Kind::Connection, "reading a chunk was broken off")),
+        }
+    }
+}
+
+impl RowsSender {
+    /// Whether somebody still wants it.
+    pub async fn send(&self, bytes: Bytes) -> bool {
+        self.0.send(Piece::Data(bytes)).await.is_ok()
+    }
+
+    /// Everything was sent. Without it, dropping the sender breaks the chunk off.
+    pub async fn end(self) -> bool {
+        self.0.send(Piece::End).await.is_ok()
+    }
+}

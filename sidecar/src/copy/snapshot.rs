@@ -1,0 +1,35 @@
+//! A snapshot of the source that several sessions read under, and the LSN that it stands for.
+
+use rsrepl_wire::Lsn;
+
+use crate::error::Result;
+use crate::source::{PLUGIN, ReplicationClient};
+
+/// An exported snapshot: it lasts as long as this session, which does nothing else.
+pub(super) struct Exported {
+    client: ReplicationClient,
+    /// For `SET TRANSACTION SNAPSHOT`.
+    pub(super) name: String,
+    /// Exactly what commits before it is visible.
+    pub(super) lsn: Lsn,
+}
+
+impl Exported {
+    /// Creates the slot of the pipeline, whose stream begins where the snapshot is. Waits for the
+    /// transactions that are running now to end.
+    pub(super) async fn with_slot(mut client: ReplicationClient, slot: &str) -> Result<Self> {
+        let (lsn, name) = client.create_slot_and_export(slot, PLUGIN, false).await?;
+        Ok(Exported { client, name, lsn })
+    }
+
+    /// The same where the slot is there already: of a slot that ends with this session.
+    pub(super) async fn of_now(mut client: ReplicationClient) -> Result<Self> {
+        let slot = format!("rsrepl_copy_{}", client.backend_pid());
+        let (lsn, name) = client.create_slot_and_export(&slot, PLUGIN, true).await?;
+        Ok(Exported { client, name, lsn })
+    }
+
+    pub(super) async fn release(self) {
+        self.client.close().await;
+    }
+}

@@ -1,0 +1,404 @@
+//! The stage: rounds until every target has everything; see the documentation of the module above.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rsrepl_wire::Lsn;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::catch_up::catch_up;
+use super::progress::Progress;
+use super::reader::Reader;
+use super::snapshot::Exported;
+use super::tables::{self, Catalog};
+use super::workers::{self, Ended, Pass};
+use super::{CopiedTable, CopyTarget, Form, Records, Snapshot, Standing, plan};
+use crate::config::{Config, Retry};
+use crate::error::{Decision, Error, Kind, Result};
+use crate::guard::guarded;
+use crate::retry::{Backoff, STOPPED_RETRY};
+use crate::source::{self, ReplicationClient, SourceInfo};
+use crate::status::Status;
+
+/// The stage is tried again for ever, from what is recorded.
+const RETRY: Retry = Retry {
+    max_attempts: None,
+    backoff: Duration::from_millis(500),
+    max_backoff: Duration::from_secs(30),
+};
+
+/// A target that several workers open sessions of.
+pub(super) type Shared = Arc<Mutex<Box<dyn CopyTarget>>>;
+
+/// A target that a copy is made to.
+pub(super) struct Site {
+    /// Its place in the configuration.
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) target: Shared,
+    pub(super) records: Records,
+    /// How it wants each table, in their order.
+    pub(super) forms: Vec<Form>,
+}
+
+impl Site {
+    pub(super) async fn start_over(
+        &mut self,
+        oid: u32,
+        table: Option<&CopiedTable>,
+        why: &str,
+    ) -> Result<()> {
+        match table {
+            Some(table) => {
+                warn!(target_name = self.name, table = %table.relation, "the copy of this table starts over: {why}");
+            }
+            None => warn!(
+                target_name = self.name,
+                oid, "a table that was copied is published no more; its rows stay"
+            ),
+        }
+        self.target.lock().await.start_over(oid, table).await?;
+        self.records.chunks.retain(|record| record.table != oid);
+        Ok(())
+    }
+
+    async fn reopen(&mut self, source: &SourceInfo) -> Result<()> {
+        match self.target.lock().await.open(&source.identity).await? {
+            Standing::Unfinished(records) => {
+                self.records = records;
+                Ok(())
+            }
+            _ => {
+                let message =
+                    format!("target {}: what was recorded of the copy is gone", self.name);
+                Err(Error::new(Kind::Server, message))
+            }
+        }
+    }
+}
+
+/// When a copy is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// When no target has a position, or a copy is unfinished: nothing that runs is held up.
+    AllAreNew,
+    /// When a target has no position.
+    AnyIsNew,
+}
+
+/// See the module's documentation.
+pub struct Stage {
+    pub config: Arc<Config>,
+    /// Those that can take a copy, by their places in the configuration.
+    pub targets: Vec<(usize, Box<dyn CopyTarget>)>,
+    pub when: When,
+    pub status: Status,
+    pub progress: Progress,
+    pub shutdown: CancellationToken,
+}
+
+/// How a round ended.
+enum Round {
+    Finished,
+    /// The snapshot is too old, or gone.
+    Another,
+}
+
+impl Stage {
+    /// Copies what is to be copied. `false`: shutdown came first.
+    pub async fn run(self) -> bool {
+        let targets = self.targets.into_iter();
+        let targets: Vec<(usize, Shared)> =
+            targets.map(|(index, target)| (index, Arc::new(Mutex::new(target)))).collect();
+        let runner = Runner {
+            config: self.config,
+            targets,
+            when: self.when,
+            status: self.status,
+            progress: self.progress,
+        };
+        if runner.targets.is_empty() {
+            return true;
+        }
+        let mut backoff = Backoff::new(RETRY);
+        loop {
+            let before = runner.progress.chunks();
+            let failure = tokio::select! {
+                attempted = guarded(runner.attempt()) => match attempted {
+                    Ok(()) => return true,
+                    Err(error) => error,
+                },
+                () = self.shutdown.cancelled() => return false,
+            };
+            if runner.progress.chunks() > before {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = runner.wait_after(failure, &mut backoff) => {}
+                () = self.shutdown.cancelled() => return false,
+            }
+        }
+    }
+}
+
+struct Runner {
+    config: Arc<Config>,
+    targets: Vec<(usize, Shared)>,
+    when: When,
+    status: Status,
+    progress: Progress,
+}
+
+impl Runner {
+    /// Rounds, until the copy is finished.
+    async fn attempt(&self) -> Result<()> {
+        loop {
+            let mut client = ReplicationClient::connect(&self.config.source.connection).await?;
+            let info = source::identify(&mut client, &self.config.source.slot_name).await?;
+            let Some(mut sites) = self.sites(&info).await? else {
+                client.close().await;
+                return Ok(());
+            };
+            self.status.update_source(|source| source.last_error = None);
+            let exported = self.export(client, &info, &sites).await?;
+            let round = self.round(&info, &exported, &mut sites).await;
+            exported.release().await;
+            match round? {
+                Round::Finished => return Ok(()),
+                Round::Another => {}
+            }
+        }
+    }
+
+    /// Opens the targets; `None`: there is nothing to copy.
+    async fn sites(&self, info: &SourceInfo) -> Result<Option<Vec<Site>>> {
+        let mut sites = Vec::new();
+        let (mut positioned, mut unfinished) = (false, false);
+        for (index, target) in &self.targets {
+            let mut locked = target.lock().await;
+            let standing = locked.open(&info.identity).await;
+            let name = locked.name().to_owned();
+            drop(locked);
+            let standing = standing.inspect_err(|error| {
+                self.status.update_target(*index, |status| {
+                    status.last_error = Some(error.to_string());
+                    status.retries += 1;
+                });
+            })?;
+            self.status.update_target(*index, |status| status.last_error = None);
+            let records = match standing {
+                Standing::Positioned(_) => {
+                    positioned = true;
+                    continue;
+                }
+                Standing::New => Records {
+                    caught_up: Snapshot { lsn: Lsn::INVALID, xmin: 0 },
+                    chunks: Vec::new(),
+                },
+                Standing::Unfinished(records) => {
+                    unfinished = true;
+                    records
+                }
+            };
+            let target = Arc::clone(target);
+            sites.push(Site { index: *index, name, target, records, forms: Vec::new() });
+        }
+        let begins = unfinished || !positioned || self.when == When::AnyIsNew;
+        Ok((begins && !sites.is_empty()).then_some(sites))
+    }
+
+    async fn export(
+        &self,
+        mut client: ReplicationClient,
+        info: &SourceInfo,
+        sites: &[Site],
+    ) -> Result<Exported> {
+        let source = &self.config.source;
+        match client.slot(&source.slot_name).await? {
+            Some(slot) => {
+                source::verify_slot(info, &slot, source::PLUGIN)?;
+                Exported::of_now(client).await
+            }
+            None if sites.iter().any(|site| !site.records.chunks.is_empty()) => {
+                let message = format!(
+                    "slot {} is gone, and with it what the unfinished copy needs",
+                    source.slot_name
+                );
+                Err(Error::new(Kind::Identity, message).hint(
+                    "empty the targets' tables, DELETE FROM rsrepl.copies there, and start again",
+                ))
+            }
+            None if source.create_slot => {
+                info!(
+                    slot = source.slot_name,
+                    "creating the slot; this waits for the transactions that are running now"
+                );
+                Exported::with_slot(client, &source.slot_name).await
+            }
+            None => Err(Error::new(
+                Kind::Setup,
+                format!("there is no slot {}, and create_slot is false", source.slot_name),
+            )),
+        }
+    }
+
+    async fn round(
+        &self,
+        info: &SourceInfo,
+        exported: &Exported,
+        sites: &mut [Site],
+    ) -> Result<Round> {
+        let began = Instant::now();
+        let source = &self.config.source;
+        let reader = Reader::connect(source).await?;
+        let catalog = tables::read(&reader, source, &exported.name, exported.lsn).await?;
+        drop(reader);
+        info!(
+            lsn = %exported.lsn,
+            tables = catalog.tables.len(),
+            targets = sites.len(),
+            "copying what the source has at this LSN"
+        );
+        self.prepare(sites, &catalog).await?;
+        // however long it took to get here, each round gets on for as long
+        let age = self.config.copy.max_snapshot_age;
+        let until = (began + age).max(Instant::now() + began.elapsed().max(age / 2));
+        let mut backoff = Backoff::new(RETRY);
+        loop {
+            let pass = self.pass(exported, sites, &catalog, until);
+            if pass.works.is_empty() {
+                break;
+            }
+            let before = self.progress.chunks();
+            let ended = workers::run(pass).await;
+            if self.progress.chunks() > before {
+                backoff.reset();
+            }
+            match ended {
+                Ended::Done => self.reopen(sites, info).await?,
+                Ended::Aged => {
+                    info!(age = ?began.elapsed(), "copy.max_snapshot_age: going on with a new snapshot");
+                    return Ok(Round::Another);
+                }
+                Ended::Moved(error) => {
+                    warn!("a new snapshot is needed: {error}");
+                    return Ok(Round::Another);
+                }
+                // not for ever: the snapshot costs the source something
+                Ended::Failed(error) if Instant::now() >= until => return Err(error),
+                Ended::Failed(error) => {
+                    self.wait_after(error, &mut backoff).await;
+                    // another snapshot would have everything to be looked through again
+                    Reader::connect(source).await?.begin(&exported.name).await?;
+                    self.reopen(sites, info).await?;
+                }
+            }
+        }
+        for site in sites.iter() {
+            site.target.lock().await.finish(exported.lsn).await?;
+            info!(target_name = site.name, position = %exported.lsn, "copied: everything is there");
+        }
+        Ok(Round::Finished)
+    }
+
+    async fn reopen(&self, sites: &mut [Site], info: &SourceInfo) -> Result<()> {
+        for site in sites {
+            site.reopen(info).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_after(&self, failure: Error, backoff: &mut Backoff) {
+        let wait = match failure.decision() {
+            Decision::Retry => backoff.failed().unwrap_or(STOPPED_RETRY),
+            Decision::Stop => STOPPED_RETRY,
+        };
+        warn!(error = %failure, retry_in = ?wait, "the initial copy was interrupted, and goes on from what is recorded");
+        self.status.update_source(|source| source.last_error = Some(failure.to_string()));
+        tokio::time::sleep(wait).await;
+    }
+
+    /// Brings the targets to where chunks of this snapshot may be written.
+    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog) -> Result<()> {
+        for site in sites.iter_mut() {
+            site.forms = site.target.lock().await.accept(&catalog.tables).await?;
+            self.start_over(site, catalog).await?;
+        }
+        catch_up(&self.config.source, sites, &catalog.tables, catalog.snapshot).await?;
+        for site in sites.iter_mut() {
+            site.target.lock().await.caught_up(catalog.snapshot).await?;
+            site.records.caught_up = catalog.snapshot;
+        }
+        Ok(())
+    }
+
+    async fn start_over(&self, site: &mut Site, catalog: &Catalog) -> Result<()> {
+        let mut recorded: Vec<u32> =
+            site.records.chunks.iter().map(|record| record.table).collect();
+        recorded.sort_unstable();
+        recorded.dedup();
+        for oid in recorded {
+            let table = catalog.tables.iter().find(|table| table.relation.oid == oid);
+            let of_table = site.records.chunks.iter().filter(|record| record.table == oid);
+            let why = match table {
+                Some(table) => {
+                    plan::starts_over(table, &of_table.collect::<Vec<_>>(), catalog.snapshot)
+                }
+                None => Some("it is published no more"),
+            };
+            if let Some(why) = why {
+                site.start_over(oid, table.map(|table| &**table), why).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left to be done under this snapshot.
+    fn pass(&self, exported: &Exported, sites: &[Site], catalog: &Catalog, until: Instant) -> Pass {
+        let chunk = u32::try_from(self.config.copy.chunk_size / catalog.block.max(1));
+        let chunk = chunk.unwrap_or(u32::MAX).max(1);
+        let works = works(sites, catalog, chunk);
+        self.progress.planned(&catalog.tables, &works);
+        Pass {
+            source: self.config.source.clone(),
+            workers: self.config.copy.workers,
+            snapshot: catalog.snapshot,
+            snapshot_name: exported.name.clone(),
+            tables: catalog.tables.clone(),
+            works,
+            sites: sites.iter().map(|s| (s.index, s.name.clone(), Arc::clone(&s.target))).collect(),
+            forms: sites.iter().map(|site| site.forms.clone()).collect(),
+            until,
+            status: self.status.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+}
+
+/// All that the targets need; what several need in the same form is one work.
+fn works(sites: &[Site], catalog: &Catalog, chunk: u32) -> Vec<plan::Work> {
+    let mut works: Vec<plan::Work> = Vec::new();
+    for (table, copied) in catalog.tables.iter().enumerate() {
+        for (leaf, of) in copied.leaves.iter().enumerate() {
+            let first = works.len();
+            for (place, site) in sites.iter().enumerate() {
+                for need in plan::needs(of, &site.records, catalog.snapshot, chunk) {
+                    let same = |work: &&mut plan::Work| {
+                        let form = |place: usize| sites.get(place).and_then(|s| s.forms.get(table));
+                        let other = work.targets.first().copied().unwrap_or(place);
+                        work.need == need && form(other) == form(place)
+                    };
+                    let known = works.get_mut(first..).and_then(|new| new.iter_mut().find(same));
+                    match known {
+                        Some(work) => work.targets.push(place),
+                        None => works.push(plan::Work { table, leaf, need, targets: vec![place] }),
+                    }
+                }
+            }
+        }
+    }
+    plan::sort(&mut works, &catalog.tables);
+    works
+}
