@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::run::Work;
 use crate::config::{self, Config};
 use crate::preflight;
 
@@ -38,6 +39,8 @@ pub struct Cli {
 enum Command {
     /// Replicate until SIGTERM or SIGINT
     Run(ConfigFile),
+    /// Copy to new targets what the source has, and end; `run` does the same before it replicates
+    Copy(ConfigFile),
     /// List everything that stands in the way of replication, each with what mends it
     Check(ConfigFile),
     /// Show how slot and targets are doing, as the source knows it
@@ -69,6 +72,7 @@ impl Cli {
     /// Does what it says.
     pub fn execute(self) -> ExitCode {
         let (Command::Run(ConfigFile { file })
+        | Command::Copy(ConfigFile { file })
         | Command::Check(ConfigFile { file })
         | Command::Status { config: ConfigFile { file }, .. }
         | Command::SyncSequences { config: ConfigFile { file }, .. }) = &self.command;
@@ -89,7 +93,8 @@ impl Cli {
             }
         };
         let code = match self.command {
-            Command::Run(_) => runtime.block_on(run::run(config)),
+            Command::Run(_) => runtime.block_on(run::run(config, Work::Replicate)),
+            Command::Copy(_) => runtime.block_on(run::run(config, Work::Copy)),
             Command::Check(_) => runtime.block_on(check(&config)),
             Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
             Command::SyncSequences { target, .. } => {

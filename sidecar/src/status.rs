@@ -97,6 +97,8 @@ pub struct TargetStatus {
     pub pending_since: Option<SystemTime>,
     /// Bytes of WAL between `applied` and what was received; 0 when nothing is pending.
     pub lag_bytes: u64,
+    /// Rows of the initial copy that are there.
+    pub copied_rows: u64,
     /// Row changes applied.
     pub events: u64,
     pub transactions: u64,
@@ -118,6 +120,7 @@ impl TargetStatus {
             applied_commit_time: None,
             pending_since: None,
             lag_bytes: 0,
+            copied_rows: 0,
             events: 0,
             transactions: 0,
             batches: 0,

@@ -1,4 +1,5 @@
-//! `rsrepl run`: preflight, then replication with reports and telemetry beside it, until a signal.
+//! `rsrepl run`: preflight, then replication with reports and telemetry beside it, until a signal. `rsrepl copy`:
+//! the same, and instead of replication the initial copy alone.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{FAILURE, sync_sequences};
 use crate::config::{Config, Target};
+use crate::copy::When;
 use crate::error::Result;
 use crate::logging;
 use crate::pipeline;
@@ -26,12 +28,19 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 /// What the shell says of a process that a second SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
+/// What is done once the source is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    Replicate,
+    Copy,
+}
+
 /// See the module's documentation.
-pub(super) async fn run(config: Config) -> ExitCode {
+pub(super) async fn run(config: Config, work: Work) -> ExitCode {
     let mask = config.mask();
     logging::init(&config.logging, mask.clone());
     info!(version = env!("CARGO_PKG_VERSION"), slot = config.source.slot_name, "rsrepl starts");
-    match start(&Arc::new(config), &mask).await {
+    match start(&Arc::new(config), &mask, work).await {
         Ok(code) => code,
         Err(error) => {
             error!("{error}");
@@ -40,7 +49,7 @@ pub(super) async fn run(config: Config) -> ExitCode {
     }
 }
 
-async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
+async fn start(config: &Arc<Config>, mask: &Mask, work: Work) -> Result<ExitCode> {
     let describe = |target: &Target| TargetStatus::new(target.name.as_str(), target.kind());
     let status = Status::new(config.targets.iter().map(describe).collect());
     let metrics = Metrics::new(config.targets.len());
@@ -56,7 +65,10 @@ async fn start(config: &Arc<Config>, mask: &Mask) -> Result<ExitCode> {
     // not while another sidecar has the slot: that one reports
     let begun = CancellationToken::new();
     let replicate = async {
-        let code = replicate(config, &status, &metrics, mask, &begun, shutdown).await;
+        let code = match work {
+            Work::Replicate => replicate(config, &status, &metrics, mask, &begun, shutdown).await,
+            Work::Copy => copy(config, &status, mask, &begun, shutdown).await,
+        };
         ended.cancel();
         code
     };
@@ -117,6 +129,30 @@ async fn replicate(
             error!("replication has ended: {error}");
             ExitCode::from(FAILURE)
         }
+    }
+}
+
+async fn copy(
+    config: &Arc<Config>,
+    status: &Status,
+    mask: &Mask,
+    begun: &CancellationToken,
+    shutdown: CancellationToken,
+) -> ExitCode {
+    if !config.copy.data {
+        error!("copy.data is false: nothing is to be copied");
+        return ExitCode::from(FAILURE);
+    }
+    if source_ready(config, status, mask, &shutdown).await.is_none() {
+        return ExitCode::from(FAILURE);
+    }
+    begun.cancel();
+    match pipeline::copy(config, status, &shutdown, When::AnyIsNew).await {
+        true => {
+            info!("every target has what it is to begin with");
+            ExitCode::SUCCESS
+        }
+        false => ExitCode::from(FAILURE),
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Drive<T> {
     pub backoff: Backoff,
     pub shared: Shared,
     pub checkpoint: Checkpoint,
+    /// It begins with a copy, and not where the slot is.
+    pub copied: bool,
 }
 
 /// One session's place in the stream.
@@ -182,6 +184,9 @@ impl<T: Target> Drive<T> {
         let wal_end = link.source.wal_end.max(self.reader.received());
         let slot = &link.source.identity.slot;
         verify_position(slot, &self.name, stored, confirmed, wal_end)?;
+        if stored == Lsn::INVALID && self.copied {
+            return Err(new_target(&self.name));
+        }
         if stored == Lsn::INVALID {
             info!(target_name = self.name, from = %confirmed, "new target: it gets what is committed from here on, not the rows that are already there");
             self.store_first(confirmed).await?;
@@ -419,6 +424,17 @@ impl Session {
         // what has waited long enough waits for room, and so for an event
         .filter(|at| *at > Instant::now())
     }
+}
+
+/// The others stream, and a copy would hold them up.
+fn new_target(name: &str) -> Error {
+    let what = format!(
+        "target {name} has no position and no rows yet, and an initial copy is only made by itself when all targets are new"
+    );
+    Error::new(Kind::Setup, what).hint(
+        "stop the sidecar and run `rsrepl copy -c FILE` (the other targets wait meanwhile, and nothing is lost); \
+         or load its tables by hand and set copy.data = false",
+    )
 }
 
 async fn sleep_until(at: Option<Instant>) {

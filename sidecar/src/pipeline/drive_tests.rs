@@ -129,6 +129,7 @@ fn rig_with_spool(limit: usize) -> Rig {
             shutdown: shutdown.clone(),
         },
         checkpoint: Checkpoint::default(),
+        copied: false,
     };
     Rig { kept, spool, drive, status, shutdown, _link: link }
 }
@@ -288,7 +289,9 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     let Drive { index, name, reader, linger, backoff, shared, checkpoint, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
     let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
-    let drive = Drive { index, name, target, reader, limits, linger, backoff, shared, checkpoint };
+    let copied = false;
+    let drive =
+        Drive { index, name, target, reader, limits, linger, backoff, shared, checkpoint, copied };
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
     let end = Lsn(u64::from(commits + 1) * 10);
     assert_eq!(ledger.borrow().confirmable(), Some(end));

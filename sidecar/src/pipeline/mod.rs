@@ -29,6 +29,8 @@ mod pulse;
 mod receive;
 mod under_way;
 
+pub(crate) use receive::plugin_options;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +42,7 @@ use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
 use crate::config::{self, BatchLimits, Config, TargetOptions};
+use crate::copy::{CopyTarget, Progress, Stage, When};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
@@ -48,7 +51,7 @@ use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, GroupLimits};
-use crate::target::postgres::{PostgresOptions, PostgresTarget};
+use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
 use crate::telemetry::Metrics;
 
 /// Changes that are handed to a ClickHouse target at a time, which puts them into larger groups, and how
@@ -86,6 +89,9 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    if !copy(&config, &status, &shutdown, When::AllAreNew).await {
+        return Ok(());
+    }
     let limit = config.spool.max_size.min(config.pipeline.memory_limit);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let (spool, readers) = Spool::new(limit, config.targets.len());
@@ -101,10 +107,10 @@ pub async fn run(
         metrics,
         shutdown: shutdown.clone(),
     };
-    let batches = config.pipeline.buffer_size;
+    let (batches, copies) = (config.pipeline.buffer_size, config.copy.data);
     let mut drives = JoinSet::new();
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
-        spawn_target(&mut drives, index, target, reader, batches, shared.clone())?;
+        spawn_target(&mut drives, index, target, reader, (batches, copies), shared.clone())?;
     }
     drop(shared);
 
@@ -162,25 +168,68 @@ pub async fn run(
     }
 }
 
+/// Copies to the targets what the source has before its stream begins. `false`: `shutdown` came first.
+pub async fn copy(
+    config: &Arc<Config>,
+    status: &Status,
+    shutdown: &CancellationToken,
+    when: When,
+) -> bool {
+    if !config.copy.data {
+        return true;
+    }
+    let mut targets: Vec<(usize, Box<dyn CopyTarget>)> = Vec::new();
+    for (index, target) in config.targets.iter().enumerate() {
+        match &target.options {
+            TargetOptions::Postgres(options) => {
+                let options = postgres_options(target, options, 1);
+                targets.push((index, Box::new(PostgresCopy::new(options))));
+            }
+            TargetOptions::ClickHouse(_) => info!(
+                target_name = target.name,
+                "rows that are there before the stream begins are not copied to ClickHouse"
+            ),
+        }
+    }
+    let stage = Stage {
+        config: config.clone(),
+        targets,
+        when,
+        status: status.clone(),
+        progress: Progress::default(),
+        shutdown: shutdown.clone(),
+    };
+    stage.run().await
+}
+
+fn postgres_options(
+    target: &config::Target,
+    options: &config::Postgres,
+    batches: usize,
+) -> PostgresOptions {
+    PostgresOptions {
+        name: target.name.clone(),
+        connection: options.connection.clone(),
+        schema_changes: options.schema_changes,
+        workers: options.workers,
+        batches,
+        missing_rows: options.missing_rows,
+    }
+}
+
 fn spawn_target(
     drives: &mut JoinSet<()>,
     index: usize,
     config: &config::Target,
     reader: Reader,
-    batches: usize,
+    (batches, copies): (usize, bool),
     shared: drive::Shared,
 ) -> Result<()> {
     match &config.options {
         TargetOptions::Postgres(options) => {
-            let target = PostgresTarget::new(PostgresOptions {
-                name: config.name.clone(),
-                connection: options.connection.clone(),
-                schema_changes: options.schema_changes,
-                workers: options.workers,
-                batches,
-                missing_rows: options.missing_rows,
-            });
-            drives.spawn(driver(index, config, Duration::ZERO, target, reader, shared).run());
+            let target = PostgresTarget::new(postgres_options(config, options, batches));
+            let drive = driver(index, config, Duration::ZERO, target, reader, shared);
+            drives.spawn(drive::Drive { copied: copies, ..drive }.run());
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
@@ -220,5 +269,6 @@ fn driver<T: Target>(
         backoff: Backoff::new(config.retry),
         shared,
         checkpoint: Checkpoint::default(),
+        copied: false,
     }
 }

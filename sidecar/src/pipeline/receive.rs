@@ -375,7 +375,7 @@ impl Receiver {
 }
 
 /// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
-fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
+pub(crate) fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
     let mut options = vec![
         ("format_version".to_owned(), FORMAT_VERSION.to_string()),
         ("combine".to_owned(), "on".to_owned()),

@@ -70,7 +70,8 @@ impl Progress {
             self.source_seen = now;
         }
         for (progress, target) in self.targets.iter_mut().zip(&snapshot.targets) {
-            let marker = (target.applied.0, target.batches, target.events);
+            let events = target.events + target.copied_rows;
+            let marker = (target.applied.0, target.batches, events);
             let idle = target.state == TargetState::Running && !pending(target);
             if marker != progress.marker || idle {
                 *progress = TargetProgress { marker, since: now };

@@ -36,6 +36,8 @@
 //! | `rows` | one row as one statement |
 //! | `sets` | many changes at once |
 //! | `in_order` | changes one by one; finds the row that is refused |
+//! | `loading` | takes the initial copy |
+//! | `copies` | `rsrepl.copies`: what of it is there |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -45,6 +47,7 @@ mod array;
 mod catalog;
 mod check;
 mod codec;
+mod copies;
 mod copy;
 mod ddl;
 mod durability;
@@ -52,6 +55,7 @@ mod errors;
 mod evolve;
 mod flight;
 mod in_order;
+mod loading;
 mod order;
 mod origin;
 mod pipeline;
@@ -75,6 +79,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use self::check::check;
+pub use self::loading::PostgresCopy;
 
 use self::durability::Durability;
 use self::order::{Order, Step};

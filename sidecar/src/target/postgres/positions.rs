@@ -107,7 +107,8 @@ pub struct Begun<'a> {
 
 /// Whether this is one of our own tables: a source that is a target itself has them too.
 pub fn is_ours(relation: &Relation) -> bool {
-    relation.schema == "rsrepl" && matches!(relation.name.as_str(), "positions" | "tables")
+    let ours = ["positions", "tables", "copies", "copied_chunks"];
+    relation.schema == "rsrepl" && ours.contains(&relation.name.as_str())
 }
 
 /// Creates the table when it is not there.

@@ -4,6 +4,7 @@ use rsrepl_wire::Lsn;
 use tokio_postgres::Client;
 
 use super::apply::Session;
+use super::copies;
 use super::errors;
 use super::evolve::Follows;
 use super::origin;
@@ -81,6 +82,9 @@ pub async fn open_all(
     positions::create(target, options.connection.user(), &first).await?;
     records::create(target, options.connection.user(), &first).await?;
     let applied = positions::load(target, &mut first, source).await?;
+    if applied == Lsn::INVALID {
+        copies::refuse_unfinished(target, &first, &source.slot).await?;
+    }
     let recorded = records::load(target, &first, &source.slot, applied).await?;
     let mut sessions = vec![to_write(options, first, source, 0).await?];
     for number in 1..options.workers {

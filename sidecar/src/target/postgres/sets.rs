@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::future::join;
-use rsrepl_wire::{DecodeError, Relation};
+use rsrepl_wire::{DecodeError, Relation, Row};
 use tokio_postgres::Client;
 
 use super::array::{Array, RowType};
@@ -61,6 +61,39 @@ pub async fn apply(
         Effect::InOrder if !table.fit.keyed => runs(target, client, table, changes).await,
         Effect::Sets(_) | Effect::InOrder => in_order::apply(target, client, table, changes).await,
     }
+}
+
+/// Deletes the rows of these keys, of those that are there; a key may be there more than once.
+pub async fn delete_leniently(
+    target: &str,
+    client: &Client,
+    table: &mut Table,
+    rows: &[&Row],
+) -> Result<()> {
+    let relation = Arc::clone(&table.relation);
+    let pipeline = Pipeline::new(client);
+    let mut sets = Sets {
+        target,
+        client,
+        table,
+        relation: &relation,
+        row_type: None,
+        lenient: true,
+        pipeline,
+    };
+    let deleted = async {
+        sets.delete(rows).await?;
+        while let Some(answered) = sets.pipeline.next().await {
+            sets.judge(Some(answered))?;
+        }
+        Ok(())
+    };
+    deleted.await.map_err(|failure| match failure {
+        Failure::Fatal(error) => error,
+        Failure::Refused(reason) => {
+            Error::new(Kind::Server, format!("target {target}: deleting from {relation}: {reason}"))
+        }
+    })
 }
 
 /// Whether one of the sets is large enough, or much of what happened cancels out.
@@ -142,7 +175,8 @@ async fn attempt(
     }
     let relation = Arc::clone(&table.relation);
     let pipeline = Pipeline::new(client);
-    let mut sets = Sets { target, client, table, relation: &relation, row_type, pipeline };
+    let mut sets =
+        Sets { target, client, table, relation: &relation, row_type, lenient: false, pipeline };
     match sets.apply(net).await {
         Ok(()) => {
             // not waited for: it fails only with the connection, and so does what follows
@@ -170,6 +204,8 @@ struct Sets<'a> {
     relation: &'a Relation,
     /// When there are sets that need one.
     row_type: Option<Arc<RowType>>,
+    /// Rows that are not there are as good as deleted.
+    lenient: bool,
     pipeline: Pipeline<'a>,
 }
 
@@ -301,7 +337,7 @@ impl Sets<'_> {
     fn judge(&self, answered: Option<Answered>) -> Result<(), Failure> {
         match answered {
             None => Ok(()),
-            Some((expected, Ok(rows))) if rows == expected as u64 => Ok(()),
+            Some((expected, Ok(rows))) if rows == expected as u64 || self.lenient => Ok(()),
             Some((expected, Ok(rows))) => {
                 Err(Failure::Refused(format!("{rows} rows instead of {expected}")))
             }
