@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rsrepl_tests::SECRET;
 use rsrepl_tests::clickhouse::{ClickHouse, USER};
-use rsrepl_tests::config::{Config, Target};
+use rsrepl_tests::config::{Config, NO_COPY, Target};
 use rsrepl_tests::scratch::free_port;
 use rsrepl_tests::sidecar::Sidecar;
 
@@ -78,6 +78,7 @@ fn replay(
             postgres: Vec::new(),
             clickhouse: vec![Target::new("clickhouse", clickhouse.url(&database))],
             telemetry_port: free_port(),
+            copy: NO_COPY.to_owned(),
             sections: String::new(),
         },
     );

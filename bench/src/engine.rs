@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use postgres::Client;
-use rsrepl_tests::config::{Config, Target};
+use rsrepl_tests::config::{Config, NO_COPY, Target};
 use rsrepl_tests::scratch::free_port;
 use rsrepl_tests::sidecar::Sidecar;
 
@@ -110,6 +110,7 @@ fn launch(servers: &Servers, route: &Route, source: &str, target: &str) -> Sidec
             postgres: targets.collect(),
             clickhouse: Vec::new(),
             telemetry_port: free_port(),
+            copy: NO_COPY.to_owned(),
             sections: String::new(),
         },
     );

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
+//! | `copy` | the rows that are there when replication begins |
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
@@ -24,6 +25,7 @@
 
 mod backlog;
 mod columns;
+mod copy;
 mod ddl;
 mod differential;
 mod encodings;

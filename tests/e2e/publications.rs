@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rsrepl_tests::config::{Config, Target};
+use rsrepl_tests::config::{Config, NO_COPY, Target};
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::rig::{DATABASE, Rig};
 use rsrepl_tests::scenario::{self, PUBLICATIONS, Scenario};
@@ -94,6 +94,7 @@ impl<'a> Pair<'a> {
             }],
             clickhouse: Vec::new(),
             telemetry_port: free_port(),
+            copy: NO_COPY.to_owned(),
             sections: String::new(),
         };
         let mut sidecar = Sidecar::new(&scratch, &config);

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+/// Only what is committed from the first start on is replicated.
+pub const NO_COPY: &str = "data = false";
+
 /// A configuration that [`Config::render`] makes TOML of.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -17,6 +20,8 @@ pub struct Config {
     pub clickhouse: Vec<Target>,
     /// The port of `[telemetry]`, on 127.0.0.1.
     pub telemetry_port: u16,
+    /// Lines of `[copy]`; [`NO_COPY`] for targets that are loaded beforehand.
+    pub copy: String,
     /// Further sections.
     pub sections: String,
 }
@@ -59,8 +64,8 @@ impl Config {
         }
         let _ = write!(
             out,
-            "\n[telemetry]\naddress = \"127.0.0.1:{}\"\n\n{}\n",
-            self.telemetry_port, self.sections
+            "\n[telemetry]\naddress = \"127.0.0.1:{}\"\n\n[copy]\n{}\n\n{}\n",
+            self.telemetry_port, self.copy, self.sections
         );
         out
     }

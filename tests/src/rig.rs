@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clickhouse::ClickHouse;
-use crate::config::{Config, Target};
+use crate::config::{Config, NO_COPY, Target};
 use crate::postgres::Postgres;
 use crate::scratch::{Scratch, free_port};
 use crate::sidecar::Sidecar;
@@ -84,6 +84,7 @@ impl Rig {
             }],
             clickhouse: vec![Target::new(CLICKHOUSE, clickhouse.url(DATABASE))],
             telemetry_port: free_port(),
+            copy: NO_COPY.to_owned(),
             sections: String::new(),
         };
         let sidecar = Sidecar::new(&scratch, &config);
