@@ -290,6 +290,23 @@ fn a_snapshot_that_grows_old_is_given_up_for_another() {
     assert!(log.contains("brought a chunk up to date"), "{log}");
 }
 
+/// Rows that are as old as before lie where they did not: nothing tells them apart from those that were copied.
+#[test]
+fn a_table_that_is_rewritten_or_emptied_meanwhile_starts_over() {
+    let mut rig = rig("copy-rewritten", COPY);
+    rig.sidecar.launch();
+    await_records(&rig, 3).expect("not finished at once");
+    rig.sidecar.kill();
+    rig.execute("DELETE FROM big WHERE id BETWEEN 2 AND 10000");
+    rig.execute("VACUUM FULL big");
+    rig.execute("TRUNCATE wide; INSERT INTO wide VALUES (1, 'new')");
+    rig.run();
+    rig.settle_standby(LIMIT);
+    assert_equal(&rig);
+    let log = rig.sidecar.log();
+    assert!(log.contains("the copy of this table starts over"), "{log}");
+}
+
 #[test]
 fn a_table_with_rows_is_refused_and_rows_stay() {
     let mut rig = rig("copy-refused", COPY);
