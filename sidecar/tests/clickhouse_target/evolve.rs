@@ -230,3 +230,39 @@ async fn what_clickhouse_cannot_do_is_left_to_its_owner() {
     apply(&mut target, vec![insert(&second, 130, &[int(9), text("more")])], 140).await.unwrap();
     assert_eq!(rig.rows("id, a", "t"), ["8\tsecond", "9\tmore"]);
 }
+
+#[tokio::test]
+async fn another_table_takes_the_name_of_one_that_was_dropped() {
+    for policy in [Policy::Apply, Policy::Additive] {
+        let rig = Rig::start();
+        let mut target = target(&rig, policy).await;
+        let gone = start("t");
+        let columns = || gone.columns.iter().map(|c| (c.number, c.clone())).collect();
+        let (before, after) =
+            (numbered_table(2, "u", columns()), numbered_table(2, "t", columns()));
+        let rows = vec![
+            insert(&gone, 10, &[int(1), text("gone")]),
+            insert(&before, 11, &[int(2), text("other")]),
+            dropped(&gone, 12),
+        ];
+        apply(&mut target, transaction(rows, 20), 20).await.unwrap();
+        let moved = || {
+            let row = insert(&after, 31, &[int(3), text("moved")]);
+            transaction(vec![told(&after, 30, false, &[]), row], 40)
+        };
+        if policy == Policy::Additive {
+            let rename = "RENAME TABLE `mirror`.`u` TO `mirror`.`t`";
+            let error = target.apply(batch(moved(), Some(40))).await.unwrap_err();
+            assert!(error.to_string().contains(rename), "{error}");
+            rig.server.query("DROP TABLE mirror.t");
+            rig.server.query(rename);
+            reopen(&mut target).await;
+        }
+        apply(&mut target, moved(), 40).await.unwrap();
+        assert_eq!(rig.rows("id, a", "t"), ["2\tother", "3\tmoved"], "{policy}");
+        reopen(&mut target).await;
+        target.apply(batch(moved(), None)).await.unwrap();
+        assert_eq!(reopen(&mut target).await, Lsn(40));
+        assert_eq!(rig.rows("id, a", "t"), ["2\tother", "3\tmoved"], "{policy}");
+    }
+}

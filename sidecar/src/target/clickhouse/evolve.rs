@@ -212,7 +212,10 @@ impl Session {
         // a name that is another table's by now is not the old one of this
         let taken = self.is_of_another(&old, to.oid);
         let before = if taken { None } else { self.place(&old).await? };
-        let Some(before) = before else { return Ok(true) };
+        let Some(before) = before else {
+            self.release(&new).await?;
+            return Ok(true);
+        };
         let operation = Operation::MoveTable { schema: to.schema.clone(), name: to.name.clone() };
         let mut statements = Vec::new();
         let database = self.options().database.clone();
@@ -233,8 +236,27 @@ impl Session {
                 vec![(what, format!("RENAME TABLE {table} TO …, or DROP TABLE {table}"))],
             ));
         }
+        self.release(&new).await?;
         self.alter(to, statements).await?;
         Ok(true)
+    }
+
+    /// A table that the source has dropped is called so no more: it is gone, and another one takes the name.
+    async fn release(&mut self, name: &str) -> Result<()> {
+        while let Some(old) = self.dropped(name) {
+            let table = Table { name: String::new(), ..old.table };
+            self.write(Record { table, ..old }).await?;
+        }
+        Ok(())
+    }
+
+    /// What the source dropped and has that name here.
+    fn dropped(&self, name: &str) -> Option<Record> {
+        let is_it = |record: &&Record| {
+            let table = &record.table;
+            record.dropped && !table.name.is_empty() && self.target_table(table) == name
+        };
+        self.records.values().find(is_it).cloned()
     }
 
     async fn drop_table(&mut self, record: Option<Record>, turn: &Turn) -> Result<()> {
@@ -269,12 +291,9 @@ impl Session {
 
     /// Refuses a table that would go on with the rows of one that the source has dropped.
     pub(super) async fn check_heir(&mut self, relation: &Relation, name: &str) -> Result<()> {
-        let dropped = |record: &&Record| {
-            record.table.oid != relation.oid
-                && record.dropped
-                && self.target_table(&record.table) == name
-        };
-        let Some(old) = self.records.values().find(dropped).cloned() else { return Ok(()) };
+        if self.dropped(name).is_none_or(|old| old.table.oid == relation.oid) {
+            return Ok(());
+        }
         if let Some(place) = self.place(name).await? {
             let what =
                 "it is a new table, and the one that the source dropped is still here".to_owned();
@@ -282,9 +301,7 @@ impl Session {
             let statement = format!("DROP TABLE {table}, or RENAME TABLE {table} TO …");
             return Err(self.ask(&Table::of_relation(relation), vec![(what, statement)]));
         }
-        // out of the way, and so forgotten
-        let gone = Table { name: String::new(), ..old.table };
-        self.write(Record { table: gone, ..old }).await
+        self.release(name).await
     }
 
     async fn begin(&mut self, record: &Record, turn: &Turn) -> Result<()> {
