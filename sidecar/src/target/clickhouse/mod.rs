@@ -10,6 +10,7 @@
 //! | `target` | what the pipeline sees |
 //! | `worker` | groups of batches: when they are stored, the position behind the rows |
 //! | `session` | batches to steps of tables |
+//! | `tables` | what is known of each table, by oid and by name (pure) |
 //! | `version` | which change a row comes from: the same on every replay (pure) |
 //! | `write` | one table's steps in order: encode, send, truncate |
 //! | `insertion` | the way into a table, and one INSERT while it is open |
@@ -66,6 +67,7 @@ mod refuse;
 mod session;
 mod setup;
 mod sink;
+mod tables;
 mod target;
 mod toast;
 mod type_names;

@@ -12,6 +12,7 @@ use super::evolve::{How, Turn};
 use super::options::ClickHouseOptions;
 use super::plan::Layout;
 use super::records::{self, Record};
+use super::tables::Tables;
 use super::version::Version;
 use super::write::{Context, Step, Table};
 use super::{ddl, position, setup};
@@ -31,9 +32,7 @@ pub(super) struct Session {
     /// The end of its transaction, and of the one before.
     ends_at: Lsn,
     whole: Lsn,
-    tables: Vec<TableState>,
-    by_oid: HashMap<u32, usize>,
-    by_name: HashMap<String, usize>,
+    tables: Tables<TableState>,
     /// The last TRUNCATE that a predecessor began, by table.
     truncates: HashMap<String, Version>,
     /// By the table's oid on the source.
@@ -110,9 +109,7 @@ impl Session {
             version: Version::default(),
             ends_at: lsn,
             whole: lsn,
-            tables: Vec::new(),
-            by_oid: HashMap::new(),
-            by_name: HashMap::new(),
+            tables: Tables::default(),
             truncates,
             records,
         };
@@ -155,7 +152,7 @@ impl Session {
             if steps.len() < self.tables.len() {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
-            if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.get(index)) {
+            if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.at(index)) {
                 add(steps, state, version, changes.transaction(change.end_lsn), change);
             }
         }
@@ -164,7 +161,7 @@ impl Session {
 
     /// The last change of a table: what is older of it was stored before that.
     fn since(&self, known: Option<usize>, oid: u32) -> Version {
-        match known.and_then(|index| self.tables.get(index)) {
+        match known.and_then(|index| self.tables.at(index)) {
             Some(state) => state.since,
             None => self.records.get(&oid).map(|record| record.version).unwrap_or_default(),
         }
@@ -185,8 +182,7 @@ impl Session {
 
     /// Forgets how a table is written to: it is another one from here on.
     pub(super) fn forget(&mut self, oid: u32) {
-        let Some(index) = self.by_oid.remove(&oid) else { return };
-        self.by_name.retain(|_, at| *at != index);
+        self.tables.forget(oid);
     }
 
     pub(super) fn options(&self) -> &ClickHouseOptions {
@@ -199,8 +195,7 @@ impl Session {
 
     /// The table of a relation that has been described before.
     fn known(&mut self, relation: &Arc<Relation>) -> Option<usize> {
-        let index = *self.by_oid.get(&relation.oid)?;
-        let state = self.tables.get_mut(index)?;
+        let (index, state) = self.tables.of(relation.oid)?;
         if !Arc::ptr_eq(&state.relation, relation) {
             if *state.relation != **relation {
                 return None;
@@ -216,7 +211,7 @@ impl Session {
         self.check_heir(relation, &name).await?;
         self.seed(relation, version).await?;
         let options = &self.options;
-        if let Some(other) = self.by_name.get(&name).and_then(|index| self.tables.get(*index))
+        if let Some(other) = self.tables.named(&name)
             && (&other.relation.schema, &other.relation.name) != (&relation.schema, &relation.name)
         {
             return Err(Error::new(
@@ -238,17 +233,7 @@ impl Session {
         });
         let since = self.since(None, relation.oid);
         let relation = Arc::clone(relation);
-        let index = match self.by_name.get(&name) {
-            Some(index) => *index,
-            None => self.tables.len(),
-        };
-        self.by_oid.insert(relation.oid, index);
-        self.by_name.insert(name, index);
-        match self.tables.get_mut(index) {
-            Some(state) => *state = TableState { table, relation, since },
-            None => self.tables.push(TableState { table, relation, since }),
-        }
-        Ok(index)
+        Ok(self.tables.put(relation.oid, name, TableState { table, relation, since }))
     }
 }
 
