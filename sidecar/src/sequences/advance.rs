@@ -3,7 +3,8 @@
 //! What counts is the next number that the target would give out: it must lie behind all that the source
 //! has given out, in the direction in which both count. `last_value` on the source is behind what its
 //! sessions have cached. A target that is further on already is left there: numbers that are left out harm
-//! nobody, numbers that come again do. A sequence that cycles has no further on, and is made equal.
+//! nobody, numbers that come again do. Databases that share the numbers of a sequence have remainders of their own
+//! (odd here, even there): the target keeps its. A sequence that cycles has no further on, and is made equal.
 
 use super::read::Sequence;
 
@@ -43,13 +44,31 @@ pub fn step(source: &Sequence, target: &Sequence) -> Step {
     if !cycles && is_beyond(next(there, target.increment), wanted, source.increment) {
         return Step::Keep;
     }
-    if !(target.min..=target.max).contains(&wanted.last_value) {
-        return Step::Refuse(format!(
-            "{} is not within the target's {} to {}: ALTER SEQUENCE … AS bigint, MINVALUE or MAXVALUE",
-            wanted.last_value, target.min, target.max
-        ));
+    let (number, is_called) = match cycles {
+        true => (i128::from(wanted.last_value), wanted.is_called),
+        false => behind(wanted, there, target.increment),
+    };
+    match i64::try_from(number) {
+        Ok(last_value) if (target.min..=target.max).contains(&last_value) => {
+            Step::Set(State { last_value, is_called })
+        }
+        _ => Step::Refuse(format!(
+            "{number} is not within the target's {} to {}: ALTER SEQUENCE … AS bigint, MINVALUE or MAXVALUE",
+            target.min, target.max
+        )),
     }
-    Step::Set(wanted)
+}
+
+/// Where a target at `there` goes on behind `source` with numbers of its own remainder.
+fn behind(source: State, there: State, increment: i64) -> (i128, bool) {
+    let (last, increment) = (i128::from(source.last_value), i128::from(increment));
+    let ahead = (i128::from(there.last_value) - last) % increment;
+    match ahead {
+        0 => (last, source.is_called),
+        // of the sign of the increment, or one step short of that
+        _ if ahead.signum() == increment.signum() => (last + ahead, false),
+        _ => (last + ahead + increment, false),
+    }
 }
 
 /// The next number that would be given out; of one at its end a number that there is not.
@@ -104,7 +123,11 @@ mod tests {
         assert_eq!(step(&down, &sequence(-1, -7, true)), Step::Keep);
         // other steps: between two numbers of the source is beyond the first
         assert_eq!(step(&sequence(10, 100, true), &sequence(1, 104, true)), Step::Keep);
-        assert_eq!(step(&sequence(1, 104, true), &sequence(10, 90, true)), set(104, true));
+        assert_eq!(step(&sequence(1, 104, true), &sequence(10, 90, true)), set(110, false));
+        // odd on the source, even on the target
+        assert_eq!(step(&sequence(2, 7, true), &sequence(2, 2, false)), set(8, false));
+        assert_eq!(step(&sequence(-2, -7, true), &sequence(-2, -2, false)), set(-8, false));
+        assert_eq!(step(&sequence(2, 7, true), &sequence(2, 1, false)), set(7, true));
     }
 
     #[test]
@@ -158,6 +181,8 @@ mod tests {
             }
             let before = super::next(target.state.unwrap(), target.increment);
             prop_assert!((next - before) * i128::from(sign) >= 0, "back from {before}");
+            // nor what another database with its own remainder gives out
+            prop_assert!((next - before) % i128::from(by.1) == 0, "{before}, then {next}");
         }
     }
 }
