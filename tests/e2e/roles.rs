@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rsrepl_tests::rig::{DATABASE, Rig, STANDBY};
+use rsrepl_tests::variant::Variant;
 use rsrepl_tests::{SECRET, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -11,7 +12,7 @@ const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
 #[test]
 fn documented_grants_are_enough() {
-    let mut rig = Rig::new("roles", SCHEMA);
+    let mut rig = Rig::with("roles", SCHEMA, Variant::of_test("roles").without_loss());
     rig.execute(&format!(
         "CREATE ROLE reader LOGIN REPLICATION PASSWORD '{SECRET}'; CALL rsrepl.grant_sidecar('reader')"
     ));

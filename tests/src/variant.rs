@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
+use crate::build;
+
 /// What is on beyond the defaults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Variant {
@@ -42,6 +44,12 @@ impl Variant {
         let (variant, choice) = VARIANTS[place as usize];
         println!("{name}: VARIANT={variant}");
         choice
+    }
+
+    /// The same without streaming where the server may leave out rows of transactions in progress, and `check`
+    /// warns of it: from 16 on (docs/operations.md).
+    pub fn without_loss(self) -> Variant {
+        Variant { streaming: self.streaming && build::postgres_major() < 16, ..self }
     }
 
     /// Lines for the source's `postgresql.conf`.
