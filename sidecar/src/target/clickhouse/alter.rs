@@ -186,10 +186,8 @@ impl Change<'_> {
         let Some(ty) = (self.type_of)(new) else {
             return planned.later.push(new.clone());
         };
-        let to = ty.to_string();
-        if ty.matches(found)
-            || to.strip_prefix("Nullable(").is_none() && *found == format!("Nullable({to})")
-        {
+        let to = kept_nullable(found, ty.to_string());
+        if ty.matches(found) || *found == to {
             return;
         }
         let what = format!("column {} is {} now", new.name, new.type_name);
@@ -216,6 +214,24 @@ fn anew(actual: &Actual) -> String {
         "RENAME TABLE {table} TO {old}, and, unless its rows come again by themselves, when the target has gone \
          on: INSERT INTO {table} (…) SELECT … FROM {old}"
     )
+}
+
+/// The server makes no column that may be NULL into one that may not; it need not be one, either. Arrays and tuples
+/// cannot be NULL: they take the place of what is with a default.
+fn kept_nullable(found: &str, to: String) -> String {
+    let is_nullable =
+        |ty: &str| ty.strip_prefix("LowCardinality(").unwrap_or(ty).starts_with("Nullable(");
+    if !is_nullable(found) || is_nullable(&to) {
+        return to;
+    }
+    let low = to.strip_prefix("LowCardinality(").and_then(|to| to.strip_suffix(')'));
+    match low {
+        Some(inner) => format!("LowCardinality(Nullable({inner}))"),
+        None if ["Array(", "Tuple(", "Map("].iter().any(|head| to.starts_with(head)) => {
+            format!("{to} DEFAULT defaultValueOfTypeName({})", literal(&to))
+        }
+        None => format!("Nullable({to})"),
+    }
 }
 
 /// Whether a conversion of the server's changes no value.
