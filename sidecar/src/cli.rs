@@ -1,11 +1,12 @@
 //! The command line, and its commands.
 //!
 //! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
-//! configuration cannot be used.
+//! configuration cannot be used. `verify` says 2, too, of what could not be compared.
 
 mod run;
 mod status;
 mod sync_sequences;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +60,26 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
     },
+    /// Prove that tables are equal on source and targets, while writes go on
+    #[command(
+        after_help = "Exit status: 0 all are equal, 1 some differ, 2 some could not be compared."
+    )]
+    Verify {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// As schema.table, or table in the schema public; none: all that are published
+        #[arg(value_name = "TABLE")]
+        tables: Vec<String>,
+        /// On this target alone
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// Send the rows that differ again, and compare them once more
+        #[arg(long)]
+        repair: bool,
+        /// Rows a second that are read on the source, at most
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        rate: Option<u64>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +96,8 @@ impl Cli {
         | Command::Copy(ConfigFile { file })
         | Command::Check(ConfigFile { file })
         | Command::Status { config: ConfigFile { file }, .. }
-        | Command::SyncSequences { config: ConfigFile { file }, .. }) = &self.command;
+        | Command::SyncSequences { config: ConfigFile { file }, .. }
+        | Command::Verify { config: ConfigFile { file }, .. }) = &self.command;
         let config = match Config::load(file, &config::environment()) {
             Ok(config) => config,
             Err(problems) => return refuse(file, &problems),
@@ -99,6 +121,10 @@ impl Cli {
             Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
             Command::SyncSequences { target, .. } => {
                 runtime.block_on(sync_sequences::sync_sequences(&config, target.as_deref()))
+            }
+            Command::Verify { tables, target, repair, rate, .. } => {
+                let options = crate::verify::Options { tables, target, repair, rate };
+                runtime.block_on(verify::verify(&config, &options))
             }
         };
         // a lookup of a name that hangs must not hold up the end

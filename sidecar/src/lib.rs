@@ -32,6 +32,7 @@
 //! | [`target`] | the contract of a target |
 //! | [`telemetry`] | metrics and probes over HTTP |
 //! | [`tls`] | connection strings, TLS, and sessions with PostgreSQL |
+//! | [`verify`] | proves that tables are equal on source and targets |
 
 pub mod assemble;
 pub mod batch;
@@ -57,3 +58,4 @@ pub mod status;
 pub mod target;
 pub mod telemetry;
 pub mod tls;
+pub mod verify;

@@ -8,12 +8,14 @@
 //! | `publications` | the publications, and what of them will not work |
 //! | `published` | what they publish, and as what: the plugin's decision, from the catalogs |
 //! | `tables` | the tables that will come, as the stream will describe them |
+//! | `scope` | the same with their row filters, for who reads the tables themselves |
 //!
 //! Targets check themselves, against those tables; see [`target`](crate::target).
 
 mod encoding;
 mod publications;
 mod published;
+mod scope;
 mod slot;
 mod source;
 mod tables;
@@ -31,6 +33,8 @@ use crate::redact::Mask;
 use crate::spool;
 use crate::target::clickhouse::{self, ClickHouseOptions};
 use crate::target::postgres::{self, PostgresOptions};
+
+pub use scope::{Scope, scopes};
 
 /// How long one part may take to check.
 const PART_TIMEOUT: Duration = Duration::from_secs(45);

@@ -21,6 +21,7 @@
 //! | `faults` | cuts, outages, rows that a target refuses |
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `types` | every type that there is, and those that users make |
+//! | `verify` | differences that are planted are found, no others, and mended |
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod backlog;
@@ -42,4 +43,5 @@ mod slot;
 mod streaming;
 mod truth;
 mod types;
+mod verify;
 mod workload;

@@ -61,9 +61,15 @@ impl Sidecar {
 
     /// Runs another of its commands to the end: `check`, `status`.
     pub fn command(&self, name: &str) -> Output {
+        self.command_with(name, &[])
+    }
+
+    /// The same with arguments behind the configuration.
+    pub fn command_with(&self, name: &str, arguments: &[&str]) -> Output {
         Command::new(build::sidecar())
             .args([name, "-c"])
             .arg(&self.config)
+            .args(arguments)
             .stdin(Stdio::null())
             .output()
             .expect("run the sidecar")

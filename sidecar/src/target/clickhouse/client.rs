@@ -146,9 +146,19 @@ impl Server {
 
     /// Runs a query and returns its rows in `RowBinary`.
     pub(super) async fn rows(&self, attempt: Attempt<'_>, sql: &str) -> Result<Bytes> {
+        self.rows_within(attempt, sql, QUERY_TIMEOUT).await
+    }
+
+    /// The same of one that may take longer.
+    pub(super) async fn rows_within(
+        &self,
+        attempt: Attempt<'_>,
+        sql: &str,
+        limit: Duration,
+    ) -> Result<Bytes> {
         let query = self.next().query_raw(sql).with_setting("max_query_size", STATEMENT_MAX);
         let answer = async { query.fetch_bytes("RowBinary")?.collect().await };
-        match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
+        match tokio::time::timeout(limit, answer).await {
             Ok(rows) => rows.map_err(|error| self.failed(attempt, error)),
             Err(_) => Err(self.timed_out(attempt)),
         }

@@ -11,17 +11,17 @@ use super::types::ColumnType;
 const DURABLE: &str = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
 
 /// A name in backquotes.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
 
 /// A string literal.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// `database`.`table`
-pub(super) fn qualified(database: &str, table: &str) -> String {
+pub(crate) fn qualified(database: &str, table: &str) -> String {
     format!("{}.{}", quoted(database), quoted(table))
 }
 

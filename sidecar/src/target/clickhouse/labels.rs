@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// At least one label; no two have one number. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Labels(Arc<Inner>);
+pub(crate) struct Labels(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {

@@ -31,6 +31,7 @@
 //! | `alter` | the statements for that, and those left to its owner (pure) |
 //! | `records` | what each table is, and since which change of the stream |
 //! | `check` | the preflight: the same questions, and nothing changed |
+//! | `mirror` | what `rsrepl verify` needs of it |
 //! | `setup` | what must be true of the server before rows go to it |
 //! | `position` | where the stream is on this server |
 //! | `client` | HTTP: time-outs, settings, one INSERT is one block |
@@ -55,6 +56,7 @@ mod insertion;
 mod json;
 mod labels;
 mod lookup_limit;
+mod mirror;
 mod native;
 mod numbers;
 mod options;
@@ -77,7 +79,10 @@ mod worker;
 mod write;
 
 pub use check::check;
+pub(crate) use ddl::{literal, quoted};
+pub(crate) use mirror::{ImageColumn, Mirror, version_at};
 pub use options::ClickHouseOptions;
 pub use policy::{ChosenType, ColumnOptions, Policies, Unrepresentable};
 pub use target::ClickHouseTarget;
+pub(crate) use types::{ColumnType, Scalar};
 pub use worker::GroupLimits;

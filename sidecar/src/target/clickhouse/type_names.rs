@@ -69,7 +69,7 @@ impl fmt::Display for ColumnType {
 impl ColumnType {
     /// The type of this name; `None`: not one that columns get here. Time zones are a matter of display
     /// only, and dropped.
-    pub(super) fn parse(name: &str) -> Option<ColumnType> {
+    pub(crate) fn parse(name: &str) -> Option<ColumnType> {
         let name = name.trim();
         if let Some(inner) = inside(name, "Array") {
             return match inside(inner, "Array") {

@@ -8,7 +8,7 @@ use super::sink::Sink;
 
 /// A type without NULL and without elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Scalar {
+pub(crate) enum Scalar {
     Bool,
     Int8,
     Int16,
@@ -48,7 +48,7 @@ pub(super) enum Scalar {
 
 /// The type of a column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ColumnType {
+pub(crate) enum ColumnType {
     Plain(Scalar),
     Nullable(Scalar),
     /// `Array(Nullable(…))`; there is no Nullable array.

@@ -77,6 +77,7 @@ use std::time::Duration;
 use rsrepl_wire::Lsn;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 pub use self::check::check;
 pub use self::loading::PostgresCopy;
@@ -91,6 +92,16 @@ use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
 use crate::schema::Policy;
 use crate::tls::PgConnect;
+
+/// Behind the sessions that write the stream: see [`origin`].
+const REPAIR_SESSION: usize = 16;
+
+/// A session that writes as the stream's do, beside them, for `rsrepl verify --repair`.
+pub(crate) async fn open_to_repair(target: &str, at: &PgConnect, slot: &str) -> Result<Client> {
+    let client = session::open(target, at).await?;
+    origin::set_up(target, &client, slot, REPAIR_SESSION).await?;
+    Ok(client)
+}
 
 /// How often a session that has nothing else to do looks whether the last commits are on disk.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);

@@ -1,0 +1,121 @@
+//! The published tables with what publications leave out of their rows: for who reads the tables
+//! themselves.
+
+use std::collections::HashMap;
+
+use rsrepl_wire::Relation;
+use tokio_postgres::Client;
+
+use super::published::Published;
+use super::source::failed;
+use super::{Severity, publications, tables};
+use crate::config::Source;
+use crate::error::{Error, Kind, Result};
+
+/// A table as the stream shows it, and which of its rows that are.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Without the columns that are not published.
+    pub relation: Relation,
+    /// A condition over its columns that its published rows fulfil; `None`: all do.
+    pub filter: Option<String>,
+    /// It has no rows of its own but those of its partitions.
+    pub is_partitioned: bool,
+    /// As the statistics have it.
+    pub rows_estimated: u64,
+    /// Its INSERTs, or its UPDATEs and DELETEs, are not published: a target is meant to differ.
+    pub is_partial: bool,
+}
+
+/// The tables that are replicated, by name.
+///
+/// # Errors
+/// [`Kind::Setup`]: a publication that is not there, or that cannot be used.
+pub async fn scopes(client: &Client, config: &Source) -> Result<Vec<Scope>> {
+    let sql = "SELECT current_setting('server_version_num')::int";
+    let version: i32 = client.query_one(sql, &[]).await.map_err(failed)?.get(0);
+    let mut findings = Vec::new();
+    let published = publications::check(client, config, version, &mut findings).await?;
+    if let Some(finding) = findings.iter().find(|finding| finding.severity == Severity::Error) {
+        return Err(Error::new(Kind::Setup, finding.what.clone()).hint(finding.mend.clone()));
+    }
+    let relations = tables::describe(client, &published, &mut findings).await?;
+    let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
+    let filters = read_filters(client, &oids).await?;
+    let sizes = read_sizes(client, &oids).await?;
+    let by_oid: HashMap<u32, &Published> = published.iter().map(|t| (t.oid, t)).collect();
+    let ours = |relation: &Relation| relation.schema == "rsrepl";
+    let scope = |relation: Relation| {
+        let table = by_oid.get(&relation.oid);
+        let (is_partitioned, rows_estimated) =
+            sizes.get(&relation.oid).copied().unwrap_or_default();
+        Scope {
+            filter: table.and_then(|table| filter(table, &filters)),
+            is_partial: table.is_some_and(|table| !table.inserted || !table.identified),
+            relation,
+            is_partitioned,
+            rows_estimated,
+        }
+    };
+    Ok(relations.into_iter().filter(|relation| !ours(relation)).map(scope).collect())
+}
+
+/// Row filters by publication and table.
+type Filters = HashMap<(String, u32), String>;
+
+async fn read_filters(client: &Client, tables: &[u32]) -> Result<Filters> {
+    let sql = "SELECT p.pubname::text, r.prrelid, pg_catalog.pg_get_expr(r.prqual, r.prrelid)
+               FROM pg_catalog.pg_publication_rel AS r
+               JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+               WHERE r.prqual IS NOT NULL AND r.prrelid = ANY ($1)";
+    let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+/// A row is published when any publication that decides on the table publishes it.
+fn filter(table: &Published, filters: &Filters) -> Option<String> {
+    let mut any = Vec::new();
+    for by in &table.by {
+        by.named.filter.as_ref()?;
+        any.push(format!("({})", filters.get(&(by.publication.clone(), table.oid))?));
+    }
+    (!any.is_empty()).then(|| any.join(" OR "))
+}
+
+async fn read_sizes(client: &Client, tables: &[u32]) -> Result<HashMap<u32, (bool, u64)>> {
+    let sql = "SELECT c.oid, c.relkind = 'p', greatest(c.reltuples, 0)::bigint + coalesce((
+                 SELECT sum(greatest(leaf.reltuples, 0))::bigint
+                 FROM pg_catalog.pg_partition_tree(c.oid) AS t
+                 JOIN pg_catalog.pg_class AS leaf ON leaf.oid = t.relid
+                 WHERE c.relkind = 'p' AND t.isleaf), 0)
+               FROM pg_catalog.pg_class AS c WHERE c.oid = ANY ($1)";
+    let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
+    let size = |row: &tokio_postgres::Row| {
+        let rows: i64 = row.get(2);
+        (row.get(0), (row.get(1), rows.unsigned_abs()))
+    };
+    Ok(rows.iter().map(size).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::published::{By, Named};
+    use super::*;
+
+    #[test]
+    fn one_publication_without_a_filter_publishes_every_row() {
+        let by = |name: &str, filtered: bool| By {
+            publication: name.into(),
+            changes: true,
+            named: Named { columns: None, filter: filtered.then(|| vec![1]) },
+        };
+        let table = |by: Vec<By>| Published { by, ..Published::whole(7) };
+        let filters: Filters = [("a", "x > 1"), ("b", "x < 0 OR y")]
+            .map(|(name, text)| ((name.to_owned(), 7), text.to_owned()))
+            .into();
+        let both = filter(&table(vec![by("a", true), by("b", true)]), &filters);
+        assert_eq!(both.as_deref(), Some("(x > 1) OR (x < 0 OR y)"));
+        assert_eq!(filter(&table(vec![by("a", true), by("c", false)]), &filters), None);
+        assert_eq!(filter(&table(Vec::new()), &filters), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! A ClickHouse target as `rsrepl verify` sees it: what a table became there, queries, and rows that mend
+//! it. Nothing of it is known to the stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rsrepl_wire::{Lsn, Relation};
+
+use super::client::Server;
+use super::convert::DateRange;
+use super::ddl::qualified;
+use super::failure::Attempt;
+use super::options::ClickHouseOptions;
+use super::plan::OWN_PREFIX;
+use super::policy::Unrepresentable;
+use super::types::{ColumnType, take_varint};
+use super::{position, setup};
+use crate::config::Mode;
+use crate::error::{Error, Kind, Result};
+
+/// See the module's documentation.
+#[derive(Clone)]
+pub(crate) struct Mirror {
+    server: Server,
+    options: ClickHouseOptions,
+    slot: String,
+    dates: DateRange,
+}
+
+/// What a table of the source is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// With its database, quoted; a view when there is no key.
+    pub(crate) name: String,
+    /// By name; without our own.
+    pub(crate) columns: BTreeMap<String, ImageColumn>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ImageColumn {
+    /// `None`: not one that the target makes.
+    pub(crate) ty: Option<ColumnType>,
+    /// As the server calls it.
+    pub(crate) type_name: String,
+    /// What it cannot hold is NULL there.
+    pub(crate) nulls: bool,
+    /// The user has chosen the type.
+    pub(crate) chosen: bool,
+    /// The server knows fewer years than the source.
+    pub(crate) narrow_dates: bool,
+}
+
+impl Mirror {
+    /// # Errors
+    /// [`Kind::Setup`]: it is a history, which is not meant to equal the source.
+    pub(crate) async fn open(options: ClickHouseOptions, slot: &str) -> Result<Self> {
+        if options.mode == Mode::History {
+            return Err(Error::new(
+                Kind::Setup,
+                format!("target {}: a history does not equal the source", options.name),
+            ));
+        }
+        let server = Server::new(&options, format!("rsrepl-verify:{}:", options.name))?;
+        let dates = setup::date_range(&server).await?;
+        Ok(Mirror { server, options, slot: slot.to_owned(), dates })
+    }
+
+    /// How far the stream is there; `None`: it has not begun.
+    pub(crate) async fn position(&self) -> Result<Option<Lsn>> {
+        position::stored(&self.server, &self.options.database, &self.slot).await
+    }
+
+    /// # Errors
+    /// [`Kind::Setup`]: there is no such table.
+    pub(crate) async fn image(&self, relation: &Relation) -> Result<Image> {
+        let database = &self.options.database;
+        let name = self.options.target_table(&relation.schema, &relation.name);
+        let existing = setup::describe(&self.server, database, &name).await?;
+        let name = qualified(database, &name);
+        let Some(existing) = existing else {
+            return Err(Error::new(
+                Kind::Setup,
+                format!("target {}: there is no table {name}", self.options.name),
+            )
+            .hint("the target makes it with its first row"));
+        };
+        let column = |(column, type_name): (String, String)| {
+            let policies = &self.options.policies;
+            let (policy, chosen) = policies.of(&relation.schema, &relation.name, &column);
+            let described = ImageColumn {
+                ty: ColumnType::parse(&type_name),
+                type_name,
+                nulls: policy == Unrepresentable::Null,
+                chosen: chosen.is_some(),
+                narrow_dates: self.dates != DateRange::WIDE,
+            };
+            (column, described)
+        };
+        let theirs = existing.columns.into_iter();
+        let theirs = theirs.filter(|(column, _)| !column.starts_with(OWN_PREFIX));
+        Ok(Image { name, columns: theirs.map(column).collect() })
+    }
+
+    /// The rows of a query in `RowBinary`.
+    pub(crate) async fn rows(&self, table: &str, sql: &str, limit: Duration) -> Result<Reader> {
+        let rows = self.server.rows_within(Attempt::ReadBack(table), sql, limit).await?;
+        Ok(Reader { rest: rows, target: self.options.name.clone() })
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn execute(&self, table: &str, sql: &str) -> Result<()> {
+        self.server.execute(Attempt::Insert(table), sql).await
+    }
+}
+
+/// An answer in `RowBinary`.
+pub(crate) struct Reader {
+    rest: Bytes,
+    target: String,
+}
+
+impl Reader {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String> {
+        let mut rest = self.rest.as_ref();
+        let end = take_varint(&mut rest).and_then(|len| {
+            let start = self.rest.len() - rest.len();
+            let end = start.checked_add(usize::try_from(len).ok()?)?;
+            (end <= self.rest.len()).then_some((start, end))
+        });
+        let (start, end) = end.ok_or_else(|| self.unreadable())?;
+        let text = self.rest.split_to(end).split_off(start);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub(crate) fn int64(&mut self) -> Result<i64> {
+        let bytes = self.rest.first_chunk::<8>().ok_or_else(|| self.unreadable())?;
+        let value = i64::from_le_bytes(*bytes);
+        let _ = self.rest.split_to(8);
+        Ok(value)
+    }
+
+    pub(crate) fn int128(&mut self) -> Result<i128> {
+        let bytes = self.rest.first_chunk::<16>().ok_or_else(|| self.unreadable())?;
+        let value = i128::from_le_bytes(*bytes);
+        let _ = self.rest.split_to(16);
+        Ok(value)
+    }
+
+    fn unreadable(&self) -> Error {
+        Error::new(
+            Kind::Server,
+            format!("target {}: cannot read the answer of ClickHouse", self.target),
+        )
+    }
+}
+
+/// What a row gets that mends one: newer than everything that the stream has brought up to `lsn`, older
+/// than everything behind it.
+pub(crate) fn version_at(lsn: Lsn) -> u128 {
+    u128::from(lsn.0) << 64 | u128::from(u64::MAX)
+}
