@@ -62,6 +62,10 @@ fn whatever_happens_all_systems_are_equal() {
     rig.settle(SETTLE_LIMIT);
     println!("differential: caught up after {:?}", start.elapsed());
     rig.assert_equal();
+    // the sidecar's own comparison agrees, and knows every type
+    let verified = rig.sidecar.command("verify");
+    let said = String::from_utf8_lossy(&[verified.stdout, verified.stderr].concat()).into_owned();
+    assert_eq!(verified.status.code(), Some(0), "rsrepl verify:\n{said}");
     rig.assert_discreet();
     let peak = rig.sidecar.peak_memory();
     println!("differential: peak memory of the sidecar {} MiB", peak >> 20);

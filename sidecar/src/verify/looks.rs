@@ -11,7 +11,7 @@
 //!   wrote its row then.
 //!
 //! Where both stay, the first holds, also of rows that come and go in between: the target would have another
-//! version. A row that changes all the time is looked at again and again; from the third look on the source's is
+//! version. A row that changes all the time is looked at again and again; from the second look on the source's is
 //! read all the while, and the target's may be any of these.
 
 use std::collections::{BTreeMap, HashSet};
@@ -31,7 +31,7 @@ const ROUND_MAX: usize = 10_000;
 /// After so many looks a row that still changes is left.
 const LOOKS_MAX: u32 = 40;
 /// From this look on the source's row is read while the position is waited for.
-const SAMPLED_FROM: u32 = 3;
+const SAMPLED_FROM: u32 = 1;
 /// So many rows at most.
 const SAMPLED_MAX: usize = 100;
 

@@ -103,6 +103,9 @@ impl Scan<'_> {
                 desk.fail(self.number, why.clone());
             }
         }
+        if self.views().is_empty() {
+            return Ok(());
+        }
         if self.table.source.key.is_empty() {
             return self.whole().await;
         }

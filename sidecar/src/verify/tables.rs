@@ -40,6 +40,8 @@ pub(crate) struct There {
 pub(crate) enum TargetTable {
     Postgres(postgres::Table),
     ClickHouse(clickhouse::Table),
+    /// Not made yet, and the source has no rows of it.
+    Empty,
 }
 
 impl Table {
@@ -153,11 +155,31 @@ impl Preparing<'_> {
         Ok(There { table: TargetTable::Postgres(table), profile, notes })
     }
 
-    async fn clickhouse(&mut self, target: &str, mirror: &clickhouse::Mirror) -> Result<There> {
+    async fn has_rows(&self, source: &Client) -> Result<bool> {
+        let only = if self.scope.is_partitioned { "" } else { "ONLY " };
+        let filter = self.scope.filter.as_deref().unwrap_or("true");
+        let sql = format!("SELECT EXISTS (SELECT FROM {only}{} WHERE {filter})", self.name);
+        let row = source.query_one(&sql, &[]).await;
+        let who = format!("the source, table {}", self.scope.relation);
+        Ok(row.map_err(|error| failed(&who, error))?.get(0))
+    }
+
+    async fn clickhouse(
+        &mut self,
+        source: &Client,
+        target: &str,
+        mirror: &clickhouse::Mirror,
+    ) -> Result<There> {
         let relation = &self.scope.relation;
-        let image = mirror.image(relation).await?;
         let refuse = |why: String| {
             Error::new(Kind::Setup, format!("target {target}, table {relation}: {why}"))
+        };
+        let Some(image) = mirror.image(relation).await? else {
+            if self.has_rows(source).await? {
+                return Err(refuse("it is not there".to_owned()));
+            }
+            let notes = vec!["it is made with its first row".to_owned()];
+            return Ok(There { table: TargetTable::Empty, profile: 0, notes });
         };
         let (mut profile, mut columns) = (Profile::new(), Vec::new());
         let (mut keys, mut notes) = (Vec::new(), Vec::new());
@@ -199,6 +221,7 @@ impl Preparing<'_> {
 impl There {
     fn settle(&mut self, scope: &Scope, key: &[KeyColumn]) {
         match &mut self.table {
+            TargetTable::Empty => {}
             TargetTable::Postgres(table) => table.key = key.to_vec(),
             TargetTable::ClickHouse(table) => {
                 for image in &mut table.key {

@@ -33,7 +33,7 @@ pub(crate) struct Target {
 
 pub(crate) enum Session {
     Postgres(Box<PgSession>),
-    ClickHouse(Mirror),
+    ClickHouse(Box<Mirror>),
 }
 
 pub(crate) struct PgSession {
@@ -134,7 +134,7 @@ impl Session {
             }
             TargetOptions::ClickHouse(options) => {
                 let options = ClickHouseOptions::from_config(&target.name, options)?;
-                Ok(Session::ClickHouse(Mirror::open(options, slot).await?))
+                Ok(Session::ClickHouse(Box::new(Mirror::open(options, slot).await?)))
             }
         }
     }

@@ -71,20 +71,13 @@ impl Mirror {
         position::stored(&self.server, &self.options.database, &self.slot).await
     }
 
-    /// # Errors
-    /// [`Kind::Setup`]: there is no such table.
-    pub(crate) async fn image(&self, relation: &Relation) -> Result<Image> {
+    /// `None`: there is no such table; the target makes it with its first row.
+    pub(crate) async fn image(&self, relation: &Relation) -> Result<Option<Image>> {
         let database = &self.options.database;
         let name = self.options.target_table(&relation.schema, &relation.name);
         let existing = setup::describe(&self.server, database, &name).await?;
         let name = qualified(database, &name);
-        let Some(existing) = existing else {
-            return Err(Error::new(
-                Kind::Setup,
-                format!("target {}: there is no table {name}", self.options.name),
-            )
-            .hint("the target makes it with its first row"));
-        };
+        let Some(existing) = existing else { return Ok(None) };
         let column = |(column, type_name): (String, String)| {
             let policies = &self.options.policies;
             let (policy, chosen) = policies.of(&relation.schema, &relation.name, &column);
@@ -99,7 +92,7 @@ impl Mirror {
         };
         let theirs = existing.columns.into_iter();
         let theirs = theirs.filter(|(column, _)| !column.starts_with(OWN_PREFIX));
-        Ok(Image { name, columns: theirs.map(column).collect() })
+        Ok(Some(Image { name, columns: theirs.map(column).collect() }))
     }
 
     /// The rows of a query in `RowBinary`.
