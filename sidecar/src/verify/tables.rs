@@ -87,7 +87,9 @@ impl Table {
                 Ok(Session::Postgres(session)) => {
                     preparing.postgres(&target.name, &session.scan, session.utf8).await
                 }
-                Ok(Session::ClickHouse(mirror)) => preparing.clickhouse(&target.name, mirror).await,
+                Ok(Session::ClickHouse(mirror)) => {
+                    preparing.clickhouse(source, &target.name, mirror).await
+                }
                 Err(why) => Err(Error::new(Kind::Connection, why.clone())),
             };
             there.push(found.map_err(|error| error.to_string()));
