@@ -136,6 +136,7 @@ fn what_is_planted_is_found_and_mended() {
             std::panic::resume_unwind(panic);
         }
     });
+    rig.execute("INSERT INTO empty VALUES (1)");
     // nobody writes: also what has no key can be compared, by who knows nothing of verify
     rig.settle(LIMIT);
     rig.standby.execute(DATABASE, "DELETE FROM keyless");

@@ -41,7 +41,6 @@ pub async fn scopes(client: &Client, config: &Source) -> Result<Vec<Scope>> {
     }
     let relations = tables::describe(client, &published, &mut findings).await?;
     let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
-    let filters = read_filters(client, &oids).await?;
     let sizes = read_sizes(client, &oids).await?;
     let by_oid: HashMap<u32, &Published> = published.iter().map(|t| (t.oid, t)).collect();
     let ours = |relation: &Relation| relation.schema == "rsrepl";
@@ -50,7 +49,7 @@ pub async fn scopes(client: &Client, config: &Source) -> Result<Vec<Scope>> {
         let (is_partitioned, rows_estimated) =
             sizes.get(&relation.oid).copied().unwrap_or_default();
         Scope {
-            filter: table.and_then(|table| filter(table, &filters)),
+            filter: table.and_then(|table| table.condition()),
             is_partial: table.is_some_and(|table| !table.inserted || !table.identified),
             relation,
             is_partitioned,
@@ -58,28 +57,6 @@ pub async fn scopes(client: &Client, config: &Source) -> Result<Vec<Scope>> {
         }
     };
     Ok(relations.into_iter().filter(|relation| !ours(relation)).map(scope).collect())
-}
-
-/// Row filters by publication and table.
-type Filters = HashMap<(String, u32), String>;
-
-async fn read_filters(client: &Client, tables: &[u32]) -> Result<Filters> {
-    let sql = "SELECT p.pubname::text, r.prrelid, pg_catalog.pg_get_expr(r.prqual, r.prrelid)
-               FROM pg_catalog.pg_publication_rel AS r
-               JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
-               WHERE r.prqual IS NOT NULL AND r.prrelid = ANY ($1)";
-    let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
-    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
-}
-
-/// A row is published when any publication that decides on the table publishes it.
-fn filter(table: &Published, filters: &Filters) -> Option<String> {
-    let mut any = Vec::new();
-    for by in &table.by {
-        by.named.filter.as_ref()?;
-        any.push(format!("({})", filters.get(&(by.publication.clone(), table.oid))?));
-    }
-    (!any.is_empty()).then(|| any.join(" OR "))
 }
 
 async fn read_sizes(client: &Client, tables: &[u32]) -> Result<HashMap<u32, (bool, u64)>> {
@@ -95,27 +72,4 @@ async fn read_sizes(client: &Client, tables: &[u32]) -> Result<HashMap<u32, (boo
         (row.get(0), (row.get(1), rows.unsigned_abs()))
     };
     Ok(rows.iter().map(size).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::published::{By, Named};
-    use super::*;
-
-    #[test]
-    fn one_publication_without_a_filter_publishes_every_row() {
-        let by = |name: &str, filtered: bool| By {
-            publication: name.into(),
-            changes: true,
-            named: Named { columns: None, filter: filtered.then(|| vec![1]) },
-        };
-        let table = |by: Vec<By>| Published { by, ..Published::whole(7) };
-        let filters: Filters = [("a", "x > 1"), ("b", "x < 0 OR y")]
-            .map(|(name, text)| ((name.to_owned(), 7), text.to_owned()))
-            .into();
-        let both = filter(&table(vec![by("a", true), by("b", true)]), &filters);
-        assert_eq!(both.as_deref(), Some("(x > 1) OR (x < 0 OR y)"));
-        assert_eq!(filter(&table(vec![by("a", true), by("c", false)]), &filters), None);
-        assert_eq!(filter(&table(Vec::new()), &filters), None);
-    }
 }
