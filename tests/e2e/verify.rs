@@ -65,6 +65,8 @@ fn work(source: &Postgres, stop: &AtomicBool) -> u32 {
         );
         client.batch_execute(&statements).expect("work");
         rounds += 1;
+        // so much that something is always on its way, and not all that the machine can do
+        thread::sleep(Duration::from_millis(3));
     }
     rounds
 }
