@@ -31,12 +31,15 @@ const MEMORY_LIMIT: u64 = 256 << 20;
 /// How long the targets may take to catch up after the last fault.
 const SETTLE_LIMIT: Duration = Duration::from_secs(400);
 
+/// What happens in the middle of a workload.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub enum Fault {
     Sidecar,
     Standby,
     ClickHouse,
     LargeTransaction,
+    /// An enum gets another label.
+    Label,
 }
 
 #[test]
@@ -55,7 +58,11 @@ fn whatever_happens_all_systems_are_equal() {
     rig.execute(schema::FIRST_ROWS);
 
     let start = Instant::now();
-    disturb(&mut rig, seed, count);
+    let clients = (0..CLIENTS).map(|_| rig.source.client(DATABASE)).collect();
+    let workload = Workload::start(seed, count, clients);
+    let mut faults = vec![Fault::Sidecar; SIDECAR_KILLS];
+    faults.extend([Fault::Standby, Fault::ClickHouse, Fault::LargeTransaction]);
+    disturb(&mut rig, seed, faults, count, vec![workload]);
     println!("differential: workload and faults took {:?}", start.elapsed());
     let start = Instant::now();
     rig.sidecar.wait_ready(SETTLE_LIMIT);
@@ -72,26 +79,26 @@ fn whatever_happens_all_systems_are_equal() {
     assert!(peak < MEMORY_LIMIT, "the sidecar took {peak} bytes");
 }
 
-/// Runs the workload, and a fault at each of some random numbers of transactions.
-fn disturb(rig: &mut Rig, seed: u64, count: u64) {
+/// Lets faults happen until all workloads are done, each at a random number of the first one's `count`
+/// transactions.
+pub fn disturb(rig: &mut Rig, seed: u64, faults: Vec<Fault>, count: u64, workloads: Vec<Workload>) {
     let mut rng = Rng::with_seed(seed);
-    let mut faults = plan(&mut rng, count).into_iter().peekable();
-    let clients = (0..CLIENTS).map(|_| rig.source.client(DATABASE)).collect();
-    let workload = Workload::start(seed, count, clients);
-    let committed = || workload.progress.committed.load(Ordering::Relaxed);
-    while !workload.finished() || faults.peek().is_some() {
+    let mut faults = plan(&mut rng, faults, count).into_iter().peekable();
+    let committed = || workloads[0].progress.committed.load(Ordering::Relaxed);
+    while !workloads.iter().all(Workload::finished) || faults.peek().is_some() {
         match faults.next_if(|(when, _)| committed() >= *when) {
             Some((_, fault)) => happen(fault, rig, &mut rng),
             None => thread::sleep(Duration::from_millis(5)),
         }
     }
-    println!("differential: {} transactions, {} committed", workload.progress.total(), committed());
-    workload.join();
+    for workload in workloads {
+        let (all, there) = (workload.progress.total(), &workload.progress.committed);
+        println!("differential: {all} transactions, {} committed", there.load(Ordering::Relaxed));
+        workload.join();
+    }
 }
 
-fn plan(rng: &mut Rng, count: u64) -> Vec<(u64, Fault)> {
-    let mut faults = vec![Fault::Sidecar; SIDECAR_KILLS];
-    faults.extend([Fault::Standby, Fault::ClickHouse, Fault::LargeTransaction]);
+fn plan(rng: &mut Rng, faults: Vec<Fault>, count: u64) -> Vec<(u64, Fault)> {
     let mut when = || rng.u64(count / 50..count);
     let mut plan: Vec<_> = faults.into_iter().map(|fault| (when(), fault)).collect();
     plan.sort_by_key(|(when, _)| *when);
@@ -121,12 +128,24 @@ fn happen(fault: Fault, rig: &mut Rig, rng: &mut Rng) {
         Fault::LargeTransaction => rig.execute(&format!(
             "INSERT INTO bulk SELECT i, md5(i::text), i FROM generate_series(1, {LARGE_TRANSACTION}) i"
         )),
+        Fault::Label => {
+            let label = format!("label {}", rng.u32(..));
+            let add = format!("ALTER TYPE mood ADD VALUE '{label}' BEFORE 'ok'");
+            // types are not replicated
+            rig.standby.execute(DATABASE, &add);
+            rig.execute(&add);
+            rig.execute(&format!(
+                "INSERT INTO by_label VALUES ('{label}', 1, 'new', 1);
+                 UPDATE others SET m = '{label}' WHERE id IN (SELECT id FROM others LIMIT 9)"
+            ));
+        }
     }
     // Something is to happen between two faults.
     thread::sleep(pause);
 }
 
-fn setting<T: FromStr>(name: &str, default: T) -> T {
+/// A number of the environment.
+pub fn setting<T: FromStr>(name: &str, default: T) -> T {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
         Err(_) => default,

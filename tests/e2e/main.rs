@@ -7,6 +7,7 @@
 //! | `copy` | the rows that are there when replication begins |
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
+//! | `evolving` | the same with publications, and tables that change meanwhile |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
@@ -30,6 +31,7 @@ mod copy;
 mod ddl;
 mod differential;
 mod encodings;
+mod evolving;
 mod faults;
 mod harness;
 mod history;

@@ -88,6 +88,71 @@ pub fn columns(client: &mut Client, table: &str) -> Vec<Column> {
     rows.iter().map(column).collect()
 }
 
+/// Which rows and columns of a source table a target is to have, and no others.
+pub struct Part {
+    /// The table.
+    pub table: String,
+    /// What a FROM clause has for it: `ONLY` makes a difference to partitions.
+    pub from: String,
+    /// These columns.
+    pub columns: Vec<Column>,
+    /// The rows that a WHERE clause with this finds.
+    pub filter: String,
+}
+
+impl Part {
+    /// All of a table, but for what its partitions and children have.
+    pub fn whole(client: &mut Client, table: &str) -> Part {
+        let (from, columns) = (format!("ONLY {table}"), columns(client, table));
+        Part { table: table.to_owned(), from, columns, filter: "true".to_owned() }
+    }
+
+    /// What a publication of a table, with its partitions, lets through. No columns: all of them.
+    pub fn published(client: &mut Client, table: &str, names: &[&str], filter: &str) -> Part {
+        let mut columns = columns(client, table);
+        columns.retain(|column| names.is_empty() || names.contains(&column.name.as_str()));
+        Part { table: table.to_owned(), from: table.to_owned(), columns, filter: filter.to_owned() }
+    }
+
+    /// Compares these rows and columns with all rows of the standby's table.
+    pub fn postgres(&self, source: &mut Client, standby: &mut Client) -> Comparison {
+        let names: Vec<_> =
+            self.columns.iter().map(|column| format!("{:?}", column.name)).collect();
+        let row = format!("ROW({})::text COLLATE \"C\"", names.join(", "));
+        let (from, filter) = (&self.from, &self.filter);
+        let expected = format!("SELECT {row} FROM {from} WHERE {filter} ORDER BY 1");
+        let found = format!("SELECT {row} FROM {from} ORDER BY 1");
+        compare(&self.table, copy_out(source, &expected), copy_out(standby, &found))
+    }
+
+    /// Compares them with what ClickHouse shows of its table under FINAL.
+    pub fn clickhouse(&self, source: &mut Client, target: &ClickHouse, twin: &str) -> Comparison {
+        let types = mapping::clickhouse_types(target, twin);
+        let mut here = Vec::new();
+        let mut there = Vec::new();
+        for column in &self.columns {
+            let known = types.iter().find(|(name, _)| *name == column.name);
+            let (_, target_type) =
+                known.unwrap_or_else(|| panic!("{twin} has no column {}", column.name));
+            here.push(mapping::source_text(column, target_type, Unrepresentable::None));
+            there.push(mapping::target_text(column, target_type));
+        }
+        let query = format!(
+            "SELECT concat_ws('|', {}) COLLATE \"C\" FROM {} WHERE {} ORDER BY 1",
+            here.join(", "),
+            self.from,
+            self.filter
+        );
+        let expected = copy_out(source, &query);
+        let query = format!(
+            "SELECT arrayStringConcat([{}], '|') AS r FROM {twin} FINAL ORDER BY r FORMAT TabSeparatedRaw",
+            there.join(", ")
+        );
+        let found = target.query(&query).lines().map(str::to_owned).collect();
+        compare(&self.table, expected, found)
+    }
+}
+
 /// Compares a table of two PostgreSQL databases by the text of whole rows.
 pub fn postgres(source: &mut Client, standby: &mut Client, table: &str) -> Comparison {
     let query = format!("SELECT r::text COLLATE \"C\" FROM ONLY {table} r ORDER BY 1");
@@ -96,28 +161,7 @@ pub fn postgres(source: &mut Client, standby: &mut Client, table: &str) -> Compa
 
 /// Compares a table with what ClickHouse shows of it under FINAL.
 pub fn clickhouse(source: &mut Client, target: &ClickHouse, table: &str, twin: &str) -> Comparison {
-    let columns = columns(source, table);
-    let types = mapping::clickhouse_types(target, twin);
-    let mut here = Vec::new();
-    let mut there = Vec::new();
-    for column in &columns {
-        let known = types.iter().find(|(name, _)| *name == column.name);
-        let (_, target_type) =
-            known.unwrap_or_else(|| panic!("{twin} has no column {}", column.name));
-        here.push(mapping::source_text(column, target_type, Unrepresentable::None));
-        there.push(mapping::target_text(column, target_type));
-    }
-    let query = format!(
-        "SELECT concat_ws('|', {}) COLLATE \"C\" FROM ONLY {table} ORDER BY 1",
-        here.join(", ")
-    );
-    let expected = copy_out(source, &query);
-    let query = format!(
-        "SELECT arrayStringConcat([{}], '|') AS r FROM {twin} FINAL ORDER BY r FORMAT TabSeparatedRaw",
-        there.join(", ")
-    );
-    let found = target.query(&query).lines().map(str::to_owned).collect();
-    compare(table, expected, found)
+    Part::whole(source, table).clickhouse(source, target, twin)
 }
 
 /// The lines of `COPY (query) TO STDOUT` under settings that show values exactly.

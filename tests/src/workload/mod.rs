@@ -5,10 +5,12 @@
 //! | [`schema`] | the tables |
 //! | [`values`] | random and edge-case literals of each type |
 //! | [`transaction`] | random transactions over them |
+//! | [`evolving`] | random transactions over tables that change meanwhile |
 //!
 //! The seed and the number of the client decide what a client sends. How clients interleave is left
 //! to the server; the conflicts that come of it (deadlocks, unique violations) are rollbacks.
 
+pub mod evolving;
 pub mod schema;
 pub mod transaction;
 pub mod values;
@@ -45,14 +47,40 @@ pub struct Workload {
     clients: Vec<JoinHandle<()>>,
 }
 
+/// How a transaction ended.
+pub enum End {
+    /// With a COMMIT.
+    Committed,
+    /// On purpose, or by the server.
+    RolledBack,
+}
+
 impl Workload {
     /// Sends transactions over all of `connections` at once until `count` are committed.
     pub fn start(seed: u64, count: u64, connections: Vec<Client>) -> Workload {
+        Workload::of(send_transaction, seed, count, connections)
+    }
+
+    /// The same with transactions that `send` makes and sends.
+    pub fn of(
+        send: impl Fn(&mut Rng, &mut Client) -> End + Clone + Send + 'static,
+        seed: u64,
+        count: u64,
+        connections: Vec<Client>,
+    ) -> Workload {
         let progress = Arc::new(Progress::default());
-        let client = |(number, client): (usize, Client)| {
-            let progress = Arc::clone(&progress);
-            let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64));
-            thread::spawn(move || run(rng, count, client, &progress))
+        let client = |(number, mut client): (usize, Client)| {
+            let (progress, send) = (Arc::clone(&progress), send.clone());
+            let mut rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64));
+            thread::spawn(move || {
+                while progress.committed.load(Ordering::Relaxed) < count {
+                    let counter = match send(&mut rng, &mut client) {
+                        End::Committed => &progress.committed,
+                        End::RolledBack => &progress.rolled_back,
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            })
         };
         let clients = connections.into_iter().enumerate().map(client).collect();
         Workload { progress, clients }
@@ -71,24 +99,21 @@ impl Workload {
     }
 }
 
-fn run(mut rng: Rng, count: u64, mut client: Client, progress: &Progress) {
-    while progress.committed.load(Ordering::Relaxed) < count {
-        let next = transaction(&mut rng);
-        let counter = match client.batch_execute(&next.statements) {
-            Ok(()) if next.commits => &progress.committed,
-            Ok(()) => &progress.rolled_back,
-            Err(error) => {
-                // A conflict between clients. Anything else is a mistake of the generator.
-                let state = error.code().map_or("none", |c| c.code()).to_owned();
-                assert!(
-                    ["40P01", "23505", "23503", "40001"].contains(&state.as_str()),
-                    "{state}: {error:?}\n{}",
-                    next.statements
-                );
-                client.batch_execute("ROLLBACK").expect("roll back");
-                &progress.rolled_back
-            }
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+fn send_transaction(rng: &mut Rng, client: &mut Client) -> End {
+    let next = transaction(rng);
+    match client.batch_execute(&next.statements) {
+        Ok(()) if next.commits => End::Committed,
+        Ok(()) => End::RolledBack,
+        Err(error) => {
+            give_up(client, &error, &["40P01", "23505", "23503", "40001"], &next.statements);
+            End::RolledBack
+        }
     }
+}
+
+/// Rolls back after a conflict between clients. Any other error is a mistake of the generator.
+fn give_up(client: &mut Client, error: &postgres::Error, conflicts: &[&str], statements: &str) {
+    let state = error.code().map_or("none", |code| code.code());
+    assert!(conflicts.contains(&state), "{state}: {error:?}\n{statements}");
+    client.batch_execute("ROLLBACK").expect("roll back");
 }
