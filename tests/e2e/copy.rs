@@ -14,7 +14,7 @@ use rsrepl_tests::wait;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Small chunks, so that a table has many.
-const COPY: &str = "workers = 2\nchunk_size = \"64KiB\"";
+const COPY: &str = "data = true\nworkers = 2\nchunk_size = \"64KiB\"";
 
 /// Says which chunks are copied.
 const LOGGING: &str = "[logging]\nlevel = \"info,rsrepl_sidecar::copy=debug\"\n";
@@ -267,7 +267,7 @@ fn kills_in_the_middle_lose_and_double_nothing() {
 /// The standby takes longer for the first chunk than a snapshot may last.
 #[test]
 fn a_snapshot_that_grows_old_is_given_up_for_another() {
-    let copy = "workers = 1\nchunk_size = \"64KiB\"\nmax_snapshot_age = \"1s\"";
+    let copy = "data = true\nworkers = 1\nchunk_size = \"64KiB\"\nmax_snapshot_age = \"1s\"";
     let mut rig = rig("copy-age", copy);
     rig.standby.execute(
         DATABASE,
