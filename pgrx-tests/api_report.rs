@@ -48,6 +48,35 @@ mod tests {
     }
 
     #[pg_test]
+    fn api_report_becomes_copies() {
+        let with = |copies: &str| {
+            let tail = format!(", \"copies\": {copies}}}");
+            report(&format!("{}{tail}", REPORT.trim_end().trim_end_matches('}')));
+        };
+        let copy = |table: &str, chunks: u32, left: u32| {
+            format!(
+                r#"{{"table": "{table}", "chunks": {chunks}, "chunks_left": {left}, "rows": 7, "bytes": 8,
+                    "bytes_per_second": 2.5, "seconds_left": null}}"#
+            )
+        };
+        let all = "SELECT coalesce(string_agg(concat_ws(' ', table_name, state, chunks_left), ', ' \
+                   ORDER BY table_name), '') FROM rsrepl.copies";
+        let three = [copy("a", 0, 3), copy("b", 1, 2), copy("c", 4, 0)].join(", ");
+        with(&format!("[{three}]"));
+        assert_eq!(one(all), "a waiting 3, b copying 2, c copied 0");
+        // nothing is said of them
+        report(REPORT);
+        assert_eq!(one(all), "a waiting 3, b copying 2, c copied 0");
+        with(&format!("[{}]", copy("b", 2, 1)));
+        assert_eq!(one(all), "b copying 1");
+        let error = error_of(&format!(
+            "SELECT rsrepl.report($r${}, \"copies\": [{{\"table\": \"a\"}}]}}$r$)",
+            REPORT.trim_end().trim_end_matches('}')
+        ));
+        assert!(error.contains("copies[0].chunks: missing"), "{error}");
+    }
+
+    #[pg_test]
     fn api_report_becomes_targets() {
         report(REPORT);
         let row = |target: &str| {

@@ -8,7 +8,7 @@ BEGIN
         RAISE EXCEPTION 'there is no role with oid %', role::oid;
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA rsrepl TO %s', role);
-    EXECUTE format('GRANT SELECT ON rsrepl.slots, rsrepl.targets TO %s', role);
+    EXECUTE format('GRANT SELECT ON rsrepl.slots, rsrepl.targets, rsrepl.copies TO %s', role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION rsrepl.report(jsonb), rsrepl.version(), '
         'rsrepl.silent_after(), rsrepl.output_plugin_libraries(), rsrepl.check_server(), '
         'rsrepl.check_slots(), rsrepl.check_targets(interval, interval), rsrepl.check_tables(), '
@@ -28,7 +28,7 @@ COMMENT ON PROCEDURE rsrepl.grant_sidecar(regrole) IS
 REVOKE ALL ON ALL ROUTINES IN SCHEMA rsrepl FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA rsrepl TO pg_monitor;
-GRANT SELECT ON rsrepl.slots, rsrepl.targets TO pg_monitor;
+GRANT SELECT ON rsrepl.slots, rsrepl.targets, rsrepl.copies TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
     rsrepl.version(), rsrepl.silent_after(), rsrepl.output_plugin_libraries(),
     rsrepl.check_server(), rsrepl.check_slots(), rsrepl.check_targets(interval, interval),

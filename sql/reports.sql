@@ -1,4 +1,4 @@
--- What sidecars report: one row per slot, and one per slot and target.
+-- What sidecars report: one row per slot, one per slot and target, and one per slot and table that is copied.
 --
 -- UNLOGGED: a heartbeat writes no WAL of its own, is never decoded, and is rightly gone after a crash.
 -- Each row is rewritten every few seconds, so half of every page is left free for HOT updates.
@@ -32,6 +32,19 @@ CREATE UNLOGGED TABLE rsrepl.target_reports (
     next_attempt      timestamptz,
     last_error        text,
     PRIMARY KEY (slot, target)
+) WITH (fillfactor = 50);
+
+-- Of all targets together: a chunk that two targets get counts twice.
+CREATE UNLOGGED TABLE rsrepl.copy_reports (
+    slot             name REFERENCES rsrepl.sidecar_reports ON DELETE CASCADE,
+    table_name       text,
+    chunks           bigint           NOT NULL,
+    chunks_left      bigint           NOT NULL,
+    rows             bigint           NOT NULL,
+    bytes            bigint           NOT NULL,
+    bytes_per_second double precision NOT NULL,
+    seconds_left     double precision,
+    PRIMARY KEY (slot, table_name)
 ) WITH (fillfactor = 50);
 
 -- Everything is checked by rsrepl.checked_report (extension/src/api/report.rs), which knows the shape
@@ -79,6 +92,30 @@ BEGIN
         excluded.kind, excluded.state, excluded.applied_lsn, excluded.lag_bytes,
         excluded.lag_seconds, excluded.events, excluded.events_per_second, excluded.batches,
         excluded.transactions, excluded.retries, excluded.next_attempt, excluded.last_error);
+
+    -- said only when it has changed
+    IF jsonb_typeof(checked -> 'copies') <> 'array' THEN
+        RETURN;
+    END IF;
+    DELETE FROM rsrepl.copy_reports AS c
+    WHERE c.slot = of_slot AND NOT EXISTS (
+        SELECT FROM jsonb_array_elements(checked -> 'copies') AS e WHERE e ->> 'table' = c.table_name);
+
+    INSERT INTO rsrepl.copy_reports AS c (
+        slot, table_name, chunks, chunks_left, rows, bytes, bytes_per_second, seconds_left)
+    SELECT of_slot, r.*
+    FROM jsonb_to_recordset(checked -> 'copies') AS r (
+        "table" text, chunks bigint, chunks_left bigint, rows bigint, bytes bigint,
+        bytes_per_second double precision, seconds_left double precision)
+    ON CONFLICT (slot, table_name) DO UPDATE SET (
+        chunks, chunks_left, rows, bytes, bytes_per_second, seconds_left
+    ) = ROW (
+        excluded.chunks, excluded.chunks_left, excluded.rows, excluded.bytes,
+        excluded.bytes_per_second, excluded.seconds_left)
+    -- most tables are done, or have not begun
+    WHERE (c.chunks, c.chunks_left, c.rows, c.bytes, c.bytes_per_second, c.seconds_left)
+        IS DISTINCT FROM (excluded.chunks, excluded.chunks_left, excluded.rows, excluded.bytes,
+            excluded.bytes_per_second, excluded.seconds_left);
 END
 $$;
 

@@ -73,3 +73,30 @@ CROSS JOIN LATERAL (SELECT clock_timestamp() - s.reported_at) AS a (age)
 CROSS JOIN LATERAL (SELECT a.age, a.age > rsrepl.silent_after()) AS h (age, silent);
 
 COMMENT ON VIEW rsrepl.targets IS 'the targets of each slot, as their sidecars last reported';
+
+-- The initial copy, as its sidecar last reported.
+CREATE VIEW rsrepl.copies AS
+SELECT
+    c.slot,
+    c.table_name,
+    CASE
+        WHEN c.chunks_left = 0 THEN 'copied'
+        WHEN h.silent THEN 'silent'
+        WHEN c.chunks = 0 THEN 'waiting'
+        ELSE 'copying'
+    END AS state,
+    c.chunks,
+    c.chunks_left,
+    c.rows,
+    c.bytes,
+    CASE WHEN NOT h.silent THEN c.bytes_per_second END AS bytes_per_second,
+    CASE WHEN NOT h.silent THEN make_interval(secs => c.seconds_left) END AS time_left,
+    s.reported_at AS heartbeat_at
+FROM rsrepl.sidecar_reports AS s
+JOIN rsrepl.copy_reports AS c ON c.slot = s.slot
+CROSS JOIN LATERAL (
+    SELECT clock_timestamp() - s.reported_at > rsrepl.silent_after()
+) AS h (silent);
+
+COMMENT ON VIEW rsrepl.copies IS
+    'the tables of an initial copy, all targets together, as the sidecar last reported';

@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
+use crate::copy::{Progress, show};
 use crate::error::{Error, Kind, Result};
 use crate::redact::Mask;
 use crate::status::{Snapshot, Status, TargetState, TargetStatus};
@@ -58,6 +59,7 @@ pub struct Reporter {
     mask: Mask,
     session: Option<Client>,
     rates: Rates,
+    copy: Copy,
     /// The last failure that was logged; the same one is not logged again before a success.
     told: Option<String>,
 }
@@ -71,6 +73,7 @@ impl Reporter {
             mask,
             session: None,
             rates: Rates::default(),
+            copy: Copy::default(),
             told: None,
         }
     }
@@ -117,10 +120,16 @@ impl Reporter {
 
     async fn report(&mut self, snapshot: &Snapshot) -> Result<()> {
         let rates = self.rates.since_last(snapshot, Instant::now());
-        let report = payload(&self.sender, snapshot, &rates, &self.mask).to_string();
+        let mut report = payload(&self.sender, snapshot, &rates, &self.mask);
+        let copies = self.copy.changed(self.status.copy(), Instant::now());
+        if let Some(copies) = &copies {
+            report["copies"] = copies.clone();
+        }
+        let report = report.to_string();
         let session = self.session.take();
         let sent = tokio::time::timeout(REPORT_TIMEOUT, send(&self.connect, session, report)).await;
         self.session = Some(sent.map_err(|_| Error::new(Kind::Connection, "no answer in time"))??);
+        self.copy.sent = copies.or(self.copy.sent.take());
         Ok(())
     }
 
@@ -168,6 +177,26 @@ fn refused(error: tokio_postgres::Error) -> Error {
 /// What is worth a report of its own when it changes.
 fn states(snapshot: &Snapshot) -> Vec<(TargetState, Option<String>)> {
     snapshot.targets.iter().map(|target| (target.state, target.last_error.clone())).collect()
+}
+
+/// What is said of an initial copy.
+#[derive(Debug, Default)]
+struct Copy {
+    rates: show::Rates,
+    /// The last that the source was told.
+    sent: Option<Value>,
+}
+
+impl Copy {
+    /// `None`: the source knows it already, or there is none.
+    fn changed(&mut self, progress: &Progress, now: Instant) -> Option<Value> {
+        let tables = progress.tables();
+        if tables.is_empty() {
+            return None;
+        }
+        let copies = show::reported(&self.rates.look(tables, now));
+        (self.sent.as_ref() != Some(&copies)).then_some(copies)
+    }
 }
 
 /// Row changes per second of each target, from one report to the next.

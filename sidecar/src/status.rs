@@ -6,9 +6,11 @@ use std::time::{Instant, SystemTime};
 
 use rsrepl_wire::Lsn;
 
+use crate::copy::Progress;
+
 /// Shared by all tasks; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Status(Arc<Mutex<Snapshot>>);
+pub struct Status(Arc<Mutex<Snapshot>>, Progress);
 
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -138,12 +140,18 @@ impl TargetStatus {
 
 impl Status {
     pub fn new(targets: Vec<TargetStatus>) -> Self {
-        Status(Arc::new(Mutex::new(Snapshot { targets, ..Snapshot::default() })))
+        let snapshot = Snapshot { targets, ..Snapshot::default() };
+        Status(Arc::new(Mutex::new(snapshot)), Progress::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, Snapshot> {
         // plain data: a panic elsewhere cannot have left it half-changed in a way that matters
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of the initial copy.
+    pub fn copy(&self) -> &Progress {
+        &self.1
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -8,6 +8,7 @@
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `evolving` | the same with publications, and tables that change meanwhile |
+//! | `copy_clickhouse` | rows that are there before, into ClickHouse and PostgreSQL at once |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
@@ -28,6 +29,7 @@
 mod backlog;
 mod columns;
 mod copy;
+mod copy_clickhouse;
 mod ddl;
 mod differential;
 mod encodings;

@@ -34,7 +34,7 @@ pub struct RowWriter<'a> {
 impl<'a> RowWriter<'a> {
     /// Starts a row of `columns` columns. The bitmaps are there when the caller says that a null, or
     /// an unchanged value, may come; it may say so and none come.
-    pub(crate) fn new(buf: &'a mut Vec<u8>, columns: usize, nulls: bool, unchanged: bool) -> Self {
+    pub fn new(buf: &'a mut Vec<u8>, columns: usize, nulls: bool, unchanged: bool) -> Self {
         let flags = if nulls { HAS_NULLS } else { 0 } | if unchanged { HAS_UNCHANGED } else { 0 };
         buf.push(flags);
         let bitmap_len = columns.div_ceil(8);

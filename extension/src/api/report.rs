@@ -13,6 +13,8 @@ use super::json::to_ascii;
 
 /// Targets in one report.
 const TARGETS_MAX: usize = 1000;
+/// Tables of a copy in one report.
+const COPIES_MAX: usize = 10_000;
 /// Characters of a slot's name: PostgreSQL's `NAMEDATALEN` without its NUL.
 const SLOT_CHARS_MAX: usize = 63;
 /// Characters of the other names: target, kind, version, host.
@@ -210,7 +212,42 @@ fn check(report: &[u8]) -> Result<Value, FieldError> {
         "spool_bytes": fields.count("spool_bytes", i64::MAX)?,
         "reconnects": fields.count("reconnects", i64::MAX)?,
         "targets": check_targets(&fields)?,
+        "copies": check_copies(&fields)?,
     }))
+}
+
+/// Null: nothing is said of them.
+fn check_copies(fields: &Fields<'_>) -> Result<Option<Vec<Value>>, FieldError> {
+    let Some(value) = fields.optional("copies") else { return Ok(None) };
+    let Value::Array(copies) = value else {
+        return Err(fields.error("copies", unexpected("an array", value)));
+    };
+    if copies.len() > COPIES_MAX {
+        let problem = format!("{} tables, at most {COPIES_MAX} are allowed", copies.len());
+        return Err(fields.error("copies", problem));
+    }
+    let mut names = std::collections::HashSet::new();
+    let mut checked = Vec::with_capacity(copies.len());
+    for (index, copy) in copies.iter().enumerate() {
+        let copy = Fields::of(copy, &format!("copies[{index}]"))?;
+        let name = copy.text("table", NAME_CHARS_MAX)?;
+        if !names.insert(name) {
+            return Err(copy.error("table", format!("{name:?} is there twice")));
+        }
+        checked.push(json!({
+            "table": name,
+            "chunks": copy.count("chunks", i64::MAX)?,
+            "chunks_left": copy.count("chunks_left", i64::MAX)?,
+            "rows": copy.count("rows", i64::MAX)?,
+            "bytes": copy.count("bytes", i64::MAX)?,
+            "bytes_per_second": copy.number("bytes_per_second")?,
+            "seconds_left": match copy.optional("seconds_left") {
+                Some(_) => Some(copy.number("seconds_left")?),
+                None => None,
+            },
+        }));
+    }
+    Ok(Some(checked))
 }
 
 fn check_targets(fields: &Fields<'_>) -> Result<Vec<Value>, FieldError> {

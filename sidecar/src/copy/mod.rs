@@ -33,18 +33,24 @@
 //! | `snapshot` | an exported snapshot and the session that keeps it |
 //! | `tables` | what is to be copied, from the source's catalogs |
 //! | `reader` | sessions that read the source under the snapshot |
+//! | `columns` | how columns come in a COPY that is converted here (pure) |
+//! | `tuples` | COPY in binary as rows of the wire (pure) |
 //! | `catch_up` | what the stream takes away between two rounds |
 //! | `stage` | the rounds |
 //! | `workers` | chunks, several at the same time |
 //! | `progress` | how far it is |
+//! | `show` | the same for people: rates, lines in the log, reports |
 
 mod catch_up;
+pub(crate) mod columns;
 mod plan;
 mod progress;
 mod reader;
+pub mod show;
 mod snapshot;
 mod stage;
 mod tables;
+pub(crate) mod tuples;
 mod workers;
 
 use std::sync::Arc;

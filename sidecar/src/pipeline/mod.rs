@@ -42,7 +42,7 @@ use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
 use crate::config::{self, BatchLimits, Config, TargetOptions};
-use crate::copy::{CopyTarget, Progress, Stage, When};
+use crate::copy::{CopyTarget, Stage, When, show};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
@@ -50,7 +50,7 @@ use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
 use crate::target::Target;
-use crate::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, GroupLimits};
+use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
 use crate::telemetry::Metrics;
 
@@ -185,10 +185,13 @@ pub async fn copy(
                 let options = postgres_options(target, options, 1);
                 targets.push((index, Box::new(PostgresCopy::new(options))));
             }
-            TargetOptions::ClickHouse(_) => info!(
-                target_name = target.name,
-                "rows that are there before the stream begins are not copied to ClickHouse"
-            ),
+            TargetOptions::ClickHouse(options) => {
+                match ClickHouseOptions::from_config(&target.name, options) {
+                    Ok(options) => targets.push((index, Box::new(ClickHouseCopy::new(options)))),
+                    // nor can it be replicated to, which ends the process
+                    Err(error) => warn!("{error}"),
+                }
+            }
         }
     }
     let stage = Stage {
@@ -196,10 +199,13 @@ pub async fn copy(
         targets,
         when,
         status: status.clone(),
-        progress: Progress::default(),
+        progress: status.copy().clone(),
         shutdown: shutdown.clone(),
     };
-    stage.run().await
+    tokio::select! {
+        done = stage.run() => done,
+        () = show::log(status.copy().clone()) => false,
+    }
 }
 
 fn postgres_options(
@@ -236,10 +242,8 @@ fn spawn_target(
             let target = ClickHouseTarget::new(options, groups(config.batch, reader.limit()))?;
             let limits = BatchLimits { rows: config.batch.rows.min(ENCODED_ROWS), ..config.batch };
             let linger = ENCODE_INTERVAL.min(config.batch.interval);
-            drives.spawn(
-                drive::Drive { limits, ..driver(index, config, linger, target, reader, shared) }
-                    .run(),
-            );
+            let drive = driver(index, config, linger, target, reader, shared);
+            drives.spawn(drive::Drive { limits, copied: copies, ..drive }.run());
         }
     }
     Ok(())

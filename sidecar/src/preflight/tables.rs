@@ -109,7 +109,8 @@ async fn read_columns(
     let sql = "SELECT a.attrelid, a.attname::text, a.attnotnull, a.attgenerated <> '',
                  a.atttypid, a.atttypmod,
                  EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                   WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey) AND i.indisvalid
+                   WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                     AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
                      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false
                          ELSE i.indisprimary END), a.attnum
                FROM pg_catalog.pg_attribute AS a
@@ -193,11 +194,14 @@ impl Types {
                      -- a true array: get_element_type()
                      CASE WHEN t.typlen = -1 AND EXISTS (SELECT FROM pg_catalog.pg_type AS e
                        WHERE e.oid = t.typelem AND e.typarray = t.oid) THEN t.typelem ELSE 0 END,
-                     t.typlen, f.proname::text,
+                     t.typlen,
+                     -- an internal function has any name: citext's are those of text
+                     CASE l.lanname WHEN 'internal' THEN f.prosrc ELSE f.proname END::text,
                      CASE t.typalign WHEN 'd' THEN 8 WHEN 'i' THEN 4 WHEN 's' THEN 2 ELSE 1 END::int2
                    FROM used JOIN pg_catalog.pg_type AS t ON t.oid = used.oid
                    JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
-                   LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.typsend";
+                   LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.typsend
+                   LEFT JOIN pg_catalog.pg_language AS l ON l.oid = f.prolang";
         let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
         let read = |row: &tokio_postgres::Row| {
             let (typtype, below, element): (String, u32, u32) =

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rsrepl_sidecar::copy::CopyTarget as _;
 use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, Policies, Unrepresentable};
 use rsrepl_wire::text::array::Array;
 use rsrepl_wire::text::{self, oid};
 use rsrepl_wire::{Column, Encoding, Relation, ReplicaIdentity, TypeKind};
 
+use crate::copy::Copy;
 use crate::feed::*;
 use crate::rig::{Apply, DATABASE, Rig, apply, refused};
 
@@ -218,6 +220,62 @@ async fn every_value_arrives_in_its_own_type_or_becomes_null() {
         }
     }
     assert!(refused > 100, "{refused} values are outside of their types");
+}
+
+/// Each value is copied, and then comes in the stream in its native form: it is the same both times, in a column
+/// that both take.
+#[tokio::test]
+async fn every_value_is_copied_as_it_is_streamed() {
+    let rig = Rig::start();
+    let options = with_policy(&rig, Unrepresentable::Null);
+    let cases: Vec<Vec<Case>> = cases().into_values().collect();
+    let tables: Vec<Arc<Relation>> = cases
+        .iter()
+        .enumerate()
+        .map(|(index, cases)| {
+            let typmod = if cases[0].type_name.starts_with("numeric") { NUMERIC_76_20 } else { -1 };
+            let first = &cases[0];
+            let encoding = first.native.as_ref().map_or(Encoding::Send, |native| native.0);
+            let v = Column { name: "v".into(), typmod, encoding, ..first.column.clone() };
+            let columns = vec![key(int_column("id")), v];
+            table(100 + index as u32, &format!("t{index}"), ReplicaIdentity::Default, columns)
+        })
+        .collect();
+    let (mut copy, _) = Copy::open(options.clone(), &tables).await;
+    copy.round(1000).await;
+    for (index, cases) in cases.iter().enumerate() {
+        let row = |(id, case): (usize, &Case)| {
+            vec![Some((id as i32).to_be_bytes().to_vec()), Some(case.send.clone())]
+        };
+        let rows: Vec<_> = cases.iter().enumerate().map(row).collect();
+        copy.copy(index, 1000, 0, &rows).await;
+    }
+    copy.target.finish(rsrepl_wire::Lsn(1000)).await.unwrap();
+    let mut target = rig.target_with(options).await;
+    let mut end = 1000;
+    for (relation, cases) in tables.iter().zip(&cases) {
+        let row = |(id, case): (usize, &Case)| {
+            let value = case.native.as_ref().map_or(&case.send, |native| &native.1);
+            let cells = [int(id as i32 + 10_000), Cell::Value(value.clone())];
+            insert(relation, end + id as u64, &cells)
+        };
+        let rows = cases.iter().enumerate().map(row).collect();
+        end += 100_000;
+        let what = &cases[0].type_name;
+        apply(&mut target, rows, end).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let name = &relation.name;
+        let image = image("v", &type_of(&rig, name, "v"));
+        let values = |which: &str| {
+            let query = format!(
+                "SELECT ifNull({image}, 'NULL') FROM {DATABASE}.{name} FINAL WHERE id {which} 10000
+                 ORDER BY id FORMAT TabSeparatedRaw"
+            );
+            rig.server.query(&query)
+        };
+        let copied = values("<");
+        assert_eq!(copied.lines().count(), cases.len(), "{what}");
+        assert_eq!(copied, values(">="), "{what}");
+    }
 }
 
 fn edges(name: &str, type_oid: u32, width: u8) -> Arc<Relation> {

@@ -49,15 +49,36 @@ fn settle(rig: &Rig) {
     rig.settle_clickhouse(NATIVE, LIMIT);
 }
 
+/// Starts the sidecar, and has rows there afterwards, which come in the stream; or before, and they are copied.
+fn fill(rig: &mut Rig, copied: bool, rows: &str) {
+    if copied {
+        rig.configure(|config| config.copy = "data = true\nchunk_size = \"64KiB\"".to_owned());
+        rig.execute(rows);
+        rig.sidecar.launch();
+        rig.sidecar.wait_ready(LIMIT);
+    } else {
+        rig.run();
+        rig.execute(rows);
+    }
+    settle(rig);
+}
+
 #[test]
 fn every_type_of_the_server_arrives() {
-    let mut rig = rig("walk");
+    walk("walk", false);
+}
+
+#[test]
+fn every_type_of_the_server_is_copied() {
+    walk("copied", true);
+}
+
+fn walk(name: &str, copied: bool) {
+    let mut rig = rig(name);
     let types = catalog::types(&mut rig.source.client("postgres"));
     let (tables, rows) = tables::make(&rig, &types, &Book::read());
     assert!(tables.len() > 80, "{} tables", tables.len());
-    rig.run();
-    rig.execute(&rows);
-    settle(&rig);
+    fill(&mut rig, copied, &rows);
     // some of the values go once more, on the way of changes
     rig.execute(&tables.iter().map(|table| table.changes()).collect::<String>());
     settle(&rig);

@@ -6,7 +6,7 @@ use rsrepl_tests::wait;
 
 use super::equal::{self, Clients, NATIVE, Types};
 use super::tables::{Walked, element, quote};
-use super::{LIMIT, rig, settle};
+use super::{LIMIT, fill, rig, settle};
 
 /// On source and standby. `odd` borrows the functions of text, `odder` has no send function.
 const SCHEMA: &str = r#"
@@ -84,7 +84,16 @@ fn column(name: &str, type_name: String) -> Walked {
 
 #[test]
 fn types_of_users_arrive() {
-    let mut rig = rig("users");
+    walk("users", false);
+}
+
+#[test]
+fn types_of_users_are_copied() {
+    walk("copied-users", true);
+}
+
+fn walk(name: &str, copied: bool) {
+    let mut rig = rig(name);
     let mut values = VALUES.to_vec();
     for extension in EXTENSIONS {
         if is_available(&rig, extension) {
@@ -101,7 +110,7 @@ fn types_of_users_arrive() {
         "ALTER DATABASE shop SET timezone = 'Asia/Tokyo'; ALTER DATABASE shop SET bytea_output = 'escape';
          ALTER DATABASE shop SET datestyle = 'German'; ALTER DATABASE shop SET intervalstyle = 'iso_8601'",
     );
-    rig.run();
+    let mut all = "SET datestyle = ISO;".to_owned();
     for (number, (ty, values)) in values.iter().enumerate() {
         let name = format!("u{number}");
         both(
@@ -125,14 +134,12 @@ fn types_of_users_arrive() {
                 rows += &format!("INSERT INTO {name} VALUES ({id}, {value}, {});", quote(&array));
             }
         }
-        rig.execute(&format!(
-            "SET datestyle = ISO; {rows} INSERT INTO bare_{name} SELECT * FROM {name}"
-        ));
+        all += &format!("{rows} INSERT INTO bare_{name} SELECT * FROM {name};");
         let columns = vec![column("v", (*ty).to_owned()), column("a", format!("{ty}[]"))];
         tables.push((format!("bare_{name}"), columns.clone()));
         tables.push((name, columns));
     }
-    settle(&rig);
+    fill(&mut rig, copied, &all);
     let check = |rig: &Rig| {
         let (clients, types) = (&mut Clients::new(rig), &Types::read(rig));
         let mut wrong = Vec::new();

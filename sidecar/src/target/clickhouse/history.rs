@@ -5,6 +5,9 @@
 //! deleted row that are not part of its replica identity) is NULL, or an empty array, and its column is named
 //! in `_rsrepl_absent`: it is not looked up, as the row before it has it. So every column is Nullable.
 //!
+//! What the initial copy brings is `copy` (and `delete`, where it was taken up again: of what changed meanwhile
+//! the old row), of no transaction.
+//!
 //! A change that is sent again has the same version, and becomes the same row: the table is a
 //! ReplacingMergeTree of versions, and `FINAL` shows each once (invariant 3).
 
@@ -29,6 +32,9 @@ pub(super) const OWN: &[(&str, ColumnType)] = &[
     ("_rsrepl_commit_time", ColumnType::Plain(Scalar::DateTime64(6))),
     ("_rsrepl_absent", ColumnType::Array(Scalar::String)),
 ];
+
+/// What is copied is of no transaction.
+const COPIED: u32 = 0;
 
 /// What the column of an old key is called, before the name of the column itself.
 const OLD_PREFIX: &str = "_rsrepl_old_";
@@ -79,7 +85,10 @@ pub(super) fn nullable(ty: &ColumnType) -> ColumnType {
 /// [`Kind::Row`]: a value is refused; [`Kind::Frame`]: it cannot be read. The block is no good then.
 pub(super) fn put(plan: &Plan, item: &Item, block: &mut Block) -> Result<()> {
     let change = match &item.operation {
-        Operation::Insert { new } => Change { name: "insert", new: Some(new), old: None },
+        Operation::Insert { new } => {
+            let name = if item.transaction.xid == COPIED { "copy" } else { "insert" };
+            Change { name, new: Some(new), old: None }
+        }
         Operation::Update { old, new } => {
             Change { name: "update", new: Some(new), old: old.as_ref() }
         }

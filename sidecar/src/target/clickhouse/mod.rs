@@ -8,6 +8,8 @@
 //! | module | subject |
 //! |---|---|
 //! | `target` | what the pipeline sees |
+//! | `copy`, `copy_chunks` | the rows that are there when the stream begins |
+//! | `copies` | what is recorded of an unfinished copy |
 //! | `worker` | groups of batches: when they are stored, the position behind the rows |
 //! | `session` | batches to steps of tables |
 //! | `tables` | what is known of each table, by oid and by name (pure) |
@@ -47,6 +49,9 @@ mod check;
 mod choose;
 mod client;
 mod convert;
+mod copies;
+mod copy;
+mod copy_chunks;
 mod ddl;
 mod encode;
 mod evolve;
@@ -79,6 +84,7 @@ mod worker;
 mod write;
 
 pub use check::check;
+pub use copy::ClickHouseCopy;
 pub(crate) use ddl::{literal, quoted};
 pub(crate) use mirror::{ImageColumn, Mirror, version_at};
 pub use options::ClickHouseOptions;

@@ -20,7 +20,7 @@ const POSITIONS: &str = "_rsrepl_positions";
 const TRUNCATES: &str = "_rsrepl_truncates";
 
 /// Microseconds from 1970-01-01 to 2000-01-01.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The statements that make our own tables.
 pub(super) fn create_statements(database: &str) -> [String; 2] {

@@ -15,7 +15,7 @@ use super::records::{self, Record};
 use super::tables::Tables;
 use super::version::Version;
 use super::write::{Context, Step, Table};
-use super::{ddl, position, setup};
+use super::{copies, ddl, position, setup};
 use crate::batch::{Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
 use crate::schema::Table as Described;
@@ -89,6 +89,9 @@ impl Session {
         let dates = setup::prepare(&server, options).await?;
         setup::fence(&server).await?;
         let lsn = position::read(&server, &options.database, source).await?;
+        if lsn == Lsn::INVALID {
+            copies::check_none(&server, &options.database, source).await?;
+        }
         let truncates = position::read_truncates(&server, &options.database, &source.slot).await?;
         let records = match lsn {
             // records belong to a position

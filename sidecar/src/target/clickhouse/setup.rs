@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::client::Server;
 use super::convert::DateRange;
+use super::copies;
 use super::ddl::{self, Existing, Misfit, literal, quoted};
 use super::failure::Attempt;
 use super::options::ClickHouseOptions;
@@ -69,6 +70,7 @@ pub(super) async fn prepare(server: &Server, options: &ClickHouseOptions) -> Res
             server.execute(Attempt::Prepare, &sql).await?;
         }
         server.execute(Attempt::Prepare, &records::create_statement(database)).await?;
+        server.execute(Attempt::Prepare, &copies::create_statement(database)).await?;
     }
     date_range(server).await
 }

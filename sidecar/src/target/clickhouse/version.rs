@@ -27,6 +27,8 @@
 //! (Only among the rows of one record may a row filter that has changed move them up. They are inserts of
 //! different keys; in a log of a table without a key, it may then count rows of that record wrongly.)
 
+use rsrepl_wire::Lsn;
+
 use crate::batch::Change;
 
 use super::types::{ColumnType, Scalar};
@@ -43,6 +45,12 @@ impl Version {
     pub(super) fn next(self, change: &Change) -> Version {
         let own = u128::from(change.end_lsn.0) << 64 | u128::from(change.lsn.0);
         Version(own.max(self.0.saturating_add(1)))
+    }
+
+    /// Of a row that is copied under a snapshot: after everything that ends at or before its LSN, and before
+    /// everything that ends behind it. No LSN has the highest bit. `place` tells rows apart, below 2^63.
+    pub(super) fn copied(snapshot: Lsn, place: u64) -> Version {
+        Version(u128::from(snapshot.0) << 64 | u128::from(1 << 63 | place))
     }
 
     /// In `RowBinary`.
@@ -112,6 +120,17 @@ mod tests {
             for from in 0..stream.len() {
                 prop_assert_eq!(&versions(from), &all[from..]);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_copied_is_between_what_its_snapshot_shows_and_what_comes() {
+        let stream = changes(&[(10, vec![1]), (1, vec![1])]);
+        let [shown, comes] = [&stream[0][0], &stream[1][0]];
+        for place in [0, u64::MAX >> 1] {
+            let copied = Version::copied(shown.end_lsn, place);
+            assert!(Version::default().next(shown) < copied);
+            assert!(copied < Version::default().next(comes));
         }
     }
 

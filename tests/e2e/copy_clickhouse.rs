@@ -1,0 +1,148 @@
+//! The initial copy into ClickHouse, and into PostgreSQL by the same reads.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use postgres::Client;
+use rsrepl_tests::config::Target;
+use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::wait;
+
+/// For chunks to be written, or everything to arrive.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What the sidecar's resident memory must stay below.
+const MEMORY_LIMIT: u64 = 256 << 20;
+
+/// Rows of the large table.
+const ROWS: u32 = 60_000;
+
+/// The database of a ClickHouse target that keeps a history.
+const HISTORY: &str = "history";
+
+/// `orders`: large. `events`: no key. `filed`: columns that each target wants in another form.
+const SCHEMA: &str = "
+CREATE TABLE orders (id int PRIMARY KEY, n numeric(12,2), note text, at timestamptz, doc jsonb);
+CREATE TABLE events (n int, v text);
+ALTER TABLE events REPLICA IDENTITY FULL;
+CREATE TABLE filed (id int PRIMARY KEY, c char(5), twice int GENERATED ALWAYS AS (id * 2) STORED,
+                    tags text[] NOT NULL, r regtype, f float8);
+";
+
+const FILL: &str = "
+INSERT INTO orders SELECT i, i / 7.0, repeat(md5(i::text), 3), now() - i * interval '1 s', jsonb_build_object('i', i)
+    FROM generate_series(1, 60000) i;
+INSERT INTO events SELECT i % 100, 'event ' || i % 10 FROM generate_series(1, 10000) i;
+INSERT INTO filed (id, c, tags, r, f)
+    SELECT i, i, ARRAY['a', NULL, i::text], 'int4', sqrt(i) FROM generate_series(1, 3000) i;
+";
+
+/// Changes rows all over the tables until it is told to stop.
+fn writes(mut client: Client, stop: &AtomicBool, done: &AtomicU64) {
+    while !stop.load(Ordering::Relaxed) {
+        let i = done.fetch_add(1, Ordering::Relaxed);
+        let id = fastrand::u32(1..=ROWS);
+        let statements = format!(
+            "BEGIN;
+             UPDATE orders SET n = n + 1, note = 'changed {i}' WHERE id = {id};
+             DELETE FROM orders WHERE id = {};
+             INSERT INTO orders (id, n) VALUES ({}, {i});
+             UPDATE orders SET id = -id WHERE id = {} AND id > 0;
+             INSERT INTO events VALUES ({i}, 'meanwhile');
+             DELETE FROM events WHERE {i} % 20 = 0 AND ctid = (SELECT min(ctid) FROM events WHERE n = {});
+             UPDATE filed SET f = {i} WHERE id = {};
+             COMMIT",
+            id / 2,
+            1_000_000 + i,
+            id / 3,
+            i % 100,
+            1 + id % 3000,
+        );
+        client.batch_execute(&statements).expect("write to the source");
+    }
+}
+
+fn chunks(rig: &Rig, database: &str) -> u64 {
+    let query = format!("SELECT count() FROM {database}._rsrepl_copies FINAL WHERE state = 'done'");
+    rig.clickhouse.try_query(&query).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn one_copy_feeds_all_while_rows_change_and_servers_die() {
+    let mut rig = Rig::new("copy-ch", SCHEMA);
+    rig.execute(FILL);
+    rig.configure(|config| {
+        config.copy = "data = true\nworkers = 3\nchunk_size = \"64KiB\"".to_owned();
+        let history = config.clickhouse[0].connection.replace(DATABASE, HISTORY);
+        config.clickhouse.push(Target {
+            options: "mode = \"history\"".to_owned(),
+            ..Target::new(HISTORY, history)
+        });
+    });
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let client = rig.source.client(DATABASE);
+    thread::scope(|scope| {
+        // also when a wait fails: the thread ends with the source at the latest
+        scope.spawn(|| writes(client, &stop, &done));
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| disturb(&mut rig, &done)));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    rig.settle(LIMIT);
+    rig.settle_clickhouse(HISTORY, LIMIT);
+    rig.assert_equal();
+    assert_history(&rig);
+    let memory = rig.sidecar.peak_memory();
+    assert!(memory < MEMORY_LIMIT, "{memory} bytes");
+    rig.assert_discreet();
+}
+
+/// Kills ClickHouse and the sidecar in the middle of the copy.
+fn disturb(rig: &mut Rig, done: &AtomicU64) {
+    rig.sidecar.launch();
+    wait::until(LIMIT, "some chunks", || chunks(rig, DATABASE) > 20);
+    rig.clickhouse.kill();
+    rig.clickhouse.launch();
+    let before = chunks(rig, DATABASE);
+    wait::until(LIMIT, "more chunks", || chunks(rig, DATABASE) > before + 20);
+    rig.sidecar.kill();
+    assert!(position(rig).is_empty(), "the copy was not under way");
+    rig.sidecar.launch();
+    wait::until(LIMIT, "the copy is finished", || !position(rig).is_empty());
+    let before = done.load(Ordering::Relaxed);
+    wait::until(LIMIT, "some more writes", || done.load(Ordering::Relaxed) > before + 50);
+}
+
+fn position(rig: &Rig) -> String {
+    rig.clickhouse.query(&format!("SELECT lsn FROM {DATABASE}._rsrepl_positions FINAL"))
+}
+
+/// What its changes come to is what the source has.
+fn assert_history(rig: &Rig) {
+    let found = rig.clickhouse.query(&format!(
+        "SELECT concat(toString(count()), ' ', toString(sum(id)), ' ', toString(toInt64(sum(n) * 100))) FROM (
+           SELECT id, argMax(n, v) AS n, argMax(live, (v, live)) AS live FROM (
+             SELECT id, n, _rsrepl_version AS v, _rsrepl_operation != 'delete' AS live
+             FROM {HISTORY}.orders FINAL
+             UNION ALL
+             SELECT _rsrepl_old_id, NULL, _rsrepl_version, 0 FROM {HISTORY}.orders FINAL
+             WHERE _rsrepl_old_id IS NOT NULL
+           ) GROUP BY id
+         ) WHERE live"
+    ));
+    let expected = rig.source.value(
+        DATABASE,
+        "SELECT concat_ws(' ', count(*), sum(id), (sum(n) * 100)::bigint) FROM orders",
+    );
+    assert_eq!(Some(found.trim()), expected.as_deref());
+    let found = rig.clickhouse.query(&format!(
+        "SELECT countIf(_rsrepl_operation IN ('copy', 'insert')) - countIf(_rsrepl_operation = 'delete')
+         FROM {HISTORY}.events FINAL"
+    ));
+    let expected = rig.source.value(DATABASE, "SELECT count(*) FROM events");
+    assert_eq!(Some(found.trim()), expected.as_deref());
+}
