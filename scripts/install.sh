@@ -24,6 +24,15 @@ export PGRX_HOME PATH=$root/build/cargo/bin:$PATH
 sudo=()
 [ -w "$("$pg_config" --pkglibdir)" ] && [ -w "$("$pg_config" --sharedir)/extension" ] || sudo=(--sudo)
 
+# Backends have the library mapped, and would crash if it were written over: a copy takes its place first.
+library=$("$pg_config" --pkglibdir)/rsrepl.so
+if [ -e "$library" ]; then
+    as=()
+    [ ${#sudo[@]} = 0 ] || as=(sudo)
+    "${as[@]}" cp -p "$library" "$library.next"
+    "${as[@]}" mv -f "$library.next" "$library"
+fi
+
 cd "$root/extension"
 cargo pgrx install --release "${sudo[@]}" --pg-config "$pg_config" \
     --no-default-features --features "pg$major" </dev/null

@@ -128,13 +128,15 @@ pub fn starts_over(
     recorded: &[&ChunkRecord],
     now: Snapshot,
 ) -> Option<&'static str> {
-    if recorded.iter().all(|record| record.snapshot.lsn >= now.lsn) {
+    let other_shape = recorded.iter().any(|record| record.shape != table.shape);
+    // a target may say so of what this very round has left half done
+    if !other_shape && recorded.iter().all(|record| record.snapshot.lsn >= now.lsn) {
         return None;
     }
     let leaf = |record: &ChunkRecord| table.leaves.iter().find(|leaf| leaf.oid == record.leaf);
     if !table.relation.columns.iter().any(|column| column.key) {
         Some("it has no key that its rows could be told by")
-    } else if recorded.iter().any(|record| record.shape != table.shape) {
+    } else if other_shape {
         Some("its columns, or what is published of it, have changed")
     } else if recorded.iter().any(|record| leaf(record).is_none()) {
         Some("a partition of it is gone")

@@ -126,6 +126,8 @@ fn what_cannot_be_gone_on_with_starts_over() {
     for (table, record, now, part) in [
         (table(vec![leaf(7, 10)], false), record(7, ALL, 10), at(20), "no key"),
         (good.clone(), ChunkRecord { shape: "x".into(), ..record(7, ALL, 10) }, at(20), "columns"),
+        // what ClickHouse says of a chunk that this very round has begun
+        (good.clone(), ChunkRecord { shape: "".into(), ..record(7, ALL, 20) }, at(20), "columns"),
         (good.clone(), record(9, ALL, 10), at(20), "partition"),
         (good.clone(), ChunkRecord { filenode: 70, ..record(7, ALL, 10) }, at(20), "rewritten"),
         (good.clone(), record(7, ALL, 10), later, "transactions"),

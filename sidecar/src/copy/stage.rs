@@ -175,18 +175,23 @@ impl Runner {
     /// Opens the targets; `None`: there is nothing to copy.
     async fn sites(&self, info: &SourceInfo) -> Result<Option<Vec<Site>>> {
         let mut sites = Vec::new();
-        let (mut positioned, mut unfinished) = (false, false);
+        let (mut positioned, mut unfinished, mut failed) = (false, false, None);
         for (index, target) in &self.targets {
             let mut locked = target.lock().await;
             let standing = locked.open(&info.identity).await;
             let name = locked.name().to_owned();
             drop(locked);
-            let standing = standing.inspect_err(|error| {
-                self.status.update_target(*index, |status| {
-                    status.last_error = Some(error.to_string());
-                    status.retries += 1;
-                });
-            })?;
+            let standing = match standing {
+                Ok(standing) => standing,
+                Err(error) => {
+                    self.status.update_target(*index, |status| {
+                        status.last_error = Some(error.to_string());
+                        status.retries += 1;
+                    });
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             self.status.update_target(*index, |status| status.last_error = None);
             let records = match standing {
                 Standing::Positioned(_) => {
@@ -206,6 +211,10 @@ impl Runner {
             sites.push(Site { index: *index, name, target, records, forms: Vec::new() });
         }
         let begins = unfinished || !positioned || self.when == When::AnyIsNew;
+        // a target that does not answer keeps no stream from the others that have one
+        if let Some(error) = failed.filter(|_| begins) {
+            return Err(error);
+        }
         Ok((begins && !sites.is_empty()).then_some(sites))
     }
 
@@ -277,7 +286,7 @@ impl Runner {
                 backoff.reset();
             }
             match ended {
-                Ended::Done => self.reopen(sites, info).await?,
+                Ended::Done => self.reopen(sites, info, &catalog).await?,
                 Ended::Aged => {
                     info!(age = ?began.elapsed(), "copy.max_snapshot_age: going on with a new snapshot");
                     return Ok(Round::Another);
@@ -292,7 +301,7 @@ impl Runner {
                     self.wait_after(error, &mut backoff).await;
                     // another snapshot would have everything to be looked through again
                     Reader::connect(source).await?.begin(&exported.name).await?;
-                    self.reopen(sites, info).await?;
+                    self.reopen(sites, info, &catalog).await?;
                 }
             }
         }
@@ -303,9 +312,23 @@ impl Runner {
         Ok(Round::Finished)
     }
 
-    async fn reopen(&self, sites: &mut [Site], info: &SourceInfo) -> Result<()> {
+    /// Between two passes of a round.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] when a target is not where this round has brought it: another sidecar copies, or it
+    /// has lost what it had. Chunks of this snapshot may not be written there any more.
+    async fn reopen(&self, sites: &mut [Site], info: &SourceInfo, catalog: &Catalog) -> Result<()> {
         for site in sites {
             site.reopen(info).await?;
+            if site.records.caught_up != catalog.snapshot {
+                let message = format!(
+                    "target {}: its copy has been taken on by somebody else, or was set back, while a snapshot was \
+                     being copied",
+                    site.name
+                );
+                return Err(Error::new(Kind::Server, message));
+            }
+            self.start_over(site, catalog).await?;
         }
         Ok(())
     }

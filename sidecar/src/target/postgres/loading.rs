@@ -63,11 +63,11 @@ impl PostgresCopy {
         let (target, user) = (self.options.name.as_str(), self.options.connection.user());
         let mut client = session::open(target, &self.options.connection).await?;
         positions::create(target, user, &client).await?;
-        copies::create(target, user, &client).await?;
         let applied = positions::load(target, &mut client, source).await?;
         if applied != Lsn::INVALID {
             return Ok(Standing::Positioned(applied));
         }
+        copies::create(target, user, &client).await?;
         let slot = source.slot.clone();
         let (epoch, records) = copies::open(target, &client, &slot).await?;
         // a pass is over, and the tables are those of the round
