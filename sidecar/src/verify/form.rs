@@ -231,7 +231,8 @@ impl Form {
         let micros = |value: &str| bits(64, &format!("toInt64({value} - 946684800000000)"));
         match (self, scalar) {
             (Form::Within(form, _), _) => form.text_of(value, scalar),
-            (Form::Plain, Scalar::Bool) => format!("if({value}, 't', 'f')"),
+            // not by `if`, to which NULL is false
+            (Form::Plain, Scalar::Bool) => format!("substring('ft', toUInt8({value}) + 1, 1)"),
             (Form::Sent(_), Scalar::Float32) => bits(32, value),
             (Form::Sent(_), Scalar::Float64) => bits(64, value),
             (Form::Sent(_), Scalar::Date32 | Scalar::Date) => {
