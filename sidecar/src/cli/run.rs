@@ -140,7 +140,7 @@ async fn copy(
     shutdown: CancellationToken,
 ) -> ExitCode {
     if !config.copy.data {
-        error!("copy.data is false: nothing is to be copied");
+        error!("copy.data is false: nothing is to be copied; set it to true");
         return ExitCode::from(FAILURE);
     }
     if source_ready(config, status, mask, &shutdown).await.is_none() {

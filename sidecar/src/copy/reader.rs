@@ -207,7 +207,7 @@ fn query(chunk: &Chunk) -> String {
     let mut conditions = vec![chunk.pages.condition()];
     conditions.extend(chunk.table.filter.as_ref().map(|filter| format!("({filter})")));
     conditions.extend(chunk.since.map(|since| {
-        // numbers of transactions wrap around; those of frozen rows are older than all others
+        // numbers of transactions wrap around; a frozen row may look young for it, and is only looked at again
         let xmin = since.xmin & u64::from(u32::MAX);
         format!(
             "pg_catalog.age(xmin) OPERATOR(pg_catalog.<=) pg_catalog.age('{xmin}'::pg_catalog.xid)"
