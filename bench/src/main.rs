@@ -18,7 +18,7 @@
 //! | [`chart`] | the picture |
 //!
 //! Every case makes a backlog once, behind a slot that was created before it. Every run then replays
-//! that backlog through a copy of the slot, the contenders taking turns (A B A B …). The clock starts
+//! that backlog through a copy of the slot, the contenders taking turns (A B, B A, A B …). The clock starts
 //! when the run's slot becomes active, so start-up of either side is not counted, and stops when the
 //! last row is where it belongs. After each run the rows are compared with the source's: a wrong
 //! answer is no time. A peer that cannot be started is reported as such.

@@ -173,7 +173,8 @@ impl Outcome {
     }
 }
 
-/// Lets the contenders take turns. The first one must work; another that fails is out of the race.
+/// Lets the contenders take turns, there and back again (A B, B A, A B): what one leaves behind in caches
+/// falls on each of them. The first one must work; another that fails is out of the race.
 pub fn interleave(runs: u64, mut contenders: Vec<Contender>) -> Result<Vec<Track>, String> {
     let track = |c: &Contender| Track {
         name: c.name.clone(),
@@ -184,7 +185,11 @@ pub fn interleave(runs: u64, mut contenders: Vec<Contender>) -> Result<Vec<Track
     let mut tracks: Vec<Track> = contenders.iter().map(track).collect();
     static RUN: AtomicU32 = AtomicU32::new(1);
     for round in 1..=runs {
-        for (place, (contender, track)) in contenders.iter_mut().zip(&mut tracks).enumerate() {
+        let places = 0..contenders.len();
+        let order: Vec<usize> =
+            if round % 2 == 1 { places.collect() } else { places.rev().collect() };
+        for place in order {
+            let (contender, track) = (&mut contenders[place], &mut tracks[place]);
             if track.absent.is_some() {
                 continue;
             }
