@@ -58,7 +58,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rsrepl_wire::{Lsn, Relation};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 pub use plan::Pages;
 pub use progress::{Progress, TableProgress};
@@ -70,6 +70,10 @@ use crate::target::SourceIdentity;
 
 /// Pieces of one chunk that wait for a writer, at most; each is of [`PIECE`] bytes and one row.
 pub const PIECES: usize = 4;
+
+/// Bytes of all pieces that wait for writers or are being written, over all workers; a single row may be larger,
+/// and then is alone.
+pub const WAITING: usize = 64 << 20;
 
 /// Bytes that are gathered into one piece.
 pub const PIECE: usize = 128 << 10;
@@ -93,8 +97,6 @@ pub struct CopiedTable {
     /// As the stream describes it, with the columns that are published. Of a partitioned table that is
     /// published as such, the root.
     pub relation: Arc<Relation>,
-    /// Changes with everything that chunks copied earlier depend on: the columns and what is read of them.
-    pub shape: String,
     /// Where its rows are: the table itself, or its partitions.
     pub leaves: Vec<Leaf>,
     /// The row filter of its publications, an SQL condition.
@@ -111,6 +113,30 @@ pub struct Leaf {
     pub filenode: u32,
     /// Pages that it has now.
     pub pages: u32,
+    /// Bytes of them and of the values that are stored out of line.
+    pub bytes: u64,
+    /// The columns that are read, as its own catalog rows have them.
+    pub attributes: Vec<Attribute>,
+    /// Changes with everything that chunks copied earlier depend on: the columns and what is read of them,
+    /// and whether the leaf has left the table, or the publications, in between.
+    pub shape: String,
+}
+
+/// A column of a leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribute {
+    pub name: String,
+    /// `attnum`: another column of the same name has another one.
+    pub number: i16,
+    pub type_oid: u32,
+}
+
+impl Leaf {
+    /// Pages of a chunk of so many bytes.
+    fn pages_of(&self, bytes: u64) -> u32 {
+        let pages = u128::from(bytes) * u128::from(self.pages) / u128::from(self.bytes.max(1));
+        u32::try_from(pages).unwrap_or(u32::MAX).max(1)
+    }
 }
 
 /// How a target wants the rows of a table.
@@ -157,7 +183,7 @@ pub struct Chunk {
 pub struct ChunkRecord {
     /// `oid` of the table as it is shown in the stream.
     pub table: u32,
-    /// [`CopiedTable::shape`].
+    /// [`Leaf::shape`].
     pub shape: String,
     /// [`Leaf::oid`].
     pub leaf: u32,
@@ -173,7 +199,7 @@ impl ChunkRecord {
     pub fn of(chunk: &Chunk) -> ChunkRecord {
         ChunkRecord {
             table: chunk.table.relation.oid,
-            shape: chunk.table.shape.clone(),
+            shape: chunk.leaf.shape.clone(),
             leaf: chunk.leaf.oid,
             filenode: chunk.leaf.filenode,
             pages: chunk.pages,
@@ -264,23 +290,65 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// Room for pieces, which all workers share: [`WAITING`] bytes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Semaphore>);
+
+/// A piece, and the room that it takes until the last of its writers is done with it.
+#[derive(Clone)]
+pub struct Held {
+    bytes: Bytes,
+    _room: Arc<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// In units of a KiB, as a semaphore counts no further than 2^29 on some machines.
+    const UNIT: usize = 1024;
+
+    pub fn new() -> Room {
+        Room(Arc::new(Semaphore::new(WAITING / Self::UNIT)))
+    }
+
+    /// Waits until there is room. Whoever waits holds nothing that others wait for.
+    ///
+    /// # Errors
+    /// None that can happen: [`Kind::Internal`].
+    pub async fn take(&self, bytes: Bytes) -> Result<Held> {
+        let units = bytes.len().div_ceil(Self::UNIT).min(WAITING / Self::UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.0).acquire_many_owned(units).await;
+        let room = room.map_err(|e| Error::new(Kind::Internal, "no more room").because(e))?;
+        Ok(Held { bytes, _room: Arc::new(room) })
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room::new()
+    }
+}
+
 /// The rows of a chunk as COPY sends them: header, whole rows in each piece, trailer.
-pub struct Rows(mpsc::Receiver<Piece>);
+pub struct Rows {
+    pieces: mpsc::Receiver<Piece>,
+    /// The one that was given out last.
+    held: Option<Held>,
+}
 
 /// The other end of [`Rows`].
 #[derive(Clone)]
 pub struct RowsSender(mpsc::Sender<Piece>);
 
 enum Piece {
-    Data(Bytes),
+    Data(Held),
     End,
 }
 
 impl Rows {
     /// A channel of [`PIECES`].
     pub fn channel() -> (RowsSender, Rows) {
-        let (sender, receiver) = mpsc::channel(PIECES);
-        (RowsSender(sender), Rows(receiver))
+        let (sender, pieces) = mpsc::channel(PIECES);
+        (RowsSender(sender), Rows { pieces, held: None })
     }
 
     /// The next piece; `None` at the end.
@@ -288,8 +356,9 @@ impl Rows {
     /// # Errors
     /// [`Kind::Connection`]: reading was broken off, and nothing of this chunk may stay.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.0.recv().await {
-            Some(Piece::Data(bytes)) => Ok(Some(bytes)),
+        self.held = None;
+        match self.pieces.recv().await {
+            Some(Piece::Data(held)) => Ok(Some(self.held.insert(held).bytes.clone())),
             Some(Piece::End) => Ok(None),
             None => Err(Error::new(Kind::Connection, "reading a chunk was broken off")),
         }
@@ -298,8 +367,8 @@ impl Rows {
 
 impl RowsSender {
     /// Whether somebody still wants it.
-    pub async fn send(&self, bytes: Bytes) -> bool {
-        self.0.send(Piece::Data(bytes)).await.is_ok()
+    pub async fn send(&self, piece: Held) -> bool {
+        self.0.send(Piece::Data(piece)).await.is_ok()
     }
 
     /// Everything was sent. Without it, dropping the sender breaks the chunk off.

@@ -84,10 +84,10 @@ pub struct Need {
     pub since: Option<Snapshot>,
 }
 
-/// What a target lacks of a leaf to have it as it is in `now`.
-pub fn needs(leaf: &Leaf, records: &Records, now: Snapshot, chunk: u32) -> Vec<Need> {
+/// What a target lacks of a leaf to have it as it is in `now`, in chunks of `chunk` bytes.
+pub fn needs(leaf: &Leaf, records: &Records, now: Snapshot, chunk: u64) -> Vec<Need> {
     let of_leaf = || records.chunks.iter().filter(|record| record.leaf == leaf.oid);
-    let new = gaps(of_leaf().map(|record| record.pages), leaf.pages, chunk);
+    let new = gaps(of_leaf().map(|record| record.pages), leaf.pages, leaf.pages_of(chunk));
     let older = of_leaf().filter(|record| record.snapshot.lsn < now.lsn);
     let older = older.map(|record| Need { pages: record.pages, since: Some(record.snapshot) });
     new.into_iter().map(|pages| Need { pages, since: None }).chain(older).collect()
@@ -107,9 +107,9 @@ pub struct Work {
 /// Sorts works so that all workers end together: what was never copied first, for that is what the snapshot's
 /// age may cut short; of that the large tables first, and a table's chunks together.
 pub fn sort(works: &mut [Work], tables: &[impl AsRef<CopiedTable>]) {
-    let pages = |table: usize| -> u64 {
+    let bytes = |table: usize| -> u64 {
         let leaves = tables.get(table).map(|table| table.as_ref().leaves.iter());
-        leaves.into_iter().flatten().map(|leaf| u64::from(leaf.pages)).sum()
+        leaves.into_iter().flatten().map(|leaf| leaf.bytes).sum()
     };
     let size = |work: &Work| {
         let leaf = tables.get(work.table).and_then(|table| table.as_ref().leaves.get(work.leaf));
@@ -117,7 +117,7 @@ pub fn sort(works: &mut [Work], tables: &[impl AsRef<CopiedTable>]) {
     };
     works.sort_by_cached_key(|work| {
         let again = work.need.since.is_some();
-        (again, Reverse(pages(work.table)), work.table, Reverse(size(work)), work.leaf, work.need)
+        (again, Reverse(bytes(work.table)), work.table, Reverse(size(work)), work.leaf, work.need)
     });
 }
 
@@ -128,12 +128,13 @@ pub fn starts_over(
     recorded: &[&ChunkRecord],
     now: Snapshot,
 ) -> Option<&'static str> {
-    let other_shape = recorded.iter().any(|record| record.shape != table.shape);
+    let leaf = |record: &ChunkRecord| table.leaves.iter().find(|leaf| leaf.oid == record.leaf);
+    let other_shape =
+        recorded.iter().any(|record| leaf(record).is_some_and(|leaf| leaf.shape != record.shape));
     // a target may say so of what this very round has left half done
     if !other_shape && recorded.iter().all(|record| record.snapshot.lsn >= now.lsn) {
         return None;
     }
-    let leaf = |record: &ChunkRecord| table.leaves.iter().find(|leaf| leaf.oid == record.leaf);
     if !table.relation.columns.iter().any(|column| column.key) {
         Some("it has no key that its rows could be told by")
     } else if other_shape {

@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn a_round_after_a_round_has_nothing_left(pages in 0..600u32, grown in 0..600u32, chunk in 1..70u32) {
+    fn a_round_after_a_round_has_nothing_left(pages in 0..600u32, grown in 0..600u32, chunk in 1..70 * PAGE) {
         let mut records = Records { caught_up: at(10), chunks: Vec::new() };
         let leaf = leaf(7, pages);
         records.chunks = needs(&leaf, &records, at(10), chunk)
@@ -73,12 +73,35 @@ proptest! {
     }
 }
 
+/// Bytes of a page.
+const PAGE: u64 = 8192;
+
+#[test]
+fn large_values_make_small_chunks() {
+    let slim = leaf(7, 1000);
+    let wide = Leaf { bytes: 1000 * slim.bytes, ..slim.clone() };
+    let none = Records { caught_up: at(0), chunks: Vec::new() };
+    assert_eq!(needs(&slim, &none, at(10), 1000 * PAGE).len(), 1);
+    assert_eq!(needs(&wide, &none, at(10), 1000 * PAGE).len(), 1000);
+    assert_eq!(needs(&Leaf { bytes: u64::MAX, ..slim }, &none, at(10), 1).len(), 1000);
+    assert_eq!(needs(&leaf(8, 0), &none, at(10), 1).len(), 1);
+}
+
 fn at(lsn: u64) -> Snapshot {
     Snapshot { lsn: Lsn(lsn), xmin: lsn * 100 }
 }
 
 fn leaf(oid: u32, pages: u32) -> Leaf {
-    Leaf { oid, schema: "s".into(), name: format!("t{oid}"), filenode: oid, pages }
+    Leaf {
+        oid,
+        schema: "s".into(),
+        name: format!("t{oid}"),
+        filenode: oid,
+        pages,
+        bytes: u64::from(pages) * PAGE,
+        attributes: Vec::new(),
+        shape: "shape".into(),
+    }
 }
 
 fn record(leaf: u32, pages: Pages, lsn: u64) -> ChunkRecord {
@@ -110,8 +133,7 @@ fn table(leaves: Vec<Leaf>, key: bool) -> Arc<CopiedTable> {
         replica_identity: ReplicaIdentity::Default,
         columns: vec![column],
     };
-    let shape = "shape".to_owned();
-    Arc::new(CopiedTable { relation: Arc::new(relation), shape, leaves, filter: None })
+    Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter: None })
 }
 
 const ALL: Pages = Pages { first: 0, end: None };

@@ -2,11 +2,12 @@
 
 use std::pin::pin;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{StreamExt, future};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Column, SimpleQueryMessage};
 
-use super::{Chunk, ColumnForm, Format, Leaf, PIECE, RowsSender};
+use super::{Attribute, Chunk, ColumnForm, Format, Held, Leaf, PIECE, Room, RowsSender};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::quote::{identifier, literal};
@@ -109,6 +110,7 @@ impl Reader {
         &self,
         snapshot: &str,
         chunk: &Chunk,
+        room: &Room,
         mut sinks: Vec<RowsSender>,
     ) -> Result<(), Unread> {
         self.lock(snapshot, &chunk.leaf).await?;
@@ -120,7 +122,8 @@ impl Reader {
         while let Some(row) = rows.next().await {
             let row = row.map_err(server)?;
             if piece.len() + row.len() > PIECE && !piece.is_empty() {
-                give(&mut sinks, piece.split().freeze()).await;
+                let full = room.take(piece.split().freeze()).await.map_err(Unread::Failed)?;
+                give(&mut sinks, full).await;
                 if sinks.is_empty() {
                     let message = format!("{what}: no target takes it any more");
                     return Err(Unread::Failed(Error::new(Kind::Connection, message)));
@@ -130,7 +133,8 @@ impl Reader {
             piece.extend_from_slice(&row);
         }
         if !piece.is_empty() {
-            give(&mut sinks, piece.freeze()).await;
+            let last = room.take(piece.freeze()).await.map_err(Unread::Failed)?;
+            give(&mut sinks, last).await;
         }
         self.end().await.map_err(Unread::Failed)?;
         for sink in sinks {
@@ -139,8 +143,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Row addresses are those that the chunk was planned with as long as this lock is held and the file is the
-    /// same: only now, and not for longer than it takes to read a chunk.
+    /// Row addresses and columns are those that the chunk was planned with as long as this lock is held, and the
+    /// file and the columns are the same: only now, and not for longer than it takes to read a chunk.
     async fn lock(&self, snapshot: &str, leaf: &Leaf) -> Result<(), Unread> {
         let name = format!("{}.{}", identifier(&leaf.schema), identifier(&leaf.name));
         let file = format!(
@@ -154,21 +158,30 @@ impl Reader {
             let what = format!("{name} {why} while it was copied");
             Unread::Moved(Error::new(Kind::Server, what))
         };
-        let messages = match self.client.simple_query(&file).await {
-            Ok(messages) => messages,
-            // no such table, column or schema
-            Err(error) if error.code().is_some_and(|code| code.code().starts_with("42P01")) => {
-                return Err(moved("was dropped or renamed"));
-            }
-            Err(error) => return Err(Unread::Failed(failed(&format!("locking {name}"), error))),
+        let unread = |error: tokio_postgres::Error| match error.code().map(SqlState::code) {
+            // no such table, schema, column or type
+            Some("42P01" | "3F000" | "42703" | "42704") => moved("was dropped, renamed or altered"),
+            _ => Unread::Failed(failed(&format!("locking {name}"), error)),
         };
+        let messages = self.client.simple_query(&file).await.map_err(unread)?;
         let found = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row.get(0)?.parse::<u32>().ok()?),
             _ => None,
         });
-        match found == Some(leaf.filenode) {
+        if found != Some(leaf.filenode) {
+            return Err(moved("was truncated or rewritten"));
+        }
+        // a query of the catalogs would see them as they were; what a statement means goes by how they are
+        let names: Vec<String> = leaf.attributes.iter().map(|a| identifier(&a.name)).collect();
+        let columns = format!("SELECT {} FROM ONLY {name}", names.join(", "));
+        let statement = self.client.prepare(&columns).await.map_err(unread)?;
+        let same = |(column, attribute): (&Column, &Attribute)| {
+            column.column_id() == Some(attribute.number)
+                && column.type_().oid() == attribute.type_oid
+        };
+        match statement.columns().iter().zip(&leaf.attributes).all(same) {
             true => Ok(()),
-            false => Err(moved("was truncated or rewritten")),
+            false => Err(moved("was altered")),
         }
     }
 }
@@ -181,7 +194,7 @@ fn begin(snapshot: &str) -> String {
 }
 
 /// Gives a piece to all who want it; who does not is none of the sinks any more.
-async fn give(sinks: &mut Vec<RowsSender>, piece: Bytes) {
+async fn give(sinks: &mut Vec<RowsSender>, piece: Held) {
     let sent = future::join_all(sinks.iter().map(|sink| sink.send(piece.clone()))).await;
     let mut sent = sent.into_iter();
     sinks.retain(|_| sent.next() == Some(true));

@@ -14,7 +14,7 @@ use super::reader::Reader;
 use super::snapshot::Exported;
 use super::tables::{self, Catalog};
 use super::workers::{self, Ended, Pass};
-use super::{CopiedTable, CopyTarget, Form, Records, Snapshot, Standing, plan};
+use super::{CopiedTable, CopyTarget, Form, Records, Room, Snapshot, Standing, plan};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
@@ -164,7 +164,11 @@ impl Runner {
             self.status.update_source(|source| source.last_error = None);
             let exported = self.export(client, &info, &sites).await?;
             let round = self.round(&info, &exported, &mut sites).await;
-            exported.release().await;
+            let begun = sites.iter().any(|site| site.records.caught_up.lsn != Lsn::INVALID);
+            match begun {
+                true => exported.release().await,
+                false => exported.take_back().await,
+            }
             match round? {
                 Round::Finished => return Ok(()),
                 Round::Another => {}
@@ -380,9 +384,7 @@ impl Runner {
 
     /// What is left to be done under this snapshot.
     fn pass(&self, exported: &Exported, sites: &[Site], catalog: &Catalog, until: Instant) -> Pass {
-        let chunk = u32::try_from(self.config.copy.chunk_size / catalog.block.max(1));
-        let chunk = chunk.unwrap_or(u32::MAX).max(1);
-        let works = works(sites, catalog, chunk);
+        let works = works(sites, catalog, self.config.copy.chunk_size);
         self.progress.planned(&catalog.tables, &works);
         Pass {
             source: self.config.source.clone(),
@@ -394,6 +396,7 @@ impl Runner {
             sites: sites.iter().map(|s| (s.index, s.name.clone(), Arc::clone(&s.target))).collect(),
             forms: sites.iter().map(|site| site.forms.clone()).collect(),
             until,
+            room: Room::new(),
             status: self.status.clone(),
             progress: self.progress.clone(),
         }
@@ -401,7 +404,7 @@ impl Runner {
 }
 
 /// All that the targets need; what several need in the same form is one work.
-fn works(sites: &[Site], catalog: &Catalog, chunk: u32) -> Vec<plan::Work> {
+fn works(sites: &[Site], catalog: &Catalog, chunk: u64) -> Vec<plan::Work> {
     let mut works: Vec<plan::Work> = Vec::new();
     for (table, copied) in catalog.tables.iter().enumerate() {
         for (leaf, of) in copied.leaves.iter().enumerate() {

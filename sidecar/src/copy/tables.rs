@@ -9,7 +9,7 @@ use rsrepl_wire::Lsn;
 use tokio_postgres::Client;
 
 use super::reader::{Reader, failed};
-use super::{CopiedTable, Leaf, Snapshot};
+use super::{Attribute, CopiedTable, Leaf, Snapshot};
 use crate::config::{InvalidText, Source};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::{self, Shown};
@@ -22,20 +22,42 @@ const NAMED_MAX: usize = 5;
 const LEAVES: &str = "\
 SELECT c.oid, n.nspname::text, c.relname::text, c.relfilenode, pg_catalog.pg_relation_filenode(c.oid),
        COALESCE(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::bigint,
-       pg_catalog.has_table_privilege(c.oid, 'SELECT')
+       COALESCE(pg_catalog.pg_table_size(c.oid), 0), pg_catalog.has_table_privilege(c.oid, 'SELECT')
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.oid = ANY ($1)";
 
 const XMIN: &str = "\
 SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint,
-       pg_catalog.getdatabaseencoding()::text, pg_catalog.current_setting('block_size')::bigint";
+       pg_catalog.getdatabaseencoding()::text";
+
+const ATTRIBUTES: &str = "\
+SELECT a.attrelid, a.attname::text, a.attnum, a.atttypid
+  FROM pg_catalog.pg_attribute AS a
+ WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// What makes a leaf's rows those of the table, and of the publications: each row of it is another one when a
+/// partition was detached and attached again, or a table taken out of a publication and put back. Between
+/// the two its changes do not come.
+const TIES: &str = "\
+SELECT l.oid, pg_catalog.concat_ws(' ',
+       (SELECT pg_catalog.string_agg(i.inhparent || ':' || i.xmin, ',' ORDER BY i.inhrelid)
+          FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = ANY (a.oids)),
+       (SELECT pg_catalog.string_agg(p.oid || ':' || p.xmin, ',' ORDER BY p.oid)
+          FROM pg_catalog.pg_publication AS p WHERE p.pubname = ANY ($2)),
+       (SELECT pg_catalog.string_agg(r.oid || ':' || r.xmin, ',' ORDER BY r.oid)
+          FROM pg_catalog.pg_publication_rel AS r JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+         WHERE p.pubname = ANY ($2) AND r.prrelid = ANY (a.oids)),
+       (SELECT pg_catalog.string_agg(n.oid || ':' || n.xmin, ',' ORDER BY n.oid)
+          FROM pg_catalog.pg_publication_namespace AS n JOIN pg_catalog.pg_publication AS p ON p.oid = n.pnpubid
+         WHERE p.pubname = ANY ($2)))
+  FROM pg_catalog.unnest($1::oid[]) AS l (oid),
+       LATERAL (SELECT pg_catalog.array_append(pg_catalog.array_agg(t.relid::oid), l.oid) AS oids
+                  FROM pg_catalog.pg_partition_ancestors(l.oid) AS t) AS a";
 
 /// The source as one snapshot shows it.
 pub(super) struct Catalog {
     pub(super) snapshot: Snapshot,
     pub(super) tables: Vec<Arc<CopiedTable>>,
-    /// Bytes of a page.
-    pub(super) block: u64,
 }
 
 /// Reads the catalogs under the snapshot `name`, which shows what commits before `lsn`.
@@ -49,7 +71,7 @@ pub(super) async fn read(
     reader.begin(name).await?;
     let server = |error| failed("reading the catalogs", error);
     let row = client.query_one(XMIN, &[]).await.map_err(server)?;
-    let (xmin, encoding, block): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
+    let (xmin, encoding): (i64, String) = (row.get(0), row.get(1));
     if encoding == "SQL_ASCII"
         && (source.encoding.is_some() || source.invalid_text == InvalidText::Replace)
     {
@@ -61,22 +83,42 @@ pub(super) async fn read(
         .hint("load the targets by hand from the slot's snapshot (docs/operations.md), and set copy.data = false"));
     }
     let shown = preflight::shown(client, &source.publications).await?;
-    let mut leaves = leaves(client, &shown).await?;
+    let mut leaves = leaves(client, &shown, &source.publications).await?;
     reader.end().await?;
     let table = |shown: Shown| {
-        let shape = shape(&shown);
-        let Shown { relation, leaves: oids, filter } = shown;
-        let leaves = oids.iter().filter_map(|oid| leaves.remove(oid)).collect();
-        Arc::new(CopiedTable { relation: Arc::new(relation), shape, leaves, filter })
+        let leaves = shown.leaves.iter().filter_map(|oid| leaves.remove(oid));
+        let leaves = leaves.map(|found| found.of(&shown)).collect();
+        let Shown { relation, filter, .. } = shown;
+        Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter })
     };
     Ok(Catalog {
         snapshot: Snapshot { lsn, xmin: xmin.cast_unsigned() },
         tables: shown.into_iter().map(table).collect(),
-        block: u64::try_from(block).unwrap_or(8192),
     })
 }
 
-async fn leaves(client: &Client, shown: &[Shown]) -> Result<HashMap<u32, Leaf>> {
+/// A leaf with all of its columns, and its ties.
+struct Found {
+    leaf: Leaf,
+    ties: String,
+}
+
+impl Found {
+    /// As a leaf of this table, with the columns that are shown of it.
+    fn of(self, shown: &Shown) -> Leaf {
+        let Found { mut leaf, ties } = self;
+        let columns = &shown.relation.columns;
+        leaf.attributes.retain(|attribute| columns.iter().any(|c| c.name == attribute.name));
+        leaf.shape = shape(shown, &leaf.attributes, &ties);
+        leaf
+    }
+}
+
+async fn leaves(
+    client: &Client,
+    shown: &[Shown],
+    publications: &[String],
+) -> Result<HashMap<u32, Found>> {
     let oids: Vec<u32> = shown.iter().flat_map(|table| table.leaves.iter().copied()).collect();
     let server = |error| failed("reading the catalogs", error);
     let rows = client.query(LEAVES, &[&oids]).await.map_err(server)?;
@@ -89,14 +131,27 @@ async fn leaves(client: &Client, shown: &[Shown]) -> Result<HashMap<u32, Leaf>> 
             let what = format!("{schema}.{name} was truncated, rewritten or dropped meanwhile");
             return Err(Error::new(Kind::Server, what));
         }
-        if !row.get::<_, bool>(6) {
+        if !row.get::<_, bool>(7) {
             refused.push(format!("{}.{}", identifier(&schema), identifier(&name)));
         }
         let pages = u32::try_from(row.get::<_, i64>(5)).unwrap_or(u32::MAX);
-        let oid = row.get(0);
-        found.insert(oid, Leaf { oid, schema, name, filenode: then, pages });
+        let bytes = row.get::<_, i64>(6).cast_unsigned();
+        let (oid, attributes, shape) = (row.get(0), Vec::new(), String::new());
+        let leaf = Leaf { oid, schema, name, filenode: then, pages, bytes, attributes, shape };
+        found.insert(oid, Found { leaf, ties: String::new() });
     }
     if refused.is_empty() {
+        for row in client.query(ATTRIBUTES, &[&oids]).await.map_err(server)? {
+            let (name, number, type_oid) = (row.get(1), row.get(2), row.get(3));
+            if let Some(of) = found.get_mut(&row.get(0)) {
+                of.leaf.attributes.push(Attribute { name, number, type_oid });
+            }
+        }
+        for row in client.query(TIES, &[&oids, &publications]).await.map_err(server)? {
+            if let Some(of) = found.get_mut(&row.get(0)) {
+                of.ties = row.get(1);
+            }
+        }
         return Ok(found);
     }
     let more = if refused.len() > NAMED_MAX { ", …" } else { "" };
@@ -109,8 +164,8 @@ async fn leaves(client: &Client, shown: &[Shown]) -> Result<HashMap<u32, Leaf>> 
 }
 
 /// Another one for other columns, types, keys or rows.
-fn shape(shown: &Shown) -> String {
-    let mut text = format!("{:?}", shown.filter);
+fn shape(shown: &Shown, attributes: &[Attribute], ties: &str) -> String {
+    let mut text = format!("{:?} {attributes:?} {ties}", shown.filter);
     for column in &shown.relation.columns {
         let _ = write!(
             text,

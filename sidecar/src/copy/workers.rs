@@ -13,7 +13,7 @@ use super::plan::Work;
 use super::progress::Progress;
 use super::reader::{Reader, Unread};
 use super::stage::Shared;
-use super::{Chunk, ChunkWriter, CopiedTable, Form, Rows, Snapshot};
+use super::{Chunk, ChunkWriter, CopiedTable, Form, Room, Rows, Snapshot};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::guard::guarded;
@@ -34,6 +34,7 @@ pub(super) struct Pass {
     pub(super) forms: Vec<Vec<Form>>,
     /// Chunks that were never copied are not begun behind it.
     pub(super) until: Instant,
+    pub(super) room: Room,
     pub(super) status: Status,
     pub(super) progress: Progress,
 }
@@ -168,7 +169,7 @@ impl Worker {
             writing.push(async move { (*site, writer.write(chunk, rows).await) });
         }
         let (read, written) = tokio::join!(
-            reader.read(&pass.snapshot_name, &chunk, sinks),
+            reader.read(&pass.snapshot_name, &chunk, &pass.room, sinks),
             future::join_all(writing)
         );
         // a target that takes no more rows is the cause of what the reader says then

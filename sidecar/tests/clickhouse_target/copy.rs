@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rsrepl_sidecar::batch::Change;
 use rsrepl_sidecar::config::Mode;
 use rsrepl_sidecar::copy::{
-    Chunk, ColumnForm, CopiedTable, CopyTarget, Form, Format, Leaf, Pages, Records, Rows, Snapshot,
-    Standing, Written,
+    Chunk, ColumnForm, CopiedTable, CopyTarget, Form, Format, Leaf, Pages, Records, Room, Rows,
+    Snapshot, Standing, Written,
 };
 use rsrepl_sidecar::error::{Error, Kind, Result};
 use rsrepl_sidecar::target::Target as _;
@@ -19,9 +19,18 @@ use crate::rig::{GROUPS, Rig, apply, source};
 /// A table of one leaf, which has its oid.
 pub fn copied(relation: &Arc<Relation>) -> Arc<CopiedTable> {
     let (schema, name) = (relation.schema.clone(), relation.name.clone());
-    let leaf = Leaf { oid: relation.oid, schema, name, filenode: 1, pages: 100 };
+    let leaf = Leaf {
+        oid: relation.oid,
+        schema,
+        name,
+        filenode: 1,
+        pages: 100,
+        bytes: 100 * 8192,
+        attributes: Vec::new(),
+        shape: "shape".into(),
+    };
     let relation = Arc::clone(relation);
-    Arc::new(CopiedTable { relation, shape: "shape".into(), leaves: vec![leaf], filter: None })
+    Arc::new(CopiedTable { relation, leaves: vec![leaf], filter: None })
 }
 
 pub fn snapshot(lsn: u64) -> Snapshot {
@@ -79,10 +88,11 @@ impl Copy {
     /// Writes bytes to the end of them, or breaks off there.
     pub async fn write(&self, chunk: &Chunk, bytes: &[u8], whole: bool) -> Result<Written> {
         let (sender, rows) = Rows::channel();
+        let room = Room::new();
         let mut writer = self.target.writer(0).await?;
         let send = async {
             for piece in bytes.chunks(7) {
-                if !sender.send(piece.to_vec().into()).await {
+                if !sender.send(room.take(piece.to_vec().into()).await.unwrap()).await {
                     return;
                 }
             }

@@ -137,6 +137,9 @@ mod tests {
             name: format!("l{oid}"),
             filenode: 1,
             pages: u32::MAX,
+            bytes: 0,
+            attributes: Vec::new(),
+            shape: String::new(),
         };
         let relation = Relation {
             oid: 1,
@@ -147,7 +150,6 @@ mod tests {
         };
         let table = Arc::new(CopiedTable {
             relation: Arc::new(relation),
-            shape: String::new(),
             leaves: vec![leaf(7), leaf(3)],
             filter: None,
         });

@@ -60,6 +60,8 @@ impl PostgresCopy {
     }
 
     async fn standing(&mut self, source: &SourceIdentity) -> Result<Standing> {
+        // a pass is over, and the tables are those of the round; its session has the origin
+        let tables = self.open.take().map(|open| open.tables).unwrap_or_default();
         let (target, user) = (self.options.name.as_str(), self.options.connection.user());
         let mut client = session::open(target, &self.options.connection).await?;
         positions::create(target, user, &client).await?;
@@ -69,9 +71,10 @@ impl PostgresCopy {
         }
         copies::create(target, user, &client).await?;
         let slot = source.slot.clone();
+        // what is deleted is no change of the target's own; and one session has an origin: no second sidecar
+        // copies here, or streams
+        origin::set_up(target, &client, &slot, 0).await?;
         let (epoch, records) = copies::open(target, &client, &slot).await?;
-        // a pass is over, and the tables are those of the round
-        let tables = self.open.take().map(|open| open.tables).unwrap_or_default();
         self.open = Some(Open { client, slot, epoch, tables });
         Ok(records.map_or(Standing::New, Standing::Unfinished))
     }
@@ -169,7 +172,8 @@ impl PostgresCopy {
         let open = self.opened()?;
         let target = self.options.name.clone();
         let client = session::open(&target, &self.options.connection).await?;
-        origin::set_up(&target, &client, &open.slot, number).await?;
+        // the first is the main session's
+        origin::set_up(&target, &client, &open.slot, number + 1).await?;
         let (slot, epoch, tables) = (open.slot.clone(), open.epoch, Arc::clone(&open.tables));
         Ok(Box::new(Writer { target, client, slot, epoch, tables }))
     }
