@@ -1,7 +1,9 @@
 //! Logs: plain or JSON, on standard error, with secrets masked.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
+use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -11,10 +13,21 @@ use crate::redact::Mask;
 /// The variable that goes before `[logging] level`.
 pub const FILTER_VARIABLE: &str = "RUST_LOG";
 
+/// Where bars are drawn, above which lines go on; none where nobody looks.
+static TERMINAL: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Standard error, when plain lines go to a terminal there.
+pub fn terminal() -> Option<&'static MultiProgress> {
+    TERMINAL.get()
+}
+
 /// Starts logging for the whole process; later calls do nothing.
 pub fn init(logging: &Logging, mask: Mask) {
     let (filter, bad) = filter(logging, std::env::var(FILTER_VARIABLE).ok().as_deref());
     let writer = MaskedStderr(mask);
+    if logging.format == LogFormat::Plain && io::stderr().is_terminal() {
+        TERMINAL.get_or_init(MultiProgress::new);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let set = match logging.format {
         LogFormat::Plain => builder.with_ansi(io::stderr().is_terminal()).try_init(),
@@ -39,10 +52,26 @@ fn filter(logging: &Logging, variable: Option<&str>) -> (EnvFilter, bool) {
 struct MaskedStderr(Mask);
 
 impl<'a> MakeWriter<'a> for MaskedStderr {
-    type Writer = MaskedWriter<'a, io::Stderr>;
+    type Writer = MaskedWriter<'a, AboveBars>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        MaskedWriter { mask: &self.0, to: io::stderr() }
+        MaskedWriter { mask: &self.0, to: AboveBars }
+    }
+}
+
+/// Standard error; bars are taken away for as long as it takes.
+struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match terminal() {
+            Some(terminal) => terminal.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

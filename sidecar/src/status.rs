@@ -101,6 +101,8 @@ pub struct TargetStatus {
     pub lag_bytes: u64,
     /// Rows of the initial copy that are there.
     pub copied_rows: u64,
+    /// As COPY sends them.
+    pub copied_bytes: u64,
     /// Row changes applied.
     pub events: u64,
     pub transactions: u64,
@@ -123,6 +125,7 @@ impl TargetStatus {
             pending_since: None,
             lag_bytes: 0,
             copied_rows: 0,
+            copied_bytes: 0,
             events: 0,
             transactions: 0,
             batches: 0,

@@ -11,10 +11,10 @@ use rsrepl_tests::rig::{DATABASE, Rig};
 use rsrepl_tests::variant::seed;
 use rsrepl_tests::wait;
 
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Small chunks, so that a table has many.
-const COPY: &str = "data = true\nworkers = 2\nchunk_size = \"64KiB\"";
+pub const COPY: &str = "data = true\nworkers = 2\nchunk_size = \"64KiB\"";
 
 /// Says which chunks are copied.
 const LOGGING: &str = "[logging]\nlevel = \"info,rsrepl_sidecar::copy=debug\"\n";
@@ -65,7 +65,7 @@ CREATE PUBLICATION shop FOR TABLE big, odd, binary_only, "No ""key", nothing, wi
     filtered (id, a) WHERE (a > 4) WITH (publish_via_partition_root = true)"#;
 
 /// Servers with a publication; the standby is empty, and the only target.
-fn rig(name: &str, copy: &str) -> Rig {
+pub fn rig(name: &str, copy: &str) -> Rig {
     let mut rig = Rig::new(name, SCHEMA);
     rig.execute(ROWS);
     rig.execute(PUBLICATION);
@@ -80,7 +80,7 @@ fn rig(name: &str, copy: &str) -> Rig {
 }
 
 /// Every table, row by row; of `filtered` what is published.
-fn assert_equal(rig: &Rig) {
+pub fn assert_equal(rig: &Rig) {
     let mut source = rig.source.client(DATABASE);
     let mut standby = rig.standby.client(DATABASE);
     let mut different = Vec::new();
@@ -142,7 +142,7 @@ impl Drop for Stopping<'_> {
 }
 
 /// Runs `act` while the source is written to.
-fn while_written_to<T>(rig: &mut Rig, act: impl FnOnce(&mut Rig) -> T) -> T {
+pub fn while_written_to<T>(rig: &mut Rig, act: impl FnOnce(&mut Rig) -> T) -> T {
     let conninfo = rig.source.conninfo(DATABASE);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -172,7 +172,7 @@ fn while_written_to<T>(rig: &mut Rig, act: impl FnOnce(&mut Rig) -> T) -> T {
 }
 
 /// Chunks that the standby has a record of, once there are so many; `None`: the copy is finished.
-fn await_records(rig: &Rig, least: i64) -> Option<i64> {
+pub fn await_records(rig: &Rig, least: i64) -> Option<i64> {
     let query = "SELECT count(*), (SELECT bool_and(finished IS NOT NULL) FROM rsrepl.copies)
         FROM rsrepl.copied_chunks";
     let mut client = None;
@@ -316,6 +316,11 @@ fn a_table_with_rows_is_refused_and_rows_stay() {
         rig.sidecar.log().contains("has rows already, and the initial copy would double them")
     });
     assert!(!rig.sidecar.ready());
+    // nobody would read it, and WAL would be kept for it
+    wait::until(LIMIT, "the slot is dropped again", || {
+        rig.source.value(DATABASE, "SELECT count(*) FROM pg_replication_slots").as_deref()
+            == Some("0")
+    });
     let rows = "SELECT count(*) FROM big";
     assert_eq!(rig.standby.value(DATABASE, rows).as_deref(), Some("1"));
     rig.standby.execute(DATABASE, "TRUNCATE big");

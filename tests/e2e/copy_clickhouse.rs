@@ -139,6 +139,13 @@ fn assert_history(rig: &Rig) {
         "SELECT concat_ws(' ', count(*), sum(id), (sum(n) * 100)::bigint) FROM orders",
     );
     assert_eq!(Some(found.trim()), expected.as_deref());
+    let twice = rig.clickhouse.query(&format!(
+        "SELECT id FROM (
+           SELECT id, arrayMap(x -> x.2, arraySort(groupArray((_rsrepl_version, _rsrepl_operation)))) AS o
+           FROM {HISTORY}.orders FINAL GROUP BY id
+         ) WHERE arrayExists((a, b) -> a = 'copy' AND b = 'copy', arrayPopBack(o), arrayPopFront(o))"
+    ));
+    assert_eq!(twice, "", "rows that were copied again though nothing had taken them away");
     let found = rig.clickhouse.query(&format!(
         "SELECT countIf(_rsrepl_operation IN ('copy', 'insert')) - countIf(_rsrepl_operation = 'delete')
          FROM {HISTORY}.events FINAL"

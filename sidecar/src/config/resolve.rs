@@ -321,7 +321,7 @@ fn enough(size: &Size) -> Option<String> {
 }
 
 fn copy(table: &mut Table<'_>) -> Option<CopyOptions> {
-    let data = table.or("data", "false");
+    let data = table.or("data", "true");
     let workers = table.within("workers", "4", (1, COPIERS_MAX));
     let chunk_size = table.or_if("chunk_size", "64MiB", |size: &Size| {
         (size.0 < CHUNK_MIN).then(|| "must be at least 64KiB".into())

@@ -33,6 +33,7 @@
 //! | `snapshot` | an exported snapshot and the session that keeps it |
 //! | `tables` | what is to be copied, from the source's catalogs |
 //! | `reader` | sessions that read the source under the snapshot |
+//! | `rows` | the bytes of a chunk on their way to the writers, and the room that they take |
 //! | `columns` | how columns come in a COPY that is converted here (pure) |
 //! | `tuples` | COPY in binary as rows of the wire (pure) |
 //! | `catch_up` | what the stream takes away between two rounds |
@@ -40,12 +41,15 @@
 //! | `workers` | chunks, several at the same time |
 //! | `progress` | how far it is |
 //! | `show` | the same for people: rates, lines in the log, reports |
+//! | `bars` | the same on a terminal |
 
+mod bars;
 mod catch_up;
 pub(crate) mod columns;
 mod plan;
 mod progress;
 mod reader;
+mod rows;
 pub mod show;
 mod snapshot;
 mod stage;
@@ -55,28 +59,17 @@ mod workers;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rsrepl_wire::{Lsn, Relation};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 pub use plan::Pages;
 pub use progress::{Progress, TableProgress};
+pub use rows::{Held, PIECE, PIECES, Room, Rows, RowsSender, WAITING};
 pub use stage::{Stage, When};
 
 use crate::batch::Change;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::target::SourceIdentity;
-
-/// Pieces of one chunk that wait for a writer, at most; each is of [`PIECE`] bytes and one row.
-pub const PIECES: usize = 4;
-
-/// Bytes of all pieces that wait for writers or are being written, over all workers; a single row may be larger,
-/// and then is alone.
-pub const WAITING: usize = 64 << 20;
-
-/// Bytes that are gathered into one piece.
-pub const PIECE: usize = 128 << 10;
 
 /// What an asynchronous method of the traits returns: they are used as trait objects.
 pub type Promise<'a, T> = BoxFuture<'a, Result<T>>;
@@ -89,6 +82,19 @@ pub struct Snapshot {
     /// `pg_snapshot_xmin(pg_current_snapshot())`: every transaction that is not visible is this one or a
     /// later one.
     pub xmin: u64,
+}
+
+impl Snapshot {
+    /// Of a chunk that was begun under this one, and of which nobody knows how much is there: what is written
+    /// since is all of it.
+    pub fn begun(self) -> Snapshot {
+        Snapshot { xmin: 0, ..self }
+    }
+
+    /// It is one of [`begun`](Self::begun).
+    pub fn is_begun(self) -> bool {
+        self.xmin == 0
+    }
 }
 
 /// A table that is copied, as it is shown in the stream.
@@ -128,6 +134,7 @@ pub struct Attribute {
     pub name: String,
     /// `attnum`: another column of the same name has another one.
     pub number: i16,
+    /// Of a domain that of its base type, as a server describes what a SELECT returns.
     pub type_oid: u32,
 }
 
@@ -172,7 +179,7 @@ pub struct Chunk {
     pub pages: Pages,
     /// The snapshot that it is read under.
     pub snapshot: Snapshot,
-    /// It was copied under this earlier snapshot: these are the rows that were written since, and some that
+    /// It was copied, or begun, under this snapshot: these are the rows that were written since, and some that
     /// the target has already. With the key of what is there they are left out.
     pub since: Option<Snapshot>,
     pub form: Form,
@@ -190,7 +197,8 @@ pub struct ChunkRecord {
     /// [`Leaf::filenode`].
     pub filenode: u32,
     pub pages: Pages,
-    /// The snapshot that it was read under, the last time.
+    /// The snapshot that it was read under, the last time; [`begun`](Snapshot::begun), when only some of its rows
+    /// may be there.
     pub snapshot: Snapshot,
 }
 
@@ -274,6 +282,9 @@ pub trait CopyTarget: Send {
     fn writer(&self, number: usize) -> Promise<'_, Box<dyn ChunkWriter>>;
 
     /// Everything is copied: stores `position` as the target's, and that the copy is finished, in one.
+    ///
+    /// # Errors
+    /// When `caught_up` has recorded another snapshot than that of `position`: somebody else copies too.
     fn finish(&mut self, position: Lsn) -> Promise<'_, ()>;
 }
 
@@ -288,91 +299,4 @@ pub trait ChunkWriter: Send {
 pub struct Written {
     pub rows: u64,
     pub bytes: u64,
-}
-
-/// Room for pieces, which all workers share: [`WAITING`] bytes. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Room(Arc<Semaphore>);
-
-/// A piece, and the room that it takes until the last of its writers is done with it.
-#[derive(Clone)]
-pub struct Held {
-    bytes: Bytes,
-    _room: Arc<OwnedSemaphorePermit>,
-}
-
-impl Room {
-    /// In units of a KiB, as a semaphore counts no further than 2^29 on some machines.
-    const UNIT: usize = 1024;
-
-    pub fn new() -> Room {
-        Room(Arc::new(Semaphore::new(WAITING / Self::UNIT)))
-    }
-
-    /// Waits until there is room. Whoever waits holds nothing that others wait for.
-    ///
-    /// # Errors
-    /// None that can happen: [`Kind::Internal`].
-    pub async fn take(&self, bytes: Bytes) -> Result<Held> {
-        let units = bytes.len().div_ceil(Self::UNIT).min(WAITING / Self::UNIT);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.0).acquire_many_owned(units).await;
-        let room = room.map_err(|e| Error::new(Kind::Internal, "no more room").because(e))?;
-        Ok(Held { bytes, _room: Arc::new(room) })
-    }
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Room::new()
-    }
-}
-
-/// The rows of a chunk as COPY sends them: header, whole rows in each piece, trailer.
-pub struct Rows {
-    pieces: mpsc::Receiver<Piece>,
-    /// The one that was given out last.
-    held: Option<Held>,
-}
-
-/// The other end of [`Rows`].
-#[derive(Clone)]
-pub struct RowsSender(mpsc::Sender<Piece>);
-
-enum Piece {
-    Data(Held),
-    End,
-}
-
-impl Rows {
-    /// A channel of [`PIECES`].
-    pub fn channel() -> (RowsSender, Rows) {
-        let (sender, pieces) = mpsc::channel(PIECES);
-        (RowsSender(sender), Rows { pieces, held: None })
-    }
-
-    /// The next piece; `None` at the end.
-    ///
-    /// # Errors
-    /// [`Kind::Connection`]: reading was broken off, and nothing of this chunk may stay.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        self.held = None;
-        match self.pieces.recv().await {
-            Some(Piece::Data(held)) => Ok(Some(self.held.insert(held).bytes.clone())),
-            Some(Piece::End) => Ok(None),
-            None => Err(Error::new(Kind::Connection, "reading a chunk was broken off")),
-        }
-    }
-}
-
-impl RowsSender {
-    /// Whether somebody still wants it.
-    pub async fn send(&self, piece: Held) -> bool {
-        self.0.send(Piece::Data(piece)).await.is_ok()
-    }
-
-    /// Everything was sent. Without it, dropping the sender breaks the chunk off.
-    pub async fn end(self) -> bool {
-        self.0.send(Piece::End).await.is_ok()
-    }
 }

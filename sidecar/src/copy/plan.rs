@@ -80,7 +80,7 @@ fn cut(gap: Pages, pages: u32, chunk: u32, found: &mut Vec<Pages>) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Need {
     pub pages: Pages,
-    /// It has been copied under this snapshot.
+    /// It has been copied, or begun, under this snapshot.
     pub since: Option<Snapshot>,
 }
 
@@ -88,7 +88,8 @@ pub struct Need {
 pub fn needs(leaf: &Leaf, records: &Records, now: Snapshot, chunk: u64) -> Vec<Need> {
     let of_leaf = || records.chunks.iter().filter(|record| record.leaf == leaf.oid);
     let new = gaps(of_leaf().map(|record| record.pages), leaf.pages, leaf.pages_of(chunk));
-    let older = of_leaf().filter(|record| record.snapshot.lsn < now.lsn);
+    let older =
+        of_leaf().filter(|record| record.snapshot.lsn < now.lsn || record.snapshot.is_begun());
     let older = older.map(|record| Need { pages: record.pages, since: Some(record.snapshot) });
     new.into_iter().map(|pages| Need { pages, since: None }).chain(older).collect()
 }
@@ -148,6 +149,7 @@ pub fn starts_over(
         Some("it was truncated or rewritten")
     } else if recorded
         .iter()
+        .filter(|record| !record.snapshot.is_begun())
         .any(|record| now.xmin.saturating_sub(record.snapshot.xmin) > XMIN_AGE_MAX)
     {
         Some("too many transactions have been since")

@@ -46,7 +46,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn written(&self, _target: usize, chunk: &Chunk, written: Written) {
+    pub(super) fn written(&self, chunk: &Chunk, written: Written) {
         let mut state = self.lock();
         state.chunks += 1;
         let table = state.tables.entry(chunk.table.relation.oid).or_default();

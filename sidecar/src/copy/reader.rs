@@ -39,6 +39,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("enable_indexscan", "off"),
     ("enable_indexonlyscan", "off"),
     ("enable_bitmapscan", "off"),
+    // rows come in the same order each time
+    ("synchronize_seqscans", "off"),
     ("max_parallel_workers_per_gather", "0"),
     ("jit", "off"),
 ];
@@ -130,6 +132,12 @@ impl Reader {
                 }
                 piece.reserve(PIECE);
             }
+            if row.len() > PIECE {
+                // not copied: it may be very large
+                let large = room.take(row).await.map_err(Unread::Failed)?;
+                give(&mut sinks, large).await;
+                continue;
+            }
             piece.extend_from_slice(&row);
         }
         if !piece.is_empty() {
@@ -174,7 +182,13 @@ impl Reader {
         // a query of the catalogs would see them as they were; what a statement means goes by how they are
         let names: Vec<String> = leaf.attributes.iter().map(|a| identifier(&a.name)).collect();
         let columns = format!("SELECT {} FROM ONLY {name}", names.join(", "));
-        let statement = self.client.prepare(&columns).await.map_err(unread)?;
+        let statement = match self.client.prepare(&columns).await {
+            // a type that the snapshot does not have yet
+            Err(error) if error.as_db_error().is_none() && !self.client.is_closed() => {
+                return Err(moved("was altered"));
+            }
+            prepared => prepared.map_err(unread)?,
+        };
         let same = |(column, attribute): (&Column, &Attribute)| {
             column.column_id() == Some(attribute.number)
                 && column.type_().oid() == attribute.type_oid
@@ -219,7 +233,7 @@ fn query(chunk: &Chunk) -> String {
         .collect();
     let mut conditions = vec![chunk.pages.condition()];
     conditions.extend(chunk.table.filter.as_ref().map(|filter| format!("({filter})")));
-    conditions.extend(chunk.since.map(|since| {
+    conditions.extend(chunk.since.filter(|since| !since.is_begun()).map(|since| {
         // numbers of transactions wrap around; a frozen row may look young for it, and is only looked at again
         let xmin = since.xmin & u64::from(u32::MAX);
         format!(

@@ -7,12 +7,13 @@ use bytesize::ByteSize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Progress, TableProgress};
+use super::{Progress, TableProgress, bars};
+use crate::logging;
 
 /// Over how long a rate is taken; that of something large that comes rarely would jump otherwise.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Between two looks that are kept.
-const STEP: Duration = Duration::from_secs(1);
+pub(super) const STEP: Duration = Duration::from_secs(1);
 /// Between two lines in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Tables that a line each is for; large ones come first.
@@ -25,6 +26,7 @@ const REPORTED_MAX: usize = 10_000;
 pub struct TableShown {
     pub progress: TableProgress,
     pub bytes_per_second: f64,
+    pub chunks_per_second: f64,
     /// At the rate of its own chunks; `None` while there is none.
     pub seconds_left: Option<f64>,
 }
@@ -54,11 +56,13 @@ impl Rates {
             };
             let show = |table: &TableProgress| {
                 let then = before.get(table.name.as_str());
-                let chunks = rate(table.chunks, then.map_or(0, |then| then.chunks));
-                let left = (table.left > 0 && chunks > 0.0).then(|| table.left as f64 / chunks);
+                let chunks_per_second = rate(table.chunks, then.map_or(0, |then| then.chunks));
+                let left = (table.left > 0 && chunks_per_second > 0.0)
+                    .then(|| table.left as f64 / chunks_per_second);
                 TableShown {
                     progress: table.clone(),
                     bytes_per_second: rate(table.bytes, then.map_or(0, |then| then.bytes)),
+                    chunks_per_second,
                     seconds_left: if table.left == 0 { Some(0.0) } else { left },
                 }
             };
@@ -71,8 +75,15 @@ impl Rates {
     }
 }
 
-/// Writes lines about what is under way into the log, for ever.
-pub async fn log(progress: Progress) {
+/// Shows what is under way, for ever: bars where somebody looks, else lines in the log.
+pub async fn follow(progress: Progress) {
+    match logging::terminal() {
+        Some(terminal) => bars::draw(progress, terminal).await,
+        None => log(progress).await,
+    }
+}
+
+async fn log(progress: Progress) {
     let mut rates = Rates::default();
     let mut next = Instant::now() + LOG_INTERVAL;
     loop {
@@ -106,11 +117,11 @@ pub async fn log(progress: Progress) {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
-fn size(bytes: f64) -> ByteSize {
+pub(super) fn size(bytes: f64) -> ByteSize {
     ByteSize(bytes as u64)
 }
 
-fn seconds(seconds: f64) -> String {
+pub(super) fn seconds(seconds: f64) -> String {
     let whole = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
     humantime::format_duration(whole).to_string()
 }

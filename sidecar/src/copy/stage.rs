@@ -156,7 +156,14 @@ impl Runner {
     async fn attempt(&self) -> Result<()> {
         loop {
             let mut client = ReplicationClient::connect(&self.config.source.connection).await?;
-            let info = source::identify(&mut client, &self.config.source.slot_name).await?;
+            let slot = &self.config.source.slot_name;
+            let info = source::identify(&mut client, slot).await?;
+            // also of targets that have nothing to tell sidecars apart by
+            if !client.lock_copy(slot).await? {
+                let message =
+                    format!("another sidecar looks after the initial copy of slot {slot}");
+                return Err(Error::new(Kind::Connection, message));
+            }
             let Some(mut sites) = self.sites(&info).await? else {
                 client.close().await;
                 return Ok(());

@@ -31,7 +31,7 @@ SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigi
        pg_catalog.getdatabaseencoding()::text";
 
 const ATTRIBUTES: &str = "\
-SELECT a.attrelid, a.attname::text, a.attnum, a.atttypid
+SELECT a.attrelid, a.attname::text, a.attnum
   FROM pg_catalog.pg_attribute AS a
  WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped";
 
@@ -107,8 +107,12 @@ impl Found {
     /// As a leaf of this table, with the columns that are shown of it.
     fn of(self, shown: &Shown) -> Leaf {
         let Found { mut leaf, ties } = self;
-        let columns = &shown.relation.columns;
-        leaf.attributes.retain(|attribute| columns.iter().any(|c| c.name == attribute.name));
+        let column = |name: &str| shown.relation.columns.iter().find(|column| column.name == name);
+        leaf.attributes.retain_mut(|attribute| {
+            let column = column(&attribute.name);
+            attribute.type_oid = column.map_or(0, |column| column.base_oid);
+            column.is_some()
+        });
         leaf.shape = shape(shown, &leaf.attributes, &ties);
         leaf
     }
@@ -142,7 +146,7 @@ async fn leaves(
     }
     if refused.is_empty() {
         for row in client.query(ATTRIBUTES, &[&oids]).await.map_err(server)? {
-            let (name, number, type_oid) = (row.get(1), row.get(2), row.get(3));
+            let (name, number, type_oid) = (row.get(1), row.get(2), 0);
             if let Some(of) = found.get_mut(&row.get(0)) {
                 of.leaf.attributes.push(Attribute { name, number, type_oid });
             }

@@ -178,8 +178,11 @@ impl Worker {
             match outcome {
                 Ok(written) => {
                     if let Some((index, ..)) = pass.sites.get(site) {
-                        pass.status.update_target(*index, |s| s.copied_rows += written.rows);
-                        pass.progress.written(*index, &chunk, written);
+                        pass.status.update_target(*index, |target| {
+                            target.copied_rows += written.rows;
+                            target.copied_bytes += written.bytes;
+                        });
+                        pass.progress.written(&chunk, written);
                     }
                 }
                 Err(error) => first = first.or(Some(error)),

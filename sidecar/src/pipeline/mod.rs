@@ -204,7 +204,7 @@ pub async fn copy(
     };
     tokio::select! {
         done = stage.run() => done,
-        () = show::log(status.copy().clone()) => false,
+        () = show::follow(status.copy().clone()) => false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Replication slots: looking at one, creating it, the commands that name it.
 
+use std::time::Duration;
+
 use rsrepl_wire::Lsn;
 
 use super::client::{ReplicationClient, Row};
@@ -11,6 +13,13 @@ use crate::quote::identifier;
 const IDLE_FOR_LONG: &str = "\
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
+/// Of advisory locks of ours, the first number: "rsrp".
+const COPY_LOCK: i32 = 0x7273_7270;
+
+/// How often it is tried, and the pause between: a predecessor's session may be about to end.
+const LOCK_ATTEMPTS: u32 = 30;
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,6 +85,25 @@ impl ReplicationClient {
         let point = lsn(rows.first().and_then(|row| row.get(1)))?;
         let snapshot = rows.first().and_then(|row| row.get(2).cloned().flatten());
         point.zip(snapshot).ok_or_else(|| violation("CREATE_REPLICATION_SLOT returned no snapshot"))
+    }
+
+    /// Keeps all other sessions that ask from copying for this slot, as long as this one lasts. `false`: another
+    /// one does, for longer than a session takes to end.
+    pub async fn lock_copy(&mut self, slot: &str) -> Result<bool> {
+        let sql = format!(
+            "SELECT pg_catalog.pg_try_advisory_lock({COPY_LOCK}, pg_catalog.hashtext({}))",
+            literal(slot)
+        );
+        for attempt in 0..LOCK_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            let rows = self.query("locking the copy failed", &sql).await?;
+            if rows.first().and_then(|row| row.first()?.as_deref()) == Some("t") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Drops a slot that nobody uses.

@@ -13,6 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::copy::TableProgress;
 use crate::status::{Snapshot, SourceStatus, Status, TargetState, TargetStatus};
 
 /// Upper bounds of `rsrepl_batch_size`: 1 row to 262,144 rows.
@@ -75,6 +76,7 @@ impl Collector for StatusCollector {
         let mut encoder = Families(&mut encoder);
         encoder.build()?;
         encoder.source(&source)?;
+        encoder.copy(&self.status.copy().tables())?;
         encoder.counters(&targets)?;
         encoder.gauges(&targets, SystemTime::now())?;
         encoder.histograms(&targets, &self.metrics)
@@ -149,9 +151,25 @@ impl Families<'_, '_> {
         )
     }
 
+    fn copy(&mut self, tables: &[TableProgress]) -> fmt::Result {
+        let unfinished = tables.iter().filter(|table| table.left > 0).count();
+        self.gauge(
+            "rsrepl_copy_tables_left",
+            "Tables of the initial copy that are not on every target",
+            u64::try_from(unfinished).unwrap_or(u64::MAX),
+        )?;
+        self.gauge(
+            "rsrepl_copy_chunks_left",
+            "Chunks of the initial copy that are to be written, each once for each target",
+            tables.iter().map(|table| table.left).sum(),
+        )
+    }
+
     fn counters(&mut self, targets: &[TargetStatus]) -> fmt::Result {
         type Value = fn(&TargetStatus) -> u64;
-        let families: [(&str, &str, Value); 4] = [
+        let families: [(&str, &str, Value); 6] = [
+            ("rsrepl_copied_rows", "Rows of the initial copy", |t| t.copied_rows),
+            ("rsrepl_copied_bytes", "Bytes of the initial copy", |t| t.copied_bytes),
             ("rsrepl_events_processed", "Row changes applied", |t| t.events),
             ("rsrepl_transactions_processed", "Transactions applied", |t| t.transactions),
             ("rsrepl_batches_processed", "Batches applied", |t| t.batches),

@@ -111,7 +111,23 @@ impl Copy {
         assert_eq!(written, Written { rows: rows.len() as u64, bytes: bytes.len() as u64 });
     }
 
-    /// Rows get into the server, and no record.
+    /// The server has the rows, and a record that they were begun: killed in between.
+    async fn die_before_the_record(
+        &self,
+        rig: &Rig,
+        (table, lsn, first): (usize, u64, u32),
+        rows: &[Vec<Option<Vec<u8>>>],
+    ) {
+        self.copy(table, lsn, first, rows).await;
+        let oid = self.tables[table].relation.oid;
+        rig.server.query(&format!(
+            "INSERT INTO mirror._rsrepl_copies
+             SELECT * REPLACE ('begun' AS state, sequence + 1 AS sequence) FROM mirror._rsrepl_copies FINAL
+             WHERE source_oid = {oid} AND first_page = {first}"
+        ));
+    }
+
+    /// Reading ends in the middle.
     pub async fn break_off(
         &self,
         table: usize,
@@ -132,12 +148,15 @@ impl Copy {
     }
 }
 
-/// `(table, first page, shape, LSN)` of each record.
+/// `(table, first page, shape, LSN)` of each record; the LSN is 0 when it was only begun.
 fn shown(records: &Records) -> Vec<(u32, u32, &str, u64)> {
     let mut shown: Vec<_> = records
         .chunks
         .iter()
-        .map(|c| (c.table, c.pages.first, c.shape.as_str(), c.snapshot.lsn.0))
+        .map(|c| {
+            let lsn = if c.snapshot.is_begun() { 0 } else { c.snapshot.lsn.0 };
+            (c.table, c.pages.first, c.shape.as_str(), lsn)
+        })
         .collect();
     shown.sort();
     shown
@@ -173,7 +192,7 @@ async fn what_is_copied_twice_and_caught_up_with_is_what_the_last_snapshot_shows
     let (mut copy, standing) = Copy::open(rig.options(), &[Arc::clone(&t)]).await;
     let Standing::Unfinished(records) = standing else { panic!("{standing:?}") };
     assert_eq!(records.caught_up, snapshot(100));
-    assert_eq!(shown(&records), [(1, 0, "shape", 100)]);
+    assert_eq!(shown(&records), [(1, 0, "shape", 100), (1, 10, "shape", 0)]);
     copy.target.accept(&copy.tables).await.unwrap();
     let changes = vec![
         insert(&t, 110, &[int(5), text("e")]),
@@ -188,7 +207,14 @@ async fn what_is_copied_twice_and_caught_up_with_is_what_the_last_snapshot_shows
         assert_eq!(rig.rows("id, v", "t"), ["1\ta"]);
     }
     copy.target.caught_up(snapshot(200)).await.unwrap();
-    copy.copy(0, 200, 0, &[row(3, "C"), row(5, "e"), row(6, "d")]).await;
+    let again = Chunk { since: Some(snapshot(100)), ..copy.chunk(0, 200, 0).await };
+    let since = sent(&[row(3, "C"), row(5, "e"), row(6, "d")]);
+    // broken off, what was recorded still holds: the rows that were never read again are there
+    copy.write(&again, &since, false).await.unwrap_err();
+    assert_eq!(shown(&copy.again().await), [(1, 0, "shape", 100), (1, 10, "shape", 0)]);
+    copy.target.finish(Lsn(200)).await.expect_err("something is not done");
+    copy.target.accept(&copy.tables).await.unwrap();
+    copy.write(&again, &since, true).await.unwrap();
     copy.copy(0, 200, 10, &[row(11, "k")]).await;
     let expected = ["1\ta", "3\tC", "5\te", "6\td", "11\tk"];
     assert_eq!(rig.rows("id, v", "t"), expected);
@@ -218,17 +244,29 @@ async fn rows_without_a_key_come_once() {
     copy.copy(0, 100, 10, &rows[..1]).await;
     copy.copy(1, 100, 0, &rows).await;
     assert_eq!(rig.rows("id, v", "log"), ["1\tx", "1\tx", "1\tx", "1\tx", "2\ty"]);
-    // nobody knows what is there of a chunk that was broken off: that table starts over, alone
-    copy.break_off(0, 100, 20, &rows).await;
+    // what may be there comes again, with the places that it had
+    copy.die_before_the_record(&rig, (0, 100, 20), &rows).await;
     let records = copy.again().await;
-    assert_eq!(shown(&records), [(1, 20, "", 100), (2, 0, "shape", 100)]);
+    let of_log = [(1, 0, "shape", 100), (1, 10, "shape", 100), (1, 20, "shape", 0)];
+    assert_eq!(shown(&records), [&of_log[..], &[(2, 0, "shape", 100)]].concat());
     copy.target.accept(&copy.tables).await.unwrap();
+    let begun = Some(snapshot(100).begun());
+    let again = Chunk { since: begun, ..copy.chunk(0, 100, 20).await };
+    copy.write(&again, &sent(&rows), true).await.unwrap();
+    assert_eq!(rig.rows("id, v", "log").len(), 9);
+    // under another snapshot they would not have: the table starts over, alone
     let table = Arc::clone(&copy.tables[0]);
     copy.target.start_over(1, Some(&table)).await.unwrap();
     assert_eq!(rig.rows("id, v", "log"), [""; 0]);
     copy.target.caught_up(snapshot(200)).await.unwrap();
     copy.copy(0, 200, 0, &rows).await;
     assert_eq!(shown(&copy.again().await), [(1, 0, "shape", 200), (2, 0, "shape", 100)]);
+    copy.target.finish(Lsn(200)).await.expect_err("the other one is not of this snapshot");
+    copy.target.accept(&copy.tables).await.unwrap();
+    let other = Arc::clone(&copy.tables[1]);
+    copy.target.start_over(2, Some(&other)).await.unwrap();
+    copy.copy(1, 200, 0, &rows).await;
+    copy.target.finish(Lsn(100)).await.expect_err("nor is it of another");
     copy.target.finish(Lsn(200)).await.unwrap();
     let mut target = rig.target().await;
     apply(&mut target, vec![delete(&t, 201, &[int(1), text("x")])], 210).await.unwrap();
@@ -248,10 +286,23 @@ async fn a_history_begins_with_what_is_copied() {
     }
     copy.again().await;
     copy.target.accept(&copy.tables).await.unwrap();
+    copy.die_before_the_record(&rig, (0, 100, 10), &[row(3, "c"), row(4, "d")]).await;
+    copy.again().await;
+    copy.target.accept(&copy.tables).await.unwrap();
     let changes = vec![update(&t, 110, &[int(2), text("B")])];
     copy.target.catch_up(ended(changes, 120)).await.unwrap();
     copy.target.caught_up(snapshot(200)).await.unwrap();
-    copy.copy(0, 200, 0, &[row(2, "B")]).await;
+    // rows that were not written since come too: those of a long transaction, and of a chunk that was only begun
+    for (first, since, rows) in [
+        (0, snapshot(100), vec![row(1, "a"), row(2, "B")]),
+        (10, snapshot(100).begun(), vec![row(3, "c"), row(4, "d"), row(5, "e")]),
+    ] {
+        let again = Chunk { since: Some(since), ..copy.chunk(0, 200, first).await };
+        for whole in [false, true] {
+            let written = copy.write(&again, &sent(&rows), whole).await;
+            assert_eq!(written.is_ok(), whole);
+        }
+    }
     copy.target.finish(Lsn(200)).await.unwrap();
     let query = "SELECT _rsrepl_operation, id, v, _rsrepl_lsn, _rsrepl_xid, _rsrepl_absent FROM mirror.t FINAL
          ORDER BY _rsrepl_version";
@@ -259,8 +310,11 @@ async fn a_history_begins_with_what_is_copied() {
     let expected = [
         "copy\t1\ta\t100\t0\t[]",
         "copy\t2\tb\t100\t0\t[]",
+        "copy\t3\tc\t100\t0\t[]",
+        "copy\t4\td\t100\t0\t[]",
         "delete\t2\t\\N\t110\t0\t['v']",
         "copy\t2\tB\t200\t0\t[]",
+        "copy\t5\te\t200\t0\t[]",
     ];
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
 }

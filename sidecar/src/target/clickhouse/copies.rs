@@ -3,7 +3,6 @@
 //! Rows of a chunk and its record are not one here. So a chunk is recorded twice: as begun before its first
 //! row, and as done behind its last. What was begun and not done may have left rows.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,21 +27,21 @@ pub(super) enum State {
     /// Of the copy itself, of table and leaf 0: everything before the snapshot has been caught up with.
     CaughtUp,
     Begun,
-    /// The same, of rows that may not come twice.
-    BegunOnce,
+    /// Its table is being emptied.
+    Emptied,
     Done,
     Forgotten,
 }
 
 impl State {
     const ALL: [State; 5] =
-        [State::CaughtUp, State::Begun, State::BegunOnce, State::Done, State::Forgotten];
+        [State::CaughtUp, State::Begun, State::Emptied, State::Done, State::Forgotten];
 
     const fn as_str(self) -> &'static str {
         match self {
             State::CaughtUp => "caught up",
             State::Begun => "begun",
-            State::BegunOnce => "begun once",
+            State::Emptied => "emptied",
             State::Done => "done",
             State::Forgotten => "forgotten",
         }
@@ -63,28 +62,27 @@ impl Found {
         of.map(|(_, chunk)| chunk.clone()).collect()
     }
 
-    /// What can be built on. A table with rows of a chunk that is not done, and that no deletes would reach
-    /// (as no other chunk of it is) or that may not come twice, has to start over: it is given a shape that
+    /// Everything that was begun is there as this snapshot has it.
+    pub(super) fn is_whole(&self, lsn: Lsn) -> bool {
+        let done = |(state, chunk): &(State, ChunkRecord)| {
+            *state == State::Done && chunk.snapshot.lsn == lsn
+        };
+        self.caught_up.is_some_and(|snapshot| snapshot.lsn == lsn) && self.chunks.iter().all(done)
+    }
+
+    /// What can be built on. A table that was being emptied has to start over: its chunks are given a shape that
     /// no table has.
     pub(super) fn usable(&self) -> Vec<ChunkRecord> {
-        let mut begun: BTreeMap<u32, &ChunkRecord> = BTreeMap::new();
-        for (state, chunk) in &self.chunks {
-            let done = |(state, other): &(State, ChunkRecord)| {
-                *state == State::Done && other.table == chunk.table
-            };
+        let usable = |(state, chunk): &(State, ChunkRecord)| {
+            let mut chunk = chunk.clone();
             match state {
-                State::BegunOnce => begun.insert(chunk.table, chunk),
-                State::Begun if !self.chunks.iter().any(done) => begun.insert(chunk.table, chunk),
-                _ => None,
-            };
-        }
-        let done = |(state, chunk): &&(State, ChunkRecord)| {
-            *state == State::Done && !begun.contains_key(&chunk.table)
+                State::Begun => chunk.snapshot = chunk.snapshot.begun(),
+                State::Emptied => chunk.shape.clear(),
+                State::CaughtUp | State::Done | State::Forgotten => {}
+            }
+            chunk
         };
-        let done = self.chunks.iter().filter(done).map(|(_, chunk)| chunk.clone());
-        let shapeless =
-            |chunk: &&ChunkRecord| ChunkRecord { shape: String::new(), ..(*chunk).clone() };
-        begun.values().map(shapeless).chain(done).collect()
+        self.chunks.iter().map(usable).collect()
     }
 }
 
@@ -176,7 +174,7 @@ impl Copies {
         match state {
             State::CaughtUp => found.caught_up = Some(snapshot),
             State::Forgotten => {}
-            State::Begun | State::BegunOnce | State::Done => {
+            State::Begun | State::Emptied | State::Done => {
                 let end = if end.is_empty() { None } else { Some(number(server, &end)?) };
                 let chunk = ChunkRecord {
                     table: number(server, &table)?,
@@ -196,10 +194,12 @@ impl Copies {
         self.write(State::CaughtUp, &[of_copy(snapshot)], Written::default()).await
     }
 
-    /// `once`: the rows may not come twice.
-    pub(super) async fn begun(&self, chunks: &[ChunkRecord], once: bool) -> Result<()> {
-        let state = if once { State::BegunOnce } else { State::Begun };
-        self.write(state, chunks, Written::default()).await
+    pub(super) async fn begun(&self, chunk: &ChunkRecord) -> Result<()> {
+        self.write(State::Begun, std::slice::from_ref(chunk), Written::default()).await
+    }
+
+    pub(super) async fn emptied(&self, chunks: &[ChunkRecord]) -> Result<()> {
+        self.write(State::Emptied, chunks, Written::default()).await
     }
 
     pub(super) async fn done(&self, chunk: &ChunkRecord, written: Written) -> Result<()> {
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_of_which_too_little_is_known_starts_over() {
+    fn what_was_begun_may_be_there_in_part() {
         let chunk = |table: u32, first: u32| ChunkRecord {
             table,
             shape: "s".into(),
@@ -282,13 +282,24 @@ mod tests {
                 (State::Begun, chunk(1, 8)),
                 (State::Begun, chunk(2, 0)),
                 (State::Done, chunk(3, 0)),
-                (State::BegunOnce, chunk(3, 8)),
+                (State::Emptied, chunk(3, 8)),
                 (State::Done, chunk(4, 0)),
             ],
         };
-        let usable: Vec<_> = found.usable().into_iter().map(|c| (c.table, c.shape)).collect();
-        let shown = |table: u32, shape: &str| (table, shape.to_owned());
-        assert_eq!(usable, [shown(2, ""), shown(3, ""), shown(1, "s"), shown(4, "s")]);
+        let usable = found.usable().into_iter();
+        let usable: Vec<_> =
+            usable.map(|c| (c.table, c.pages.first, c.shape, c.snapshot.xmin)).collect();
+        let shown =
+            |table: u32, first: u32, shape: &str, xmin: u64| (table, first, shape.to_owned(), xmin);
+        let expected = [
+            shown(1, 0, "s", 1),
+            shown(1, 8, "s", 0),
+            shown(2, 0, "s", 0),
+            shown(3, 0, "s", 1),
+            shown(3, 8, "", 1),
+            shown(4, 0, "s", 1),
+        ];
+        assert_eq!(usable, expected);
         assert_eq!(found.of(3).len(), 2);
     }
 }

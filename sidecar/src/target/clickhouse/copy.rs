@@ -6,8 +6,8 @@
 //! ends what was copied before, and not what a later snapshot shows.
 //!
 //! Where each row has to stay apart from all others (a log of a table without a key, a history), its version
-//! also holds its place in the table. A log in which a chunk was begun and not done starts over: nothing tells
-//! which of its rows are there.
+//! also holds its place in the table: written again under the same snapshot, it is the same row. Under another
+//! one a table without a key starts over, and what a history has copied of a key is looked up.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +26,7 @@ use super::encode::Item;
 use super::failure::Attempt;
 use super::insertion::Inlet;
 use super::options::ClickHouseOptions;
-use super::plan::{Layout, Plan};
+use super::plan::Plan;
 use super::version::Version;
 use super::write::{Before, Context, Step, Table, Writer};
 use super::{position, setup};
@@ -145,7 +145,7 @@ impl ClickHouseCopy {
         Ok(copied)
     }
 
-    /// A table that has rows when nothing was ever copied has others than the source's.
+    /// A table that has rows when nothing of it was copied has others than the source's.
     async fn check_empty(&self, plan: &Plan) -> Result<()> {
         let server = &self.opened()?.context.server;
         let storage = plan.storage();
@@ -163,13 +163,12 @@ impl ClickHouseCopy {
     }
 
     async fn accept(&mut self, tables: &[Arc<CopiedTable>]) -> Result<Vec<Form>> {
-        let is_new = self.opened()?.found.caught_up.is_none();
         let (mut accepted, mut wrong) = (HashMap::new(), Vec::new());
         let mut names: HashMap<String, &CopiedTable> = HashMap::new();
         for table in tables {
             let planned = async {
                 let planned = self.copied(table).await?;
-                if is_new {
+                if self.opened()?.found.of(table.relation.oid).is_empty() {
                     self.check_empty(&planned.plan).await?;
                 }
                 Ok::<_, Error>(planned)
@@ -219,8 +218,7 @@ impl ClickHouseCopy {
             };
             let storage = accepted.plan.storage();
             // should it end here: it starts over again
-            let once = accepted.plan.layout == Layout::Log;
-            opened.copies.begun(&chunks, once).await?;
+            opened.copies.emptied(&chunks).await?;
             let sql = format!("TRUNCATE TABLE {}", qualified(&self.options.database, &storage));
             opened.context.server.execute(Attempt::Truncate(&storage), &sql).await?;
         }
@@ -297,10 +295,15 @@ impl ClickHouseCopy {
 
     async fn finish(&mut self, lsn: Lsn) -> Result<()> {
         let Opened { context, source, .. } = self.opened()?;
+        let (copies, found) = Copies::open(&context.server, &context.database, source).await?;
+        if !found.is_whole(lsn) {
+            let name = &self.options.name;
+            let what = format!("target {name}: somebody else has copied to it meanwhile");
+            return Err(Error::new(Kind::Server, what).hint("run one sidecar per slot"));
+        }
         let position = Position { lsn, ..Position::default() };
         position::write(&context.server, &context.database, source, position).await?;
         // the position says it all: what is left of these is forgotten by the next `open`
-        let (copies, found) = Copies::open(&context.server, &context.database, source).await?;
         copies.end(&found).await
     }
 }

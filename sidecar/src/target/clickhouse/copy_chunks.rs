@@ -7,9 +7,11 @@ use rsrepl_wire::Row;
 use tokio::sync::watch;
 
 use super::copies::Copies;
-use super::encode::Item;
+use super::encode::{Item, put_key};
 use super::insertion::Inlet;
 use super::plan::Layout;
+use super::recent::Key;
+use super::toast;
 use super::version::Version;
 use super::write::{Before, Context, Step, Table, Writer};
 use crate::batch::{Operation, Position};
@@ -19,6 +21,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Bytes of rows that are encoded at a time: too few cost a thread's wake-up each, many take memory.
 const ENCODED: usize = 1 << 20;
+
+/// Keys that are looked up at a time.
+const LOOKED_UP: usize = 8192;
 
 /// Rows that a page can have at most: `MaxHeapTuplesPerPage` where pages are of 32 KiB, the largest.
 const PAGE_ROWS_MAX: u64 = 1169;
@@ -44,11 +49,17 @@ impl ChunkWriter for Chunks {
             let relation = &chunk.table.relation;
             let unknown = || Error::new(Kind::Internal, format!("{relation} was not accepted"));
             let table = Arc::clone(self.tables.get(&relation.oid).ok_or_else(unknown)?);
-            let (record, layout) = (ChunkRecord::of(chunk), table.plan.layout);
-            let next = first_place(chunk, layout)?;
-            self.copies.begun(std::slice::from_ref(&record), layout == Layout::Log).await?;
+            let record = ChunkRecord::of(chunk);
+            let next = first_place(chunk, table.plan.layout)?;
+            // what is recorded of it holds until it is done: rows of a later snapshot harm nothing
+            if chunk.since.is_none() {
+                self.copies.begun(&record).await?;
+            }
             let inlet = Inlet::default();
-            let mut filling = Filling { chunks: self, table, chunk, inlet, next };
+            let again = chunk.since.is_some() && table.plan.layout == Layout::History;
+            let keyed = table.plan.columns.iter().any(|column| column.key);
+            let left_out = again && keyed;
+            let mut filling = Filling { chunks: self, table, chunk, inlet, next, left_out };
             let written = filling.fill(rows).await?;
             if let Some(mut insertion) = filling.inlet.insertion.take() {
                 insertion.end(&self.context.server).await?;
@@ -81,6 +92,8 @@ struct Filling<'a> {
     inlet: Inlet,
     /// Of the next row.
     next: Option<u64>,
+    /// Rows with keys that are there would count twice.
+    left_out: bool,
 }
 
 impl Filling<'_> {
@@ -102,13 +115,39 @@ impl Filling<'_> {
     }
 
     async fn put(&mut self, rows: impl Iterator<Item = Row>) -> Result<()> {
-        let items: Vec<Item> = rows.map(|new| self.item(new)).collect();
+        let mut items: Vec<Item> = rows.map(|new| self.item(new)).collect();
+        if self.left_out {
+            items = self.not_there(items).await?;
+        }
         let before = Before(watch::channel(true).1);
         let (context, inlet) = (self.chunks.context.clone(), std::mem::take(&mut self.inlet));
         let table = Arc::clone(&self.table);
         let writer = Writer { context, before, inlet };
         self.inlet = writer.run(vec![Step::Rows { table, items }]).await?;
         Ok(())
+    }
+
+    /// Without those of which a row was copied before that nothing has taken away since.
+    async fn not_there(&self, items: Vec<Item>) -> Result<Vec<Item>> {
+        let Context { server, database, .. } = &self.chunks.context;
+        let mut keyed = Vec::with_capacity(items.len());
+        for item in items {
+            let mut key = Vec::new();
+            if let Operation::Insert { new } = &item.operation {
+                put_key(&self.table.plan, &item, new, None, &mut key)?;
+            }
+            keyed.push((Key::from(key), item));
+        }
+        let mut left = Vec::with_capacity(keyed.len());
+        while !keyed.is_empty() {
+            let rest = keyed.split_off(keyed.len().min(LOOKED_UP));
+            let keys = keyed.iter().map(|(key, _)| key.clone()).collect();
+            let there = toast::copied(server, database, &self.table.plan, &keys).await?;
+            let new = keyed.into_iter().filter(|(key, _)| !there.contains(key));
+            left.extend(new.map(|(_, item)| item));
+            keyed = rest;
+        }
+        Ok(left)
     }
 
     fn item(&mut self, new: Row) -> Item {

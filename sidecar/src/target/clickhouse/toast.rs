@@ -239,9 +239,7 @@ pub(super) async fn fetch(
     columns: &[usize],
     limit: &LookupLimit,
 ) -> Result<HashMap<Key, Found>> {
-    let keys: Vec<(String, ColumnType)> =
-        plan.columns.iter().filter(|c| c.key).map(|c| (quoted(&c.name), c.ty.clone())).collect();
-    let read = Read { server, plan, table: qualified(database, &plan.storage()), keys };
+    let read = Read::of(server, database, plan);
     let mut found = read.live(&lookup.keys, columns, limit).await?;
     let missing: BTreeSet<Key> =
         lookup.keys.into_iter().filter(|key| !found.contains_key(key)).collect();
@@ -254,6 +252,31 @@ pub(super) async fn fetch(
     Ok(found)
 }
 
+/// Which of these keys a history has rows of that were copied, and that nothing has taken away since. Nothing but
+/// copies and deletes may be in it.
+pub(super) async fn copied(
+    server: &Server,
+    database: &str,
+    plan: &Plan,
+    keys: &BTreeSet<Key>,
+) -> Result<HashSet<Key>> {
+    let read = Read::of(server, database, plan);
+    let list = read.key_list();
+    let sql = format!(
+        "SELECT {list} FROM {} WHERE {} GROUP BY {list} \
+         HAVING argMax(`_rsrepl_operation`, `_rsrepl_version`) = 'copy'",
+        read.table,
+        read.condition(keys)
+    );
+    let bytes = server.rows(Attempt::ReadBack(&plan.name), &sql).await?;
+    let mut rest = bytes.as_ref();
+    let mut found = HashSet::new();
+    while !rest.is_empty() {
+        found.insert(read.take_key(&mut rest)?);
+    }
+    Ok(found)
+}
+
 struct Read<'a> {
     server: &'a Server,
     plan: &'a Plan,
@@ -261,7 +284,13 @@ struct Read<'a> {
     keys: Vec<(String, ColumnType)>,
 }
 
-impl Read<'_> {
+impl<'a> Read<'a> {
+    fn of(server: &'a Server, database: &str, plan: &'a Plan) -> Self {
+        let keys = plan.columns.iter().filter(|column| column.key);
+        let keys = keys.map(|column| (quoted(&column.name), column.ty.clone())).collect();
+        Read { server, plan, table: qualified(database, &plan.storage()), keys }
+    }
+
     fn key_list(&self) -> String {
         self.keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     }

@@ -61,7 +61,7 @@ UPDATE rsrepl.copied_chunks SET lsn = $4, snapshot_xmin = $5, rows = rows + $6, 
  WHERE slot = $1 AND leaf = $2 AND first_page = $3 AND lsn < $4";
 
 const FINISH: &str = "\
-UPDATE rsrepl.copies SET finished = pg_catalog.clock_timestamp() WHERE slot = $1";
+UPDATE rsrepl.copies SET finished = pg_catalog.clock_timestamp() WHERE slot = $1 AND lsn = $2";
 
 const POSITION: &str = "\
 UPDATE rsrepl.positions SET applied_lsn = $2, updated = pg_catalog.clock_timestamp()
@@ -215,13 +215,14 @@ pub async fn forget(client: &Client, slot: &str, table: u32) -> Result<(), tokio
     client.execute(sql, &[&slot, &i64::from(table)]).await.map(drop)
 }
 
-/// Within one transaction; whether the position was none before.
+/// Within one transaction; whether the copy is of this position, and there was none before.
 pub async fn finish(
     client: &Client,
     slot: &str,
     position: Lsn,
 ) -> Result<bool, tokio_postgres::Error> {
-    client.execute(FINISH, &[&slot]).await?;
+    let position = PgLsn::from(position.0);
+    let finished = client.execute(FINISH, &[&slot, &position]).await? == 1;
     forget_chunks(client, slot).await?;
-    Ok(client.execute(POSITION, &[&slot, &PgLsn::from(position.0)]).await? == 1)
+    Ok(finished && client.execute(POSITION, &[&slot, &position]).await? == 1)
 }

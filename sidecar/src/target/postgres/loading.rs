@@ -162,7 +162,7 @@ impl PostgresCopy {
         open.begin(&self.options.name).await?;
         if !copies::finish(&open.client, &open.slot, position).await.map_err(&server)? {
             let message =
-                format!("target {}: another sidecar has stored a position", self.options.name);
+                format!("target {}: another sidecar copies to it, or streams", self.options.name);
             return Err(Error::new(Kind::Server, message).hint("run one sidecar per slot"));
         }
         open.client.batch_execute("COMMIT").await.map_err(&server)
