@@ -1,4 +1,4 @@
-//! `make demo`: a live shop, replicated into PostgreSQL and ClickHouse, and compared.
+//! `make demo`: a live shop with a past, copied into PostgreSQL and ClickHouse, replicated, and compared.
 //!
 //! | module | subject |
 //! |---|---|
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use display::Live;
-use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::rig::{CLICKHOUSE, DATABASE, Rig, STANDBY};
 use rsrepl_tests::variant::Variant;
 use rsrepl_tests::{SECRET, compare};
 
@@ -54,7 +54,8 @@ const EVENTS: [(u64, Event); 5] = [
 fn main() -> ExitCode {
     println!("starting a source and a standby PostgreSQL, ClickHouse and the sidecar …");
     let mut rig = Rig::with("demo", shop::SCHEMA, Variant::PLAIN);
-    rig.run();
+    rig.configure(|config| config.copy.clear());
+    shop::stock(&mut rig.source.client(DATABASE));
     open_the_shop(&mut rig);
     println!("the shop is closed; waiting for the targets …");
     let start = Instant::now();
@@ -79,6 +80,7 @@ fn open_the_shop(rig: &mut Rig) {
     let shop = shop::Shop::open(|| rig.source.client(DATABASE));
     let mut client = rig.source.client(DATABASE);
     let mut live = Live::new();
+    first_copy(rig, &mut live);
     let opening = Instant::now();
     let mut events = EVENTS.iter().peekable();
     while opening.elapsed() < WORKLOAD {
@@ -94,6 +96,23 @@ fn open_the_shop(rig: &mut Rig) {
     shop.close();
     live.end();
     assert!(events.next().is_none(), "the machine was too slow for all events");
+}
+
+/// Both targets are empty, and the shop is open.
+fn first_copy(rig: &mut Rig, live: &mut Live) {
+    let start = Instant::now();
+    live.event("the sidecar comes, and copies what is there");
+    rig.sidecar.launch();
+    rig.sidecar.wait_ready(SETTLE_LIMIT);
+    let seconds = start.elapsed().as_secs_f64();
+    for target in [STANDBY, CLICKHOUSE] {
+        let copied = |metric| rig.sidecar.metric(metric, &[("target", target)]).unwrap_or_default();
+        live.event(&format!(
+            "{target}: {} rows ({:.1} MiB) copied in {seconds:.1} s",
+            copied("rsrepl_copied_rows_total"),
+            copied("rsrepl_copied_bytes_total") / f64::from(1 << 20),
+        ));
+    }
 }
 
 fn describe(event: Event) -> &'static str {

@@ -34,7 +34,14 @@ INSERT INTO customers SELECT i, 'customer' || i || '@example.com', 'Customer ' |
     jsonb_build_object('city', 'City ' || i % 50, 'zip', i), i % 3 = 0 FROM generate_series(1, 2000) i;
 INSERT INTO products SELECT 'SKU-' || i, 'Product ' || i, (i % 997) + 0.99, i / 7.0,
     ARRAY['shop', 'group ' || i % 9, NULL], repeat(md5(i::text), 300), 1000 FROM generate_series(1, 500) i;
+INSERT INTO page_views SELECT -i, i % 2000, '/product/' || i % 500,
+    timestamp '2025-01-01' + i * interval '0.1234 s', i / 3.0 FROM generate_series(1, 300000) i;
 ";
+
+/// Fills the shelves; people have looked at them before.
+pub fn stock(client: &mut Client) {
+    client.batch_execute(STOCK).expect("fill the shop");
+}
 
 /// How many people use the shop at once, each on a connection of its own.
 const SHOPPERS: u64 = 3;
@@ -57,9 +64,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Fills the shelves and lets the shoppers in.
+    /// Lets the shoppers in.
     pub fn open(mut connect: impl FnMut() -> Client) -> Shop {
-        connect().batch_execute(STOCK).expect("fill the shop");
         let done = Arc::new(Done::default());
         let shopper = |number| {
             let (client, done) = (connect(), Arc::clone(&done));
@@ -183,8 +189,9 @@ mod tests {
         let scratch = Scratch::new("shop");
         let server = Postgres::start(&scratch, "server", "");
         server.execute("postgres", super::SCHEMA);
-        let shop = super::Shop::open(|| server.client("postgres"));
         let mut client = server.client("postgres");
+        super::stock(&mut client);
+        let shop = super::Shop::open(|| server.client("postgres"));
         super::big_transaction(&mut client, 1_000);
         super::truncate(&mut client);
         super::change_keys(&mut client);

@@ -9,6 +9,8 @@
 //! | `differential` | a random workload, random kills, and equality at the end |
 //! | `evolving` | the same with publications, and tables that change meanwhile |
 //! | `copy_clickhouse` | rows that are there before, into ClickHouse and PostgreSQL at once |
+//! | `copy_large` | `make copy-large`: ten million rows, under load |
+//! | `copy_meanwhile` | tables that change, and others that copy, in the middle of it |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
@@ -30,6 +32,8 @@ mod backlog;
 mod columns;
 mod copy;
 mod copy_clickhouse;
+mod copy_large;
+mod copy_meanwhile;
 mod ddl;
 mod differential;
 mod encodings;
