@@ -47,9 +47,9 @@ CREATE TABLE measures_2_rest PARTITION OF measures_2 DEFAULT;
 const ROWS: &str = r#"
 INSERT INTO big SELECT i, 'row ' || i, i / 7.0, now() - i * interval '1 s', ARRAY['a', NULL, i::text],
     jsonb_build_object('i', i) FROM generate_series(1, 60000) i;
-INSERT INTO odd (m, ms, p, c, r, s, x, o, fixed, "Sel""ect", i, b, t, "char", f)
-    SELECT 'happy', '{sad,NULL}', i, ROW(i, 'x"')::pair, int4range(i, i + 5), span(i, NULL), '<a>ü</a>', 'pg_class', 'ab',
-        i::money, i * interval '1 mon 3 s', B'101', 'a b:1', 'c', ARRAY['NaN', -0.0, i]
+INSERT INTO odd (m, ms, p, c, r, s, o, fixed, "Sel""ect", i, b, t, "char", f)
+    SELECT 'happy', '{sad,NULL}', i, ROW(i, 'x"')::pair, int4range(i, i + 5), span(i, NULL), 'pg_class', 'ab',
+        i::money, i * interval '1 mon 3 s', B'101', 'ä b:1', 'c', ARRAY['NaN', -0.0, i]
     FROM generate_series(1, 500) i;
 INSERT INTO odd (m) SELECT NULL FROM generate_series(1, 10);
 INSERT INTO binary_only SELECT i, gen_random_uuid(), 'sad', '-infinity', '\x00ff', '{NaN,1.50}', i
