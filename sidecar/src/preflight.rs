@@ -33,6 +33,7 @@ use crate::redact::Mask;
 use crate::spool;
 use crate::target::clickhouse::{self, ClickHouseOptions};
 use crate::target::postgres::{self, PostgresOptions};
+use crate::tls::PgConnect;
 
 pub use scope::{Scope, scopes};
 
@@ -212,11 +213,20 @@ fn check_spool(spool: &config::Spool) -> Option<Finding> {
 /// Checks each target against the source's `tables`.
 pub async fn check_targets(config: &Config, tables: &[Relation], mask: &Mask) -> Vec<PartReport> {
     let slot = &config.source.slot_name;
-    let checks = config.targets.iter().map(|target| check_target(target, slot, tables, mask));
+    let creates = config.copy.data.then_some(&config.source.connection);
+    let checks =
+        config.targets.iter().map(|target| check_target(target, slot, creates, tables, mask));
     futures_util::future::join_all(checks).await
 }
 
-async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &Mask) -> PartReport {
+/// `source`: where tables that are missing may be made from.
+async fn check_target(
+    target: &Target,
+    slot: &str,
+    source: Option<&PgConnect>,
+    tables: &[Relation],
+    mask: &Mask,
+) -> PartReport {
     let name = format!("target {} ({})", target.name, target.kind().as_str());
     let check = async {
         match &target.options {
@@ -229,6 +239,7 @@ async fn check_target(target: &Target, slot: &str, tables: &[Relation], mask: &M
                     workers: options.workers,
                     batches: 1,
                     missing_rows: options.missing_rows,
+                    creates: source.filter(|_| options.create_tables).cloned(),
                 };
                 postgres::check(&options, slot, tables).await
             }

@@ -12,6 +12,7 @@
 //! | `copy_large` | `make copy-large`: ten million rows, under load |
 //! | `copy_meanwhile` | tables that change, and others that copy, in the middle of it |
 //! | `backlog` | tiny transactions by the thousand, and what may happen to them |
+//! | `create_tables` | tables that a standby lacks are made for the first copy |
 //! | `ddl` | tables and columns that come and go meanwhile |
 //! | `encodings` | sources in LATIN1 and SQL_ASCII |
 //! | `sequences` | a standby's sequences, so that it can take over |
@@ -34,6 +35,7 @@ mod copy;
 mod copy_clickhouse;
 mod copy_large;
 mod copy_meanwhile;
+mod create_tables;
 mod ddl;
 mod differential;
 mod encodings;

@@ -1,5 +1,7 @@
 //! The `rsrepl` process under test.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -9,6 +11,13 @@ use crate::config::Config;
 use crate::process::{Process, Signal, guarded};
 use crate::scratch::Scratch;
 use crate::{build, wait};
+
+/// With the tools of the PostgreSQL under test before all others.
+fn path() -> OsString {
+    let ours = std::iter::once(build::postgres_bindir());
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(ours.chain(env::split_paths(&inherited))).expect("folders without a colon")
+}
 
 /// How long the sidecar may take to end after SIGTERM, draining included.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -55,7 +64,7 @@ impl Sidecar {
         let mut command = guarded(&build::sidecar(), "KILL", None);
         command.args(["run", "-c"]).arg(&self.config);
         // its files are ours to remove
-        command.env("STATE_DIRECTORY", &self.state);
+        command.env("STATE_DIRECTORY", &self.state).env("PATH", path());
         self.process = Some(Process::spawn("rsrepl", &self.log, command));
     }
 
@@ -70,6 +79,7 @@ impl Sidecar {
             .args([name, "-c"])
             .arg(&self.config)
             .args(arguments)
+            .env("PATH", path())
             .stdin(Stdio::null())
             .output()
             .expect("run the sidecar")

@@ -130,6 +130,8 @@ pub struct Retry {
 pub struct Postgres {
     /// Server, credentials and TLS; `Debug` shows no password.
     pub connection: PgConnect,
+    /// Before the first copy, tables that are missing are made as they are on the source.
+    pub create_tables: bool,
     pub consistency: Consistency,
     /// Which changes of tables it makes by itself.
     pub schema_changes: Policy,

@@ -76,6 +76,9 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
     if let (Some(source), Some(targets)) = (&source, &targets) {
         check_places(&root, source, targets);
     }
+    if let (Some(copy), Some(targets)) = (&copy, &targets) {
+        check_creation(&root, copy, targets);
+    }
     root.finish();
 
     let (source, (dir, max_disk, max_size)) = (source?, spool?);
@@ -170,6 +173,22 @@ fn check_places(root: &Table<'_>, source: &Source, targets: &[Target]) {
     }
 }
 
+/// Tables are made for a copy. (Those that are new in the stream come as `schema_changes` says.)
+fn check_creation(root: &Table<'_>, copy: &CopyOptions, targets: &[Target]) {
+    for target in targets {
+        if let TargetOptions::Postgres(options) = &target.options
+            && options.create_tables
+            && !copy.data
+        {
+            let name = &target.name;
+            root.problem(
+                "targets",
+                &format!("{name}: create_tables = true needs copy.data = true"),
+            );
+        }
+    }
+}
+
 /// Defaults of `batch_size` and `batch_interval`.
 type BatchDefaults = (&'static str, &'static str);
 
@@ -245,6 +264,7 @@ fn postgres_connection(table: &mut Table<'_>) -> Option<PgConnect> {
 
 fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let connection = postgres_connection(table);
+    let create_tables = table.or("create_tables", "false");
     let consistency = table.or::<Consistency>("consistency", "transaction");
     let parallel = consistency == Some(Consistency::Parallel);
     // the default is that of "transaction", which the catalog of keys shows
@@ -255,6 +275,7 @@ fn postgres(table: &mut Table<'_>) -> Option<TargetOptions> {
     let schema_changes = table.or("schema_changes", "additive");
     Some(TargetOptions::Postgres(Postgres {
         connection: connection?,
+        create_tables: create_tables?,
         consistency: consistency?,
         workers: workers?,
         sync_sequences: sync_sequences?,

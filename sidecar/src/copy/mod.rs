@@ -257,12 +257,16 @@ pub trait CopyTarget: Send {
     fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, Standing>;
 
     /// Whether it can take these tables, and how it wants the rows of each, in their order; makes missing
-    /// tables if it may. A table of which there is no record at all must be empty, unless writing its rows
+    /// tables if it may, as the `exported` snapshot of the source has them. A table of which there is no record at all must be empty, unless writing its rows
     /// twice does no harm.
     ///
     /// # Errors
     /// [`Kind::Setup`] with everything that is wrong, of all tables.
-    fn accept<'a>(&'a mut self, tables: &'a [Arc<CopiedTable>]) -> Promise<'a, Vec<Form>>;
+    fn accept<'a>(
+        &'a mut self,
+        tables: &'a [Arc<CopiedTable>],
+        exported: &'a str,
+    ) -> Promise<'a, Vec<Form>>;
 
     /// Empties a table and forgets its records; with `None` it is no table of the source any more, and its
     /// records are forgotten alone. Before or between calls of `catch_up`.
@@ -281,7 +285,8 @@ pub trait CopyTarget: Send {
     /// A session that chunks are written with, beside those of other numbers, from 0 on.
     fn writer(&self, number: usize) -> Promise<'_, Box<dyn ChunkWriter>>;
 
-    /// Everything is copied: stores `position` as the target's, and that the copy is finished, in one.
+    /// Everything is copied: makes what was left for then, and stores `position` as the target's, and that the
+    /// copy is finished, in one. The snapshot may be gone.
     ///
     /// # Errors
     /// When `caught_up` has recorded another snapshot than that of `position`: somebody else copies too.

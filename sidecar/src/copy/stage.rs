@@ -101,7 +101,8 @@ pub struct Stage {
 
 /// How a round ended.
 enum Round {
-    Finished,
+    /// All rows are there.
+    Copied,
     /// The snapshot is too old, or gone.
     Another,
 }
@@ -169,15 +170,18 @@ impl Runner {
                 return Ok(());
             };
             self.status.update_source(|source| source.last_error = None);
-            let exported = self.export(client, &info, &sites).await?;
-            let round = self.round(&info, &exported, &mut sites).await;
+            let mut exported = self.export(client, &info, &sites).await?;
+            let mut round = self.round(&info, &exported, &mut sites).await;
+            if matches!(round, Ok(Round::Copied)) {
+                round = self.finish(&sites, &mut exported).await.map(|()| Round::Copied);
+            }
             let begun = sites.iter().any(|site| site.records.caught_up.lsn != Lsn::INVALID);
             match begun {
                 true => exported.release().await,
                 false => exported.take_back().await,
             }
             match round? {
-                Round::Finished => return Ok(()),
+                Round::Copied => return Ok(()),
                 Round::Another => {}
             }
         }
@@ -281,7 +285,7 @@ impl Runner {
             targets = sites.len(),
             "copying what the source has at this LSN"
         );
-        self.prepare(sites, &catalog).await?;
+        self.prepare(sites, &catalog, &exported.name).await?;
         // however long it took to get here, each round gets on for as long
         let age = self.config.copy.max_snapshot_age;
         let until = (began + age).max(Instant::now() + began.elapsed().max(age / 2));
@@ -316,11 +320,18 @@ impl Runner {
                 }
             }
         }
-        for site in sites.iter() {
-            site.target.lock().await.finish(exported.lsn).await?;
-            info!(target_name = site.name, position = %exported.lsn, "copied: everything is there");
+        Ok(Round::Copied)
+    }
+
+    async fn finish(&self, sites: &[Site], exported: &mut Exported) -> Result<()> {
+        let position = exported.lsn;
+        // indexes may take hours, and need no snapshot
+        exported.end().await?;
+        for site in sites {
+            site.target.lock().await.finish(position).await?;
+            info!(target_name = site.name, %position, "copied: everything is there");
         }
-        Ok(Round::Finished)
+        Ok(())
     }
 
     /// Between two passes of a round.
@@ -355,9 +366,9 @@ impl Runner {
     }
 
     /// Brings the targets to where chunks of this snapshot may be written.
-    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog) -> Result<()> {
+    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &str) -> Result<()> {
         for site in sites.iter_mut() {
-            site.forms = site.target.lock().await.accept(&catalog.tables).await?;
+            site.forms = site.target.lock().await.accept(&catalog.tables, exported).await?;
             self.start_over(site, catalog).await?;
         }
         catch_up(&self.config.source, sites, &catalog.tables, catalog.snapshot).await?;

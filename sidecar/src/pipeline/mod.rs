@@ -182,7 +182,8 @@ pub async fn copy(
     for (index, target) in config.targets.iter().enumerate() {
         match &target.options {
             TargetOptions::Postgres(options) => {
-                let options = postgres_options(target, options, 1);
+                let creates = options.create_tables.then(|| config.source.connection.clone());
+                let options = PostgresOptions { creates, ..postgres_options(target, options, 1) };
                 targets.push((index, Box::new(PostgresCopy::new(options))));
             }
             TargetOptions::ClickHouse(options) => {
@@ -220,6 +221,7 @@ fn postgres_options(
         workers: options.workers,
         batches,
         missing_rows: options.missing_rows,
+        creates: None,
     }
 }
 

@@ -110,5 +110,6 @@ fn options(connection: PgConnect, workers: usize) -> PostgresOptions {
         workers,
         batches: DEPTH,
         missing_rows: MissingRows::Error,
+        creates: None,
     }
 }

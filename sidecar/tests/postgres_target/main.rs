@@ -134,6 +134,7 @@ fn options_for(conninfo: &str) -> PostgresOptions {
         workers: 1,
         batches: 2,
         missing_rows: MissingRows::Error,
+        creates: None,
     }
 }
 

@@ -334,7 +334,11 @@ impl CopyTarget for ClickHouseCopy {
         Box::pin(self.open(source))
     }
 
-    fn accept<'a>(&'a mut self, tables: &'a [Arc<CopiedTable>]) -> Promise<'a, Vec<Form>> {
+    fn accept<'a>(
+        &'a mut self,
+        tables: &'a [Arc<CopiedTable>],
+        _exported: &'a str,
+    ) -> Promise<'a, Vec<Form>> {
         Box::pin(self.accept(tables))
     }
 

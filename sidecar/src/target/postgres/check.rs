@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use super::PostgresOptions;
 use super::catalog::{self, Unfit};
+use super::create;
 use super::errors;
 use super::origin;
 use super::positions;
@@ -63,6 +64,11 @@ async fn check_all(
     let records_exist = check_privileges(options, client, findings).await?;
     findings.extend(origin::check(&options.name, client, slot, options.workers).await?);
     let follows = options.schema_changes != Policy::Stop;
+    let creates = match &options.creates {
+        Some(source) if create::applies(client, slot).await? => Some(source),
+        _ => None,
+    };
+    let mut to_create = Vec::new();
     for relation in relations.iter().filter(|relation| !positions::is_ours(relation)) {
         let record = match records_exist {
             true => records::read(client, slot, relation.oid).await?,
@@ -73,6 +79,12 @@ async fn check_all(
             Err(Unfit::Findings(_)) if follows && is_on_its_way(record.as_ref(), relation) => {
                 continue;
             }
+            Err(Unfit::Findings(unfit))
+                if creates.is_some() && unfit == [catalog::missing(relation)] =>
+            {
+                to_create.push(relation);
+                continue;
+            }
             Err(Unfit::Findings(unfit)) if follows && unfit == [catalog::missing(relation)] => {
                 vec![Finding::warning(
                     format!("table {relation} is missing, and will be made with its first row"),
@@ -80,14 +92,19 @@ async fn check_all(
                 )]
             }
             Err(Unfit::Findings(unfit)) => unfit,
-            Ok(table) => check_table(options, client, relation, &table).await?,
+            Ok(table) => check_table(options, client, relation, &table, creates.is_some()).await?,
         };
-        findings.extend(unfit.into_iter().map(|finding| Finding {
-            what: format!("target {}: {}", options.name, finding.what),
-            ..finding
-        }));
+        findings.extend(named(options, unfit));
     }
+    findings.extend(named(options, create::check(client, creates, slot, &to_create).await?));
     Ok(())
+}
+
+fn named(options: &PostgresOptions, findings: Vec<Finding>) -> impl Iterator<Item = Finding> {
+    findings.into_iter().map(|finding| Finding {
+        what: format!("target {}: {}", options.name, finding.what),
+        ..finding
+    })
 }
 
 /// The target's table fits an earlier description, and the stream will bring this one.
@@ -136,11 +153,13 @@ async fn check_privileges(
     Ok(records_exist)
 }
 
+/// `keys_come`: they are made behind the rows of a copy.
 async fn check_table(
     options: &PostgresOptions,
     client: &Client,
     relation: &Relation,
     table: &catalog::TargetTable,
+    keys_come: bool,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     let mut findings = Vec::new();
     let name = &table.name;
@@ -161,7 +180,7 @@ async fn check_table(
             format!("ALTER TABLE {name} OWNER TO {}, or schema_changes = \"stop\"", ident(user)),
         ));
     }
-    if table.keyed && !table.unique_key {
+    if table.keyed && !table.unique_key && !keys_come {
         findings.push(Finding::warning(
             format!(
                 "no unique index of {relation} on the target covers its key: updates and deletes \

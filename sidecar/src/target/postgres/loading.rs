@@ -15,6 +15,7 @@ use rsrepl_wire::{Column, Lsn, OldRow, Row, TypeKind};
 use tokio_postgres::Client;
 
 use super::catalog::{self, TargetColumn, TargetTable, Unfit};
+use super::create::{Creator, Which};
 use super::table::Table;
 use super::{PostgresOptions, copies, errors, origin, positions, session, sets};
 use crate::batch::{Change, Operation};
@@ -40,6 +41,8 @@ struct Open {
     client: Client,
     slot: String,
     epoch: i64,
+    /// Chunks were copied already when this was opened.
+    begun: bool,
     /// By [`Relation::oid`](rsrepl_wire::Relation::oid).
     tables: Arc<HashMap<u32, Arc<TargetTable>>>,
 }
@@ -48,6 +51,19 @@ impl PostgresCopy {
     /// No connection is made before [`open`](CopyTarget::open).
     pub fn new(options: PostgresOptions) -> Self {
         PostgresCopy { options, open: None }
+    }
+
+    /// What makes missing tables, if they are to be made.
+    fn creator(&self) -> Result<Option<Creator<'_>>> {
+        let Some(source) = &self.options.creates else { return Ok(None) };
+        let open = self.opened()?;
+        Ok(Some(Creator {
+            target: &self.options.name,
+            connection: &self.options.connection,
+            source,
+            slot: &open.slot,
+            epoch: open.epoch,
+        }))
     }
 
     fn opened(&self) -> Result<&Open> {
@@ -75,11 +91,19 @@ impl PostgresCopy {
         // copies here, or streams
         origin::set_up(target, &client, &slot, 0).await?;
         let (epoch, records) = copies::open(target, &client, &slot).await?;
-        self.open = Some(Open { client, slot, epoch, tables });
+        let begun = records.as_ref().is_some_and(|records| !records.chunks.is_empty());
+        self.open = Some(Open { client, slot, epoch, begun, tables });
         Ok(records.map_or(Standing::New, Standing::Unfinished))
     }
 
-    async fn fit(&mut self, tables: &[Arc<CopiedTable>]) -> Result<Vec<Form>> {
+    async fn fit(&mut self, tables: &[Arc<CopiedTable>], exported: &str) -> Result<Vec<Form>> {
+        if let Some(creator) = self.creator()? {
+            creator.tables(exported, tables).await?;
+            // by them rows are found that another snapshot does not have, or has already
+            if self.opened()?.begun {
+                creator.rest(Which::Keys).await?;
+            }
+        }
         let server = self.server("looking at its tables");
         let target = self.options.name.clone();
         let open = self.open.as_mut().ok_or_else(|| not_open(&target))?;
@@ -157,6 +181,9 @@ impl PostgresCopy {
     }
 
     async fn completed(&mut self, position: Lsn) -> Result<()> {
+        if let Some(creator) = self.creator()? {
+            creator.rest(Which::All).await?;
+        }
         let server = self.server("finishing the copy");
         let open = self.opened()?;
         open.begin(&self.options.name).await?;
@@ -250,8 +277,12 @@ impl CopyTarget for PostgresCopy {
         Box::pin(self.standing(source))
     }
 
-    fn accept<'a>(&'a mut self, tables: &'a [Arc<CopiedTable>]) -> Promise<'a, Vec<Form>> {
-        Box::pin(self.fit(tables))
+    fn accept<'a>(
+        &'a mut self,
+        tables: &'a [Arc<CopiedTable>],
+        exported: &'a str,
+    ) -> Promise<'a, Vec<Form>> {
+        Box::pin(self.fit(tables, exported))
     }
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {

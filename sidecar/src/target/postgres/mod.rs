@@ -38,6 +38,7 @@
 //! | `in_order` | changes one by one; finds the row that is refused |
 //! | `loading` | takes the initial copy |
 //! | `copies` | `rsrepl.copies`: what of it is there |
+//! | `create` | tables that the target lacks |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -49,6 +50,7 @@ mod check;
 mod codec;
 mod copies;
 mod copy;
+mod create;
 mod ddl;
 mod durability;
 mod errors;
@@ -119,6 +121,8 @@ pub struct PostgresOptions {
     /// Batches under way at most, at least 1.
     pub batches: usize,
     pub missing_rows: MissingRows,
+    /// The source, if tables that are missing before a copy are made as they are there.
+    pub creates: Option<PgConnect>,
 }
 
 /// The target; see [`Target`] for what its methods promise.

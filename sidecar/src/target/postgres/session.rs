@@ -131,7 +131,7 @@ pub async fn open(target: &str, connection: &PgConnect) -> Result<Client> {
         )
         .hint("promote it, or connect to its primary"));
     }
-    for statement in [settings().as_str(), DURABLE] {
+    for statement in [settings(SETTINGS).as_str(), DURABLE] {
         client.batch_execute(statement).await.map_err(server("preparing the session"))?;
     }
     client
@@ -141,8 +141,9 @@ pub async fn open(target: &str, connection: &PgConnect) -> Result<Client> {
     Ok(client)
 }
 
-fn settings() -> String {
-    let values: Vec<String> = SETTINGS
+/// Sets these where the server knows them.
+pub fn settings(settings: &[(&str, &str)]) -> String {
+    let values: Vec<String> = settings
         .iter()
         .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
         .collect();
