@@ -15,7 +15,7 @@ EXTENSION := --package rsrepl --no-default-features --features pg$(PG),pg_test
 # cargo is parallel by itself, and the targets share its folder.
 .NOTPARALLEL:
 .PHONY: help setup build install demo bench bench-report test test-all test-unit test-extension test-e2e \
-	test-smoke copy-large lint lint-extension clean
+	test-smoke copy-large verify-large lint lint-extension clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-smoke: build ## The shortest test that goes through everything: random tran
 
 copy-large: build ## The initial copy of a large table under load, compared (ROWS=10000000, TPS=2000; minutes, and gigabytes)
 	cargo test --locked --package rsrepl-tests --test e2e -- --nocapture --ignored a_large_table
+
+verify-large: build ## `rsrepl verify` of ROWS=10000000 rows under 2,000 transactions a second, and in what time
+	cargo test --locked --package rsrepl-tests --test e2e -- --ignored --nocapture ten_million_rows
 
 lint: lint-extension ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check

@@ -76,6 +76,12 @@ enum Command {
         /// Send the rows that differ again, and compare them once more
         #[arg(long)]
         repair: bool,
+        /// With --repair: also delete rows that the source does not have
+        #[arg(long, requires = "repair")]
+        delete: bool,
+        /// Columns that are not compared do not count for the exit status
+        #[arg(long)]
+        accept_left_out: bool,
         /// Rows a second that are read on the source, at most
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         rate: Option<u64>,
@@ -122,8 +128,15 @@ impl Cli {
             Command::SyncSequences { target, .. } => {
                 runtime.block_on(sync_sequences::sync_sequences(&config, target.as_deref()))
             }
-            Command::Verify { tables, target, repair, rate, .. } => {
-                let options = crate::verify::Options { tables, target, repair, rate };
+            Command::Verify { tables, target, repair, delete, accept_left_out, rate, .. } => {
+                let options = crate::verify::Options {
+                    tables,
+                    target,
+                    repair,
+                    delete,
+                    accept_left_out,
+                    rate,
+                };
                 runtime.block_on(verify::verify(&config, &options))
             }
         };

@@ -35,6 +35,7 @@ use crate::target::clickhouse::{self, ClickHouseOptions};
 use crate::target::postgres::{self, PostgresOptions};
 use crate::tls::PgConnect;
 
+pub use published::Operations;
 pub use scope::{Scope, scopes};
 
 /// How long one part may take to check.

@@ -27,6 +27,8 @@
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `types` | every type that there is, and those that users make |
 //! | `verify` | differences that are planted are found, no others, and mended |
+//! | `verify_careful` | what is not known is not called equal, repair does no harm |
+//! | `verify_large` | ten million rows under load, in what time (`make verify-large`) |
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod backlog;
@@ -54,4 +56,6 @@ mod streaming;
 mod truth;
 mod types;
 mod verify;
+mod verify_careful;
+mod verify_large;
 mod workload;

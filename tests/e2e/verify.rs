@@ -32,7 +32,7 @@ const LOAD: &str = "
     INSERT INTO keyless SELECT 'v' || i % 10, i % 3 FROM generate_series(1, 100) AS i;";
 
 /// What `rsrepl verify` said, and its exit status.
-fn verify(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
+pub fn verify(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
     let output = rig.sidecar.command_with("verify", arguments);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -40,7 +40,7 @@ fn verify(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// The differences that it named on a target, without `public.`.
-fn named(said: &str, target: &str) -> BTreeSet<String> {
+pub fn named(said: &str, target: &str) -> BTreeSet<String> {
     let of_target = said.split("target ").find(|part| part.starts_with(target)).unwrap_or_default();
     let lines = of_target.lines().filter_map(|line| line.trim().strip_prefix("public."));
     let kinds = ["missing", "surplus", "different", "rows on the source"];
@@ -212,7 +212,7 @@ fn test(rig: &Rig) {
     assert_eq!((code, named(&said, CLICKHOUSE).len(), said.contains(STANDBY)), (Some(1), 8, false));
     assert_eq!(verify(rig, &["nowhere"]).0, Some(2));
 
-    let (code, said) = verify(rig, &["--repair"]);
+    let (code, said) = verify(rig, &["--repair", "--delete"]);
     let keyless = "keyless: 100 rows on the source, 99 there, not the same ones; it has no key";
     assert_eq!((code, named(&said, CLICKHOUSE).len()), (Some(1), 0));
     assert_eq!(named(&said, STANDBY), BTreeSet::from([keyless.to_owned()]), "it is not repaired");
@@ -222,85 +222,4 @@ fn test(rig: &Rig) {
     );
     let (code, _) = verify(rig, &[]);
     assert_eq!(code, Some(0));
-}
-
-/// Ten million rows under 2,000 transactions a second; takes minutes. `cargo test … -- --ignored ten_million`
-#[test]
-#[ignore = "takes minutes"]
-fn ten_million_rows() {
-    const MANY: u64 = 10_000_000;
-    const TPS: u32 = 2_000;
-    let table =
-        "CREATE TABLE narrow (id bigint PRIMARY KEY, a int, b int, t timestamptz, filler text)";
-    let mut rig = Rig::with("verify10m", table, rsrepl_tests::variant::Variant::PLAIN);
-    let load = format!(
-        "INSERT INTO narrow SELECT i, i, i % 7, timestamptz '2024-01-01 00:00:00+00' + i * interval '1 s',
-           repeat('x', 30) FROM generate_series(1, {MANY}) AS i; VACUUM ANALYZE narrow"
-    );
-    for server in [&rig.source, &rig.standby] {
-        for statement in load.split("; ") {
-            server.execute(DATABASE, statement);
-        }
-    }
-    rig.run();
-    rig.execute("UPDATE narrow SET a = a WHERE id = 1");
-    rig.settle(LIMIT);
-    rig.clickhouse.query(&format!(
-        "INSERT INTO {DATABASE}.narrow SELECT number + 1, number + 1, (number + 1) % 7,
-           toDateTime64('2024-01-01 00:00:00', 6, 'UTC') + toIntervalSecond(number + 1), repeat('x', 30), 0, 0
-         FROM numbers({MANY})"
-    ));
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..2).map(|_| scope.spawn(|| paced(&rig.source, &stop, TPS / 2))).collect();
-        let began = std::time::Instant::now();
-        let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let (code, _) = verify(&rig, &["narrow"]);
-            println!("{MANY} rows in {:?}", began.elapsed());
-            assert_eq!(code, Some(0));
-            rig.standby.execute(DATABASE, "UPDATE narrow SET a = 0 WHERE id = 5000000; DELETE FROM narrow WHERE id = 10000000");
-            rig.standby.execute(DATABASE, "INSERT INTO narrow VALUES (-7)");
-            rig.clickhouse.query(&format!(
-                "INSERT INTO {DATABASE}.narrow SELECT id, a, b + 1, t, filler, _rsrepl_version + 1, 0
-                 FROM {DATABASE}.narrow FINAL WHERE id = 7000000"
-            ));
-            let (code, said) = verify(&rig, &["narrow"]);
-            assert_eq!(code, Some(1));
-            let expected = [
-                "narrow: different id=5000000",
-                "narrow: missing id=10000000",
-                "narrow: surplus id=-7",
-            ];
-            assert_eq!(named(&said, STANDBY), BTreeSet::from(expected.map(str::to_owned)));
-            assert_eq!(
-                named(&said, CLICKHOUSE),
-                BTreeSet::from(["narrow: different id=7000000".to_owned()])
-            );
-            assert_eq!(verify(&rig, &["narrow", "--repair"]).0, Some(0));
-        }));
-        stop.store(true, Ordering::Relaxed);
-        let done: u32 = workers.into_iter().map(|worker| worker.join().expect("a worker")).sum();
-        println!("{done} transactions in {:?}", began.elapsed());
-        if let Err(panic) = tested {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-/// Single-row transactions all over the table but for what is planted, so many a second.
-fn paced(source: &Postgres, stop: &AtomicBool, tps: u32) -> u32 {
-    let mut client = source.client(DATABASE);
-    let update = client
-        .prepare("UPDATE narrow SET a = a + 1, t = now() WHERE id = $1 AND id % 1000000 <> 0")
-        .expect("prepare");
-    let began = std::time::Instant::now();
-    let mut done = 0;
-    while !stop.load(Ordering::Relaxed) {
-        client.execute(&update, &[&fastrand::i64(1..10_000_000)]).expect("update");
-        done += 1;
-        let due = Duration::from_secs(1) * done / tps;
-        thread::sleep(due.saturating_sub(began.elapsed()));
-    }
-    done
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::{FAILURE, USAGE};
 use crate::config::Config;
+use crate::logging;
 use crate::verify::{self, Options, Outcome};
 
 /// Something could not be compared.
@@ -12,6 +13,7 @@ const UNKNOWN: u8 = USAGE;
 /// See the module's documentation.
 pub(super) async fn verify(config: &Config, options: &Options) -> ExitCode {
     let mask = config.mask();
+    logging::init(&config.logging, mask.clone());
     match verify::verify(config, options).await {
         Ok(report) => {
             print!("{}", mask.apply(&report.to_string()));

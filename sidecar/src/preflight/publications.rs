@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::Finding;
-use super::published::{By, Catalog, Named, Publication, Published, Table};
+use super::published::{By, Catalog, Named, Operations, Publication, Published, Table};
 use super::source::failed;
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
@@ -79,7 +79,7 @@ fn absent(name: &str, slot: &str) -> Finding {
 fn never_inserted(published: &[Published], facts: &Facts) -> Option<Finding> {
     let without: Vec<&str> = published
         .iter()
-        .filter(|table| table.identified && !table.inserted)
+        .filter(|table| table.operations.identify() && !table.operations.insert)
         .map(|table| facts.name(table.oid))
         .collect();
     let more = if without.len() > NAMED_MAX { " and others" } else { "" };
@@ -199,7 +199,7 @@ impl Facts {
 
 async fn read_catalog(client: &Client, names: &[String]) -> Result<Catalog> {
     let sql =
-        "SELECT oid, pubname::text, puballtables, pubviaroot, pubinsert, pubupdate OR pubdelete
+        "SELECT oid, pubname::text, puballtables, pubviaroot, pubinsert, pubupdate, pubdelete, pubtruncate
                FROM pg_catalog.pg_publication WHERE pubname = ANY ($1::text[])";
     let rows = client.query(sql, &[&names]).await.map_err(failed)?;
     let publication = |row: &tokio_postgres::Row| Publication {
@@ -207,8 +207,12 @@ async fn read_catalog(client: &Client, names: &[String]) -> Result<Catalog> {
         name: row.get(1),
         all_tables: row.get(2),
         via_root: row.get(3),
-        insert: row.get(4),
-        changes: row.get(5),
+        operations: Operations {
+            insert: row.get(4),
+            update: row.get(5),
+            delete: row.get(6),
+            truncate: row.get(7),
+        },
     };
     let mut publications: Vec<Publication> = rows.iter().map(publication).collect();
     publications.sort_by_key(|known| names.iter().position(|name| *name == known.name));

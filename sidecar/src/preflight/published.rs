@@ -3,6 +3,34 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+/// Those that are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+    pub truncate: bool,
+}
+
+impl Operations {
+    pub const ALL: Operations =
+        Operations { insert: true, update: true, delete: true, truncate: true };
+
+    /// UPDATEs or DELETEs are sent, so that rows must be identified.
+    pub fn identify(self) -> bool {
+        self.update || self.delete
+    }
+
+    fn or(self, other: Operations) -> Operations {
+        Operations {
+            insert: self.insert || other.insert,
+            update: self.update || other.update,
+            delete: self.delete || other.delete,
+            truncate: self.truncate || other.truncate,
+        }
+    }
+}
+
 /// A publication that is replicated.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Publication {
@@ -10,9 +38,7 @@ pub(super) struct Publication {
     pub(super) name: String,
     pub(super) all_tables: bool,
     pub(super) via_root: bool,
-    pub(super) insert: bool,
-    /// UPDATE or DELETE.
-    pub(super) changes: bool,
+    pub(super) operations: Operations,
 }
 
 /// A table that is named in a publication.
@@ -50,10 +76,7 @@ pub(super) struct Catalog {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
     pub(super) oid: u32,
-    /// UPDATEs or DELETEs of it are sent, so that its rows must be identified.
-    pub(super) identified: bool,
-    /// Its INSERTs are sent.
-    pub(super) inserted: bool,
+    pub(super) operations: Operations,
     /// The publications that decide on its columns and rows.
     pub(super) by: Vec<By>,
 }
@@ -70,7 +93,7 @@ pub(super) struct By {
 impl Published {
     /// Everything of a table.
     pub(super) fn whole(oid: u32) -> Self {
-        Published { oid, identified: true, inserted: true, by: Vec::new() }
+        Published { oid, operations: Operations::ALL, by: Vec::new() }
     }
 
     /// What rows have to satisfy of which the copy is made: one of the filters, unless a publication has none.
@@ -96,8 +119,7 @@ impl Catalog {
             // partitions of one table differ in what publications of their own add
             let known: &mut Published =
                 all.entry(published.oid).or_insert_with(|| published.clone());
-            known.identified |= published.identified;
-            known.inserted |= published.inserted;
+            known.operations = known.operations.or(published.operations);
         }
         all.into_values().collect()
     }
@@ -109,8 +131,7 @@ impl Catalog {
             let Some((level, oid)) = self.shown_by(publication, table) else { continue };
             let (best, published) =
                 found.get_or_insert_with(|| (level, Published { oid, ..Published::default() }));
-            published.identified |= publication.changes;
-            published.inserted |= publication.insert;
+            published.operations = published.operations.or(publication.operations);
             if level > *best {
                 *best = level;
                 published.oid = oid;
@@ -119,7 +140,7 @@ impl Catalog {
             if level == *best {
                 published.by.push(By {
                     publication: publication.name.clone(),
-                    changes: publication.changes,
+                    changes: publication.operations.identify(),
                     named: self.named_in(publication, oid),
                 });
             }
@@ -164,7 +185,8 @@ mod tests {
 
     fn publication(oid: u32, via_root: bool) -> Publication {
         let name = format!("p{oid}");
-        Publication { oid, name, via_root, insert: true, ..Publication::default() }
+        let operations = Operations { insert: true, ..Operations::default() };
+        Publication { oid, name, via_root, operations, ..Publication::default() }
     }
 
     fn catalog(publications: Vec<Publication>, named: &[(u32, u32)]) -> Catalog {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rsrepl_wire::Relation;
 use tokio_postgres::Client;
 
-use super::published::Published;
+use super::published::{Operations, Published};
 use super::source::failed;
 use super::{Severity, publications, tables};
 use crate::config::Source;
@@ -23,8 +23,15 @@ pub struct Scope {
     pub is_partitioned: bool,
     /// As the statistics have it.
     pub rows_estimated: u64,
-    /// Its INSERTs, or its UPDATEs and DELETEs, are not published: a target is meant to differ.
-    pub is_partial: bool,
+    /// Without some of them a target is meant to differ.
+    pub operations: Operations,
+}
+
+impl Scope {
+    /// Not all of its operations are published.
+    pub fn is_partial(&self) -> bool {
+        self.operations != Operations::ALL
+    }
 }
 
 /// The tables that are replicated, by name.
@@ -50,7 +57,7 @@ pub async fn scopes(client: &Client, config: &Source) -> Result<Vec<Scope>> {
             sizes.get(&relation.oid).copied().unwrap_or_default();
         Scope {
             filter: table.and_then(|table| table.condition()),
-            is_partial: table.is_some_and(|table| !table.inserted || !table.identified),
+            operations: table.map_or(Operations::ALL, |table| table.operations),
             relation,
             is_partitioned,
             rows_estimated,

@@ -55,7 +55,7 @@ pub(super) async fn describe(
             columns,
         };
         findings.extend(check_own(&relation));
-        if table.is_some_and(|table| table.identified) {
+        if table.is_some_and(|table| table.operations.identify()) {
             findings.extend(check_identity(&relation));
         }
         relations.push(relation);

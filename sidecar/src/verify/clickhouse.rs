@@ -10,6 +10,7 @@ use crate::error::Result;
 
 use crate::target::clickhouse::ColumnType;
 pub(crate) use crate::target::clickhouse::Mirror;
+use crate::target::clickhouse::Reader;
 
 /// For a range or a list of keys.
 const PART_LIMIT: Duration = Duration::from_secs(120);
@@ -74,17 +75,14 @@ impl Table {
         let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
         let sql = format!(
             "SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1 OFFSET {}",
-            self.key_texts().join(", "),
+            self.key_columns(),
             self.from(),
             key::range_in_clickhouse(&self.key, range),
             names.join(", "),
             rows.saturating_sub(1)
         );
         let mut answer = mirror.rows(&self.name, &sql, PART_LIMIT).await?;
-        if answer.is_empty() {
-            return Ok(None);
-        }
-        self.key.iter().map(|_| answer.text()).collect::<Result<Key>>().map(Some)
+        if answer.is_empty() { Ok(None) } else { self.read_key(&mut answer) }
     }
 
     pub(crate) async fn buckets(&self, mirror: &Mirror, mask: i64) -> Result<Vec<(i64, Sum)>> {
@@ -115,14 +113,14 @@ impl Table {
         };
         let sql = format!(
             "SELECT {}, {} FROM {} WHERE {condition}",
-            self.key_texts().join(", "),
+            self.key_columns(),
             self.hash,
             self.from()
         );
         let mut answer = mirror.rows(&self.name, &sql, limit).await?;
         let mut rows = Vec::new();
         while !answer.is_empty() {
-            let key = self.key.iter().map(|_| answer.text()).collect::<Result<Key>>()?;
+            let key = self.read_key(&mut answer)?;
             rows.push(Row { key, hashes: vec![answer.int64()?] });
         }
         Ok(rows)
@@ -135,27 +133,42 @@ impl Table {
     ) -> Result<Vec<Option<Found>>> {
         let sql = format!(
             "SELECT {}, toString(`_rsrepl_version`), {} FROM {} WHERE {}",
-            self.key_texts().join(", "),
+            self.key_columns(),
             self.hash,
             self.from(),
             key::keys_in_clickhouse(&self.key, keys)
         );
         let mut answer = mirror.rows(&self.name, &sql, PART_LIMIT).await?;
-        let mut found = HashMap::new();
+        let mut found: HashMap<Option<Key>, Found> = HashMap::new();
         while !answer.is_empty() {
-            let key = self.key.iter().map(|_| answer.text()).collect::<Result<Key>>()?;
+            let key = self.read_key(&mut answer)?;
             let version = answer.text()?;
-            found.insert(key, Found { version, hashes: vec![answer.int64()?] });
+            found.entry(key).or_default().add(&version, &[answer.int64()?]);
         }
-        Ok(keys.iter().map(|key| found.remove(*key)).collect())
+        Ok(keys.iter().map(|key| found.remove(&Some((*key).clone()))).collect())
     }
 
     fn key_texts(&self) -> Vec<String> {
         self.key.iter().map(ImageKey::in_clickhouse).collect()
     }
 
+    /// What [`Self::read_key`] reads.
+    fn key_columns(&self) -> String {
+        let nullable = |text| format!("CAST({text}, 'Nullable(String)')");
+        self.key_texts().into_iter().map(nullable).collect::<Vec<_>>().join(", ")
+    }
+
+    fn read_key(&self, answer: &mut Reader) -> Result<Option<Key>> {
+        let texts: Result<Vec<Option<String>>> =
+            self.key.iter().map(|_| answer.nullable_text()).collect();
+        Ok(texts?.into_iter().collect())
+    }
+
     fn bucket(&self, mask: i64) -> String {
-        let hash = hash_in_clickhouse(&self.key_texts());
+        // as PostgreSQL's concat_ws passes over them
+        let text = |text| format!("ifNull({text}, '')");
+        let texts: Vec<String> = self.key_texts().into_iter().map(text).collect();
+        let hash = hash_in_clickhouse(&texts);
         format!("toInt64(bitAnd({hash}, {mask}))")
     }
 }

@@ -96,7 +96,11 @@ impl KeyColumn {
             // a cast would take the blanks of char(n) away
             Text::Output => format!("concat({name})"),
             Text::Number => format!("trim_scale({name})::text"),
-            Text::Time => format!("to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US')"),
+            // what ClickHouse does not hold must not look like anything else
+            Text::Time => format!(
+                "CASE WHEN isfinite({name}) AND {name} >= '0001-01-01' \
+                 THEN to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US') ELSE {name}::text END"
+            ),
         }
     }
 
@@ -111,6 +115,8 @@ pub(crate) struct ImageKey {
     pub name: String,
     pub ty: Scalar,
     pub is_bytea: bool,
+    /// As somebody else has made it.
+    pub is_nullable: bool,
     text: Text,
 }
 
@@ -121,7 +127,8 @@ impl ImageKey {
             _ => (Scalar::String, of.text),
         };
         let is_bytea = column.base_oid == oid::BYTEA;
-        ImageKey { name: clickhouse::quoted(&column.name), ty, is_bytea, text }
+        let is_nullable = matches!(image, ColumnType::Nullable(_));
+        ImageKey { name: clickhouse::quoted(&column.name), ty, is_bytea, is_nullable, text }
     }
 
     /// Takes over what other targets made of the key's text.
@@ -129,12 +136,12 @@ impl ImageKey {
         self.text = of.text;
     }
 
-    /// The text of [`KeyColumn::in_postgres`].
+    /// The text of [`KeyColumn::in_postgres`]; NULL is NULL.
     pub(crate) fn in_clickhouse(&self) -> String {
         let name = &self.name;
         match (&self.ty, self.text) {
             (_, Text::Time) => format!("toString(toDateTime64({name}, 6, 'UTC'))"),
-            (Scalar::Bool, _) => format!("if({name}, 't', 'f')"),
+            (Scalar::Bool, _) => format!("substring('ft', toUInt8({name}) + 1, 1)"),
             (Scalar::String, _) if self.is_bytea => {
                 format!("concat('\\\\x', lower(hex({name})))")
             }
@@ -155,22 +162,35 @@ impl ImageKey {
     }
 }
 
-/// The condition of a range in PostgreSQL, for which an index is used.
-pub fn range_in_postgres(key: &[KeyColumn], range: &Range) -> String {
+/// The condition of a range in PostgreSQL, for which an index is used. `nulls`: which rows have a NULL in their
+/// key, and so no place in any order; they are in the first range.
+pub fn range_in_postgres(key: &[KeyColumn], range: &Range, nulls: Option<&str>) -> String {
     let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
     let row = |values: &Key| {
         let values: Vec<_> = key.iter().zip(values).map(|(c, v)| c.literal(v)).collect();
         format!("({})", values.join(", "))
     };
     let side = |sign: &str, values: &Key| format!("({}) {sign} {}", names.join(", "), row(values));
-    both(range.after.as_ref().map(|a| side(">", a)), range.upto.as_ref().map(|u| side("<=", u)))
+    let upto = range.upto.as_ref().map(|upto| side("<=", upto));
+    match (&range.after, upto, nulls) {
+        (None, Some(upto), Some(nulls)) => format!("({upto}) OR {nulls}"),
+        (after, upto, _) => both(after.as_ref().map(|after| side(">", after)), upto),
+    }
 }
 
 /// The same in ClickHouse, which uses its index for comparisons of single columns only.
 pub(crate) fn range_in_clickhouse(key: &[ImageKey], range: &Range) -> String {
     let after = range.after.as_ref().map(|values| beyond(key, values, ">", ">"));
     let upto = range.upto.as_ref().map(|values| beyond(key, values, "<", "<="));
-    both(after, upto)
+    let nulls: Vec<String> = key
+        .iter()
+        .filter(|column| column.is_nullable)
+        .map(|column| format!("isNull({})", column.name))
+        .collect();
+    match (after, upto) {
+        (None, Some(upto)) if !nulls.is_empty() => format!("({upto}) OR {}", nulls.join(" OR ")),
+        (after, upto) => both(after, upto),
+    }
 }
 
 /// `a >= 1 AND (a > 1 OR (b > 2))`
@@ -235,10 +255,15 @@ mod tests {
     #[test]
     fn ranges_are_conditions() {
         let open = Range::default();
-        assert_eq!(range_in_postgres(&key(&["a"]), &open), "true");
+        assert_eq!(range_in_postgres(&key(&["a"]), &open, Some("a IS NULL")), "true");
+        let first = Range { after: None, upto: values(&["1"]) };
+        assert_eq!(
+            range_in_postgres(&key(&["a"]), &first, Some("a IS NULL")),
+            "((\"a\") <= ('1'::integer)) OR a IS NULL"
+        );
         let range = Range { after: values(&["1", "x'"]), upto: values(&["2", "y"]) };
         assert_eq!(
-            range_in_postgres(&key(&["a", "b"]), &range),
+            range_in_postgres(&key(&["a", "b"]), &range, Some("a IS NULL")),
             "((\"a\", \"b\") > ('1'::integer, 'x'''::integer)) AND \
              ((\"a\", \"b\") <= ('2'::integer, 'y'::integer))"
         );
@@ -246,6 +271,7 @@ mod tests {
             name: clickhouse::quoted(name),
             ty,
             is_bytea: false,
+            is_nullable: false,
             text: Text::Output,
         };
         let image = [image("a", Scalar::Int32), image("b", Scalar::String)];

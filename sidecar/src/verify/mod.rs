@@ -18,38 +18,54 @@
 //! | `tables` | what is compared, column by column, and what is not |
 //! | `target` | sessions with a target, and how far the stream is there |
 //! | `view`, `postgres`, `clickhouse` | a table on one system: sums, lists, single rows |
-//! | `scan` | from tables to keys that may differ |
-//! | `looks` | from these to keys that do |
+//! | `sides`, `lists` | a part of it on all of them, and which keys may differ |
+//! | `arriving` | which of them are only on their way (pure) |
+//! | `scan`: `ranges`, `buckets`, `whole` | a table, part by part |
+//! | `looks`, `judge` | from keys that may differ to those that do; why none is called different that is not (pure) |
+//! | `visible` | what the source shows later than its targets |
 //! | `differences` | what was found |
 //! | `repair` | sends rows again |
-//! | `report`, `progress` | what is told |
+//! | `report`, `progress`, `pace` | what is told, how fast it may be |
 
+mod arriving;
+mod buckets;
 mod clickhouse;
 mod differences;
 mod form;
+mod judge;
 mod key;
+mod lists;
 mod looks;
+mod pace;
 mod postgres;
 mod progress;
+mod ranges;
 mod repair;
 mod report;
 mod scan;
+mod sides;
 mod tables;
 mod target;
 mod view;
+mod visible;
+mod whole;
 
 use futures_util::future::join_all;
 
-use self::differences::{Desk, Difference, Tally};
+use self::arriving::Marks;
+use self::differences::{Desk, Tally};
+use self::pace::Pace;
 use self::progress::Progress;
 pub use self::report::{Outcome, Report};
 use self::report::{TableReport, TargetReport};
-use self::scan::{Pace, Scan, Source};
+use self::scan::Scan;
+use self::sides::{LANES, Sides, Source};
 use self::tables::Table;
 use self::target::Target;
-use crate::config::Config;
+use self::visible::Visibility;
+use crate::config::{self, Config, Mode, TargetOptions};
 use crate::error::{Error, Kind, Result};
-use crate::preflight;
+use crate::preflight::{self, Scope};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +75,10 @@ pub struct Options {
     /// The one target that is meant.
     pub target: Option<String>,
     pub repair: bool,
+    /// With `repair`: also deletes what the source has not.
+    pub delete: bool,
+    /// Columns that are not compared do not count.
+    pub accept_left_out: bool,
     /// Rows a second on the source.
     pub rate: Option<u64>,
 }
@@ -68,39 +88,62 @@ pub struct Options {
 /// # Errors
 /// The source cannot be read, or there is nothing that could be compared.
 pub async fn verify(config: &Config, options: &Options) -> Result<Report> {
-    let source = open_source(config).await?;
+    let (histories, configured) = chosen(config, options)?;
+    let source = Source::open(config).await?;
+    let identity = postgres::identify(&source.look, &config.source.slot_name).await?;
+    let end = async || postgres::wal_end(&source.look).await;
+    let targets = join_all(configured.iter().map(|target| Target::open(target, &identity, end)));
+    let targets = targets.await;
+    let desks = Desk::all(targets.len());
+    let mut run = Run { desks, targets, tables: Vec::new(), source };
+    run.prepare(config, options).await?;
+    run.compare(options).await;
+    if options.repair {
+        run.repair(options.delete).await;
+    }
+    Ok(run.report(histories, options.accept_left_out))
+}
+
+/// The names of histories, which are not meant to equal the source, and the targets that are.
+fn chosen<'a>(
+    config: &'a Config,
+    options: &Options,
+) -> Result<(Vec<String>, Vec<&'a config::Target>)> {
     let wanted = |name: &str| options.target.as_ref().is_none_or(|only| only == name);
     let configured = config.targets.iter().filter(|target| wanted(&target.name));
-    let slot = &config.source.slot_name;
-    let targets = join_all(configured.map(|target| Target::open(target, slot))).await;
-    if targets.is_empty() {
-        let name = options.target.as_deref().unwrap_or_default();
-        return Err(Error::new(Kind::Config, format!("there is no target {name}")));
-    }
-    let mut run = Run { source, desks: desks(targets.len()), targets, tables: Vec::new() };
-    run.prepare(config, options).await?;
-    run.compare(options).await?;
-    if options.repair {
-        run.repair().await;
-    }
-    Ok(run.report())
+    let is_history = |target: &&config::Target| match &target.options {
+        TargetOptions::ClickHouse(options) => options.mode == Mode::History,
+        TargetOptions::Postgres(_) => false,
+    };
+    let (histories, targets): (Vec<_>, Vec<_>) = configured.partition(is_history);
+    let histories: Vec<String> = histories.iter().map(|target| target.name.clone()).collect();
+    let what = match (targets.is_empty(), histories.first()) {
+        (false, _) => return Ok((histories, targets)),
+        (true, Some(name)) => format!("target {name}: a history does not equal the source"),
+        (true, None) => {
+            format!("there is no target {}", options.target.as_deref().unwrap_or_default())
+        }
+    };
+    Err(Error::new(Kind::Config, what))
 }
 
-async fn open_source(config: &Config) -> Result<Source> {
-    let connection = &config.source.connection;
-    let ((scan, utf8), (look, _)) = tokio::try_join!(
-        postgres::open("the source", connection),
-        postgres::open("the source", connection)
-    )?;
-    for client in [&scan, &look] {
-        let read_only = client.batch_execute("SET default_transaction_read_only = on").await;
-        read_only.map_err(|error| postgres::failed("the source", error))?;
+impl Source {
+    async fn open(config: &Config) -> Result<Source> {
+        let connection = config.source.connection.clone();
+        let open = async || {
+            let (client, utf8) = postgres::open("the source", &connection).await?;
+            let read_only = client.batch_execute("SET default_transaction_read_only = on").await;
+            read_only.map_err(|error| postgres::failed("the source", error))?;
+            Ok::<_, Error>((client, utf8))
+        };
+        let (look, utf8) = open().await?;
+        let mut lanes = Vec::with_capacity(LANES);
+        for _ in 0..LANES {
+            lanes.push(open().await?.0);
+        }
+        let visibility = Visibility::read(&look).await?;
+        Ok(Source { connection, lanes, look, utf8, visibility })
     }
-    Ok(Source { scan, look, utf8 })
-}
-
-fn desks(count: usize) -> Vec<Desk> {
-    (0..count).map(|target| Desk { target, ..Desk::default() }).collect()
 }
 
 /// One run of it.
@@ -114,25 +157,14 @@ struct Run {
 
 impl Run {
     async fn prepare(&mut self, config: &Config, options: &Options) -> Result<()> {
-        let mut scopes = preflight::scopes(&self.source.look, &config.source).await?;
-        if !options.tables.is_empty() {
-            let names: Vec<String> = scopes.iter().map(|s| s.relation.to_string()).collect();
-            let asked = |asked: &String| match asked.contains('.') {
-                true => asked.clone(),
-                false => format!("public.{asked}"),
-            };
-            let asked: Vec<String> = options.tables.iter().map(asked).collect();
-            if let Some(unknown) = asked.iter().find(|name| !names.contains(name)) {
-                return Err(Error::new(
-                    Kind::Config,
-                    format!("table {unknown} is not there, or is not published"),
-                ));
-            }
-            scopes.retain(|scope| asked.contains(&scope.relation.to_string()));
-        }
-        for scope in scopes {
+        let scopes = preflight::scopes(&self.source.look, &config.source).await?;
+        for scope in asked(scopes, &options.tables)? {
             let (client, utf8) = (&self.source.look, self.source.utf8);
-            let table = Table::prepare(client, utf8, scope, &self.targets).await?;
+            let table = match Table::prepare(client, utf8, &scope, &self.targets).await {
+                Err(error) if error.kind() == Kind::Connection => return Err(error),
+                Err(error) => Table::unknown(scope, self.targets.len(), &error.to_string()),
+                Ok(table) => table,
+            };
             self.tables.push(table);
         }
         for desk in &mut self.desks {
@@ -141,42 +173,54 @@ impl Run {
         Ok(())
     }
 
-    async fn compare(&mut self, options: &Options) -> Result<()> {
-        let (mut pace, mut progress) = (Pace::new(options.rate), Progress::new());
-        for number in 0..self.tables.len() {
-            let Some(table) = self.tables.get(number) else { break };
+    /// A table that the source does not let be read is one of which nothing is known; when the source is
+    /// gone, that holds for all that are left.
+    async fn compare(&mut self, options: &Options) {
+        let (pace, mut progress) = (Pace::new(options.rate), Progress::new());
+        let marks = Marks::default();
+        let mut gone: Option<String> = None;
+        for (number, table) in self.tables.iter().enumerate() {
             progress.table(table.name(), table.scope.rows_estimated);
             let scan = Scan {
-                source: &self.source,
-                targets: &self.targets,
+                sides: Sides {
+                    source: &self.source,
+                    targets: &self.targets,
+                    table,
+                    pace: &pace,
+                    marks: &marks,
+                    lane: 0,
+                },
                 desks: &mut self.desks,
                 tables: &self.tables,
                 number,
-                table,
-                pace: &mut pace,
                 progress: &mut progress,
             };
-            scan.run().await?;
+            let why = match &gone {
+                Some(why) => why.clone(),
+                None => match scan.run().await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        let why = error.to_string();
+                        gone = (error.kind() == Kind::Connection).then(|| why.clone());
+                        why
+                    }
+                },
+            };
+            self.desks.iter_mut().for_each(|desk| desk.fail(number, why.clone()));
         }
         self.settle(&mut progress).await;
-        Ok(())
-    }
-
-    fn waiting(&self) -> usize {
-        self.desks.iter().map(|desk| desk.suspects.len()).sum()
     }
 
     async fn settle(&mut self, progress: &mut Progress) {
-        progress.settling(self.waiting());
+        progress.settling(self.desks.iter().map(|desk| desk.suspects.len()).sum());
         scan::settle(&self.source, &self.tables, &self.targets, &mut self.desks).await;
     }
 
     /// Repairs all that differs, and looks at it again.
-    async fn repair(&mut self) {
-        let (source, tables) = (&self.source.look, &self.tables);
+    async fn repair(&mut self, delete: bool) {
+        let work = repair::Work { source: &self.source, tables: &self.tables, delete };
         let of = self.targets.iter().zip(&mut self.desks);
-        let before = join_all(of.map(|(target, desk)| repair_target(source, tables, target, desk)));
-        let before = before.await;
+        let before = join_all(of.map(|(target, desk)| work.repair(target, desk))).await;
         self.settle(&mut Progress::new()).await;
         for (desk, before) in self.desks.iter_mut().zip(before) {
             for (tally, before) in desk.tallies.iter_mut().zip(before) {
@@ -185,42 +229,43 @@ impl Run {
         }
     }
 
-    fn report(self) -> Report {
+    fn report(self, histories: Vec<String>, accept_left_out: bool) -> Report {
         let Run { targets, desks, tables, .. } = self;
         let of_target = |(target, desk): (Target, Desk)| {
-            let tables = tables.iter().zip(desk.tallies).map(|(table, tally)| TableReport {
-                name: table.name(),
-                key: table.key_names(),
-                notes: table.notes(desk.target),
-                tally,
+            let number = desk.target;
+            let tables = tables.iter().zip(desk.tallies).map(|(table, tally)| {
+                let there = table.on(number);
+                TableReport {
+                    name: table.name(),
+                    key: table.key_names(),
+                    columns: table.scope.relation.columns.len(),
+                    left_out: there.map(|there| there.left_out.clone()).unwrap_or_default(),
+                    notes: there.map(|there| there.notes.clone()).unwrap_or_default(),
+                    tally,
+                }
             });
             TargetReport { name: target.name, kind: target.kind, tables: tables.collect() }
         };
-        Report { targets: targets.into_iter().zip(desks).map(of_target).collect() }
+        let targets = targets.into_iter().zip(desks).map(of_target).collect();
+        Report { targets, histories, accept_left_out }
     }
 }
 
-/// The differences there were, by table; they are suspects again.
-async fn repair_target(
-    source: &tokio_postgres::Client,
-    tables: &[Table],
-    target: &Target,
-    desk: &mut Desk,
-) -> Vec<u64> {
-    let mut before = Vec::with_capacity(tables.len());
-    for (number, table) in tables.iter().enumerate() {
-        let Some(tally) = desk.tallies.get_mut(number) else { continue };
-        let differences: Vec<Difference> = std::mem::take(&mut tally.differences);
-        before.push(differences.len() as u64);
-        if differences.is_empty() {
-            continue;
-        }
-        let repaired = repair::repair(source, table, target, desk.target, &differences).await;
-        if let Err(error) = repaired {
-            eprintln!("target {}: {error}", target.name);
-        }
-        let keys = differences.into_iter().map(|difference| difference.key).collect();
-        desk.suspect(number, keys);
+/// Of the tables that are replicated those that are asked for; none: all.
+fn asked(mut scopes: Vec<Scope>, names: &[String]) -> Result<Vec<Scope>> {
+    if names.is_empty() {
+        return Ok(scopes);
     }
-    before
+    let with_schema = |name: &String| match name.contains('.') {
+        true => name.clone(),
+        false => format!("public.{name}"),
+    };
+    let names: Vec<String> = names.iter().map(with_schema).collect();
+    let is = |scope: &Scope, name: &String| scope.relation.to_string() == *name;
+    if let Some(name) = names.iter().find(|name| !scopes.iter().any(|scope| is(scope, name))) {
+        let what = format!("table {name} is not there, or is not published");
+        return Err(Error::new(Kind::Config, what));
+    }
+    scopes.retain(|scope| names.iter().any(|name| is(scope, name)));
+    Ok(scopes)
 }

@@ -4,17 +4,18 @@ use rsrepl_wire::Lsn;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row as PgRow};
 
+use super::arriving::LATELY_MAX;
 use super::form::{Form, hash_in_postgres};
 use super::key::{self, Key, KeyColumn, Range};
 use super::view::{Found, Part, Row, Sum};
 use crate::error::{Error, Kind, Result};
 use crate::quote::literal;
+use crate::target::SourceIdentity;
 use crate::tls::PgConnect;
 
 /// What every session runs with: values are shown in one way, and a wrong estimate must not make a range a
 /// read of the whole table. A policy that hides rows is an error.
 const SETTINGS: &[(&str, &str)] = &[
-    ("search_path", "pg_catalog"),
     ("client_encoding", "UTF8"),
     ("client_min_messages", "warning"),
     ("timezone", "UTC"),
@@ -26,8 +27,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("xmloption", "content"),
     ("row_security", "off"),
     ("statement_timeout", "0"),
+    ("transaction_timeout", "0"),
     ("lock_timeout", "30s"),
     ("idle_session_timeout", "0"),
+    // a statement ends with who asks, also one that has nothing to say for hours
+    ("client_connection_check_interval", "5s"),
     ("jit", "off"),
     ("max_parallel_workers_per_gather", "0"),
     ("enable_seqscan", "off"),
@@ -45,16 +49,39 @@ pub async fn open(who: &str, connection: &PgConnect) -> Result<(Client, bool)> {
         .iter()
         .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
         .collect();
+    // the path first: nothing of the database's own gets between
     let settings = format!(
-        "SELECT pg_catalog.set_config(s.name, v.value, false)
-           FROM pg_catalog.pg_settings AS s JOIN (VALUES {}) AS v (name, value)
-             ON pg_catalog.lower(s.name) = v.name",
+        "SET search_path = pg_catalog;
+         SELECT set_config(s.name, v.value, false) FROM pg_settings AS s
+           JOIN (VALUES {}) AS v (name, value) ON lower(s.name) = v.name",
         values.join(", ")
     );
     client.batch_execute(&settings).await.map_err(|error| failed(who, error))?;
     let sql = "SELECT pg_catalog.getdatabaseencoding() IN ('UTF8', 'SQL_ASCII')";
     let row = client.query_one(sql, &[]).await.map_err(|error| failed(who, error))?;
     Ok((client, row.get(0)))
+}
+
+/// Opens a session that nobody can wait for long in: for what is read while something else is held up.
+pub async fn open_impatient(who: &str, connection: &PgConnect) -> Result<Client> {
+    let (client, _) = open(who, connection).await?;
+    let impatient = "SET lock_timeout = '300ms'; SET statement_timeout = '1s'";
+    client.batch_execute(impatient).await.map_err(|error| failed(who, error))?;
+    Ok(client)
+}
+
+/// Who the source is, for what is stored on targets.
+pub async fn identify(client: &Client, slot: &str) -> Result<SourceIdentity> {
+    let sql = "SELECT system_identifier, current_database()::text,
+                 ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+               FROM pg_control_system()";
+    let row = client.query_one(sql, &[]).await.map_err(|error| failed("the source", error))?;
+    Ok(SourceIdentity {
+        system_id: row.get::<_, i64>(0).cast_unsigned(),
+        timeline: u32::try_from(row.get::<_, i64>(2)).unwrap_or(u32::MAX),
+        database: row.get(1),
+        slot: slot.to_owned(),
+    })
 }
 
 pub fn failed(who: &str, error: tokio_postgres::Error) -> Error {
@@ -90,12 +117,17 @@ pub struct Table {
     /// Of the source's rows those that are published.
     pub filter: Option<String>,
     pub key: Vec<KeyColumn>,
+    /// Which rows have a NULL in their key, where there may be some.
+    pub nulls: Option<String>,
     hashes: Vec<String>,
     utf8: bool,
 }
 
+/// Of a row's version, as a hash.
+const VERSION: &str = "('x' || md5(concat(tableoid, ' ', ctid, ' ', xmin)))::bit(64)::bigint";
+
 impl Table {
-    /// `profiles`: each the columns and forms that a hash is made of.
+    /// `profiles`: each the columns and forms that a hash is made of. Without a key there is one more, of versions.
     pub fn new(
         who: String,
         from: String,
@@ -104,8 +136,9 @@ impl Table {
         profiles: &[Vec<(String, Form)>],
         utf8: bool,
     ) -> Table {
-        let hashes = profiles.iter().map(|profile| hash_in_postgres(profile, utf8)).collect();
-        Table { who, from, filter, key, hashes, utf8 }
+        let values = profiles.iter().map(|profile| hash_in_postgres(profile, utf8));
+        let hashes = values.chain(key.is_empty().then(|| VERSION.to_owned())).collect();
+        Table { who, from, filter, key, nulls: None, hashes, utf8 }
     }
 
     /// The key `rows` rows behind `after`; `None`: there are not as many.
@@ -131,11 +164,11 @@ impl Table {
             "SELECT {} FROM (SELECT {names} FROM {} WHERE {} ORDER BY {names} OFFSET {} LIMIT 1) AS t",
             self.key_array(),
             self.from,
-            key::range_in_postgres(&self.key, range),
+            self.range(range),
             rows.saturating_sub(1)
         );
         let row = client.query_opt(&sql, &[]).await.map_err(|error| self.failed(error))?;
-        Ok(row.map(|row| row.get(0)))
+        row.map_or(Ok(None), |row| self.read_key(&row))
     }
 
     pub async fn sum(&self, client: &Client, range: &Range) -> Result<Sum> {
@@ -144,10 +177,11 @@ impl Table {
             self.sums(),
             self.hash_columns(),
             self.from,
-            self.condition(&key::range_in_postgres(&self.key, range))
+            self.condition(&self.range(range))
         );
-        let row = client.query_one(&sql, &[]).await.map_err(|error| self.failed(error))?;
-        self.read_sum(&row, 0)
+        let whole = range.after.is_none() && range.upto.is_none();
+        let rows = self.query(client, &sql, whole).await?;
+        rows.first().map_or(Ok(Sum::default()), |row| self.read_sum(row, 0))
     }
 
     pub async fn buckets(&self, client: &Client, mask: i64) -> Result<Vec<(i64, Sum)>> {
@@ -159,18 +193,17 @@ impl Table {
             self.from,
             self.condition("true")
         );
-        // the whole table is what is wanted
-        client
-            .batch_execute("SET enable_seqscan = on")
-            .await
-            .map_err(|error| self.failed(error))?;
-        let rows = client.query(&sql, &[]).await.map_err(|error| self.failed(error))?;
-        rows.iter().map(|row| Ok((row.get(0), self.read_sum(row, 1)?))).collect()
+        let rows = self.query(client, &sql, true).await?;
+        let bucket = |row: &PgRow| {
+            let number = row.try_get(0).map_err(|error| self.failed(error))?;
+            Ok((number, self.read_sum(row, 1)?))
+        };
+        rows.iter().map(bucket).collect()
     }
 
     pub async fn list(&self, client: &Client, part: &Part<'_>) -> Result<Vec<Row>> {
         let condition = match part {
-            Part::Range(range) => key::range_in_postgres(&self.key, range),
+            Part::Range(range) => self.range(range),
             Part::Buckets { mask, numbers } => {
                 let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
                 let bucket = self.bucket_value(*mask);
@@ -184,13 +217,49 @@ impl Table {
             self.from,
             self.condition(&condition)
         );
-        let rows = client.query(&sql, &[]).await.map_err(|error| self.failed(error))?;
-        let row = |row: &PgRow| Row { key: row.get(0), hashes: self.read_hashes(row, 1) };
-        Ok(rows.iter().map(row).collect())
+        let whole = matches!(part, Part::Buckets { .. });
+        let rows = self.query(client, &sql, whole).await?;
+        self.read_rows(&rows)
+    }
+
+    /// Rows of a range that were written by this transaction or a later one; `None`: very many.
+    pub async fn list_since(
+        &self,
+        client: &Client,
+        range: &Range,
+        transaction: u64,
+    ) -> Result<Option<Vec<Row>>> {
+        // as a row has it; the first three mean something else
+        let xid = (transaction & 0xffff_ffff).max(3);
+        let lately = format!("age(xmin) <= age('{xid}'::xid)");
+        let sql = format!(
+            "SELECT {}, {} FROM {} WHERE {} LIMIT {}",
+            self.key_array(),
+            self.hash_columns(),
+            self.from,
+            self.condition(&format!("({}) AND {lately}", self.range(range))),
+            LATELY_MAX + 1
+        );
+        let rows = self.query(client, &sql, false).await?;
+        if rows.len() > LATELY_MAX { Ok(None) } else { self.read_rows(&rows).map(Some) }
+    }
+
+    /// A read of the whole table may take it as it lies; that of a range must not, whatever the statistics say.
+    async fn query(&self, client: &Client, sql: &str, whole: bool) -> Result<Vec<PgRow>> {
+        let allow = |how| async move { client.batch_execute(how).await };
+        if whole {
+            allow("SET enable_seqscan = on").await.map_err(|error| self.failed(error))?;
+        }
+        let rows = client.query(sql, &[]).await.map_err(|error| self.failed(error));
+        let done = if whole { allow("SET enable_seqscan = off").await } else { Ok(()) };
+        // of a transaction that has failed the reason is wanted, and its end takes this back
+        let rows = rows?;
+        done.map_err(|error| self.failed(error))?;
+        Ok(rows)
     }
 
     pub async fn look_up(&self, client: &Client, keys: &[&Key]) -> Result<Vec<Option<Found>>> {
-        let mut found = vec![None; keys.len()];
+        let mut found: Vec<Option<Found>> = vec![None; keys.len()];
         let sql = format!(
             "SELECT _rsrepl_n, t.tableoid || ' ' || t.ctid || ' ' || t.xmin, {} FROM {} WHERE {}",
             self.hash_columns(),
@@ -201,9 +270,11 @@ impl Table {
         let parameters: Vec<_> = columns.iter().map(|c| c as _).collect();
         let rows = client.query(&sql, &parameters).await.map_err(|error| self.failed(error))?;
         for row in rows {
-            let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+            let number: i64 = row.try_get(0).map_err(|error| self.failed(error))?;
+            let version = row.try_get(1).map_err(|error| self.failed(error))?;
+            let place = usize::try_from(number - 1).unwrap_or(usize::MAX);
             if let Some(place) = found.get_mut(place) {
-                *place = Some(Found { version: row.get(1), hashes: self.read_hashes(&row, 2) });
+                place.get_or_insert_default().add(version, &self.read_hashes(&row, 2)?);
             }
         }
         Ok(found)
@@ -227,7 +298,15 @@ impl Table {
     }
 
     fn key_array(&self) -> String {
-        let texts: Vec<String> = self.key.iter().map(KeyColumn::in_postgres).collect();
+        let texts: Vec<String> = match &self.nulls {
+            None => self.key.iter().map(KeyColumn::in_postgres).collect(),
+            Some(nulls) => {
+                let text = |column: &KeyColumn| {
+                    format!("CASE WHEN {nulls} THEN NULL ELSE {} END", column.in_postgres())
+                };
+                self.key.iter().map(text).collect()
+            }
+        };
         format!("ARRAY[{}]::text[]", texts.join(", "))
     }
 
@@ -251,6 +330,10 @@ impl Table {
         (1..=self.hashes.len()).map(|n| format!(", coalesce(sum(h{n}), 0)::text")).collect()
     }
 
+    fn range(&self, range: &Range) -> String {
+        key::range_in_postgres(&self.key, range, self.nulls.as_deref())
+    }
+
     fn condition(&self, more: &str) -> String {
         match &self.filter {
             Some(filter) => format!("({more}) AND ({filter})"),
@@ -258,18 +341,33 @@ impl Table {
         }
     }
 
+    /// Keys with hashes.
+    fn read_rows(&self, rows: &[PgRow]) -> Result<Vec<Row>> {
+        let row =
+            |row: &PgRow| Ok(Row { key: self.read_key(row)?, hashes: self.read_hashes(row, 1)? });
+        rows.iter().map(row).collect()
+    }
+
+    /// `None`: it has a NULL in it.
+    fn read_key(&self, row: &PgRow) -> Result<Option<Key>> {
+        let texts: Vec<Option<String>> = row.try_get(0).map_err(|error| self.failed(error))?;
+        Ok(texts.into_iter().collect())
+    }
+
     fn read_sum(&self, row: &PgRow, first: usize) -> Result<Sum> {
+        let unreadable = |_| Error::new(Kind::Server, format!("{}: no sum", self.who));
         let hash = |n: usize| {
-            let text: String = row.get(first + n);
-            text.parse().map_err(|_| Error::new(Kind::Server, format!("{}: no sum", self.who)))
+            let text: &str = row.try_get(first + n).map_err(|error| self.failed(error))?;
+            text.parse().map_err(unreadable)
         };
         let hashes: Result<Vec<i128>> = (1..=self.hashes.len()).map(hash).collect();
-        let rows: i64 = row.get(first);
+        let rows: i64 = row.try_get(first).map_err(|error| self.failed(error))?;
         Ok(Sum { rows: rows.unsigned_abs(), hashes: hashes? })
     }
 
-    fn read_hashes(&self, row: &PgRow, first: usize) -> Vec<i64> {
-        (0..self.hashes.len()).map(|n| row.get(first + n)).collect()
+    fn read_hashes(&self, row: &PgRow, first: usize) -> Result<Vec<i64>> {
+        let hash = |n| row.try_get(first + n).map_err(|error| self.failed(error));
+        (0..self.hashes.len()).map(hash).collect()
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> Error {

@@ -32,7 +32,8 @@ pub(crate) struct Table {
 pub(crate) struct There {
     pub(crate) table: TargetTable,
     pub(crate) profile: usize,
-    /// What is left out, and why.
+    /// Columns that are not compared, and why.
+    pub(crate) left_out: Vec<String>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -59,10 +60,16 @@ impl Table {
         self.source.key.iter().map(|column| name(&column.name)).collect()
     }
 
-    /// What is left out on a target.
-    pub(crate) fn notes(&self, target: usize) -> Vec<String> {
-        let there = self.there.get(target).and_then(|there| there.as_ref().ok());
-        there.map(|there| there.notes.clone()).unwrap_or_default()
+    pub(crate) fn on(&self, target: usize) -> Option<&There> {
+        self.there.get(target)?.as_ref().ok()
+    }
+
+    /// A table that cannot be compared anywhere.
+    pub(crate) fn unknown(scope: Scope, targets: usize, why: &str) -> Table {
+        let who = format!("the source, table {}", scope.relation);
+        let source = postgres::Table::new(who, String::new(), None, Vec::new(), &[], true);
+        let there = (0..targets).map(|_| Err(why.to_owned())).collect();
+        Table { source, there, scope }
     }
 
     /// Ranges of the key are the same rows everywhere.
@@ -74,18 +81,18 @@ impl Table {
     pub(crate) async fn prepare(
         source: &Client,
         utf8: bool,
-        scope: Scope,
+        scope: &Scope,
         targets: &[Target],
     ) -> Result<Table> {
         let relation = &scope.relation;
-        let key = read_key(source, &scope).await?;
+        let key = read_key(source, scope).await?;
         let name = format!("{}.{}", identifier(&relation.schema), identifier(&relation.name));
-        let mut preparing = Preparing { scope: &scope, name, key, profiles: Vec::new() };
+        let mut preparing = Preparing { scope, name, key, profiles: Vec::new() };
         let mut there = Vec::with_capacity(targets.len());
         for target in targets {
             let found = match &target.session {
                 Ok(Session::Postgres(session)) => {
-                    preparing.postgres(&target.name, &session.scan, session.utf8).await
+                    preparing.postgres(&target.name, &session.look, session.utf8).await
                 }
                 Ok(Session::ClickHouse(mirror)) => {
                     preparing.clickhouse(source, &target.name, mirror).await
@@ -106,9 +113,9 @@ impl Table {
         );
         // all targets have been met by now, and keys look the same everywhere
         for found in there.iter_mut().flatten() {
-            found.settle(&scope, &key);
+            found.settle(scope, &key);
         }
-        Ok(Table { source, there, scope })
+        Ok(Table { source, there, scope: scope.clone() })
     }
 }
 
@@ -132,7 +139,7 @@ impl Preparing<'_> {
 
     async fn postgres(&mut self, target: &str, client: &Client, utf8: bool) -> Result<There> {
         let who = format!("target {target}, table {}", self.scope.relation);
-        let sql = "SELECT c.relkind = 'p', a.attname::text
+        let sql = "SELECT c.relkind = 'p', a.attname::text, a.attnotnull
                    FROM pg_catalog.pg_class AS c
                    LEFT JOIN pg_catalog.pg_attribute AS a
                      ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -142,19 +149,32 @@ impl Preparing<'_> {
             return Err(Error::new(Kind::Setup, format!("{who} is not there")));
         };
         let only = if first.get(0) { "" } else { "ONLY " };
-        let names: Vec<Option<String>> = rows.iter().map(|row| row.get(1)).collect();
-        let (mut profile, mut notes) = (Profile::new(), Vec::new());
+        // by name: whether it may be NULL
+        let there: HashMap<Option<String>, Option<bool>> = rows
+            .iter()
+            .map(|row| (row.get(1), row.get::<_, Option<bool>>(2).map(|n| !n)))
+            .collect();
+        let (mut profile, mut left_out, mut nulls) = (Profile::new(), Vec::new(), Vec::new());
         for column in &self.scope.relation.columns {
-            match names.iter().flatten().any(|name| *name == column.name) {
-                true => profile.push((identifier(&column.name), Form::exact(column))),
-                false => notes.push(format!("column {} is not there", column.name)),
+            let name = identifier(&column.name);
+            match there.get(&Some(column.name.clone())) {
+                Some(is_nullable) => {
+                    let is_key = self.key.iter().any(|key| key.name == name);
+                    if is_key && *is_nullable == Some(true) {
+                        nulls.push(format!("{name} IS NULL"));
+                    }
+                    profile.push((name, Form::exact(column)));
+                }
+                None => left_out.push(format!("column {} is not there", column.name)),
             }
         }
         let from = format!("{only}{}", self.name);
         let profiles = [profile.clone()];
-        let table = postgres::Table::new(who, from, None, self.key.clone(), &profiles, utf8);
+        let mut table = postgres::Table::new(who, from, None, self.key.clone(), &profiles, utf8);
+        table.nulls = (!nulls.is_empty()).then(|| format!("({})", nulls.join(" OR ")));
         let profile = self.profile(profile);
-        Ok(There { table: TargetTable::Postgres(table), profile, notes })
+        let table = TargetTable::Postgres(table);
+        Ok(There { table, profile, left_out, notes: Vec::new() })
     }
 
     async fn has_rows(&self, source: &Client) -> Result<bool> {
@@ -181,13 +201,18 @@ impl Preparing<'_> {
                 return Err(refuse("it is not there".to_owned()));
             }
             let notes = vec!["it is made with its first row".to_owned()];
-            return Ok(There { table: TargetTable::Empty, profile: 0, notes });
+            return Ok(There {
+                table: TargetTable::Empty,
+                profile: 0,
+                left_out: Vec::new(),
+                notes,
+            });
         };
         let (mut profile, mut columns) = (Profile::new(), Vec::new());
-        let (mut keys, mut notes) = (Vec::new(), Vec::new());
+        let (mut keys, mut left_out) = (Vec::new(), Vec::new());
         for column in &relation.columns {
             let Some(found) = image.columns.get(&column.name) else {
-                notes.push(format!("column {} is not there", column.name));
+                left_out.push(format!("column {} is not there", column.name));
                 continue;
             };
             if column.key {
@@ -206,7 +231,7 @@ impl Preparing<'_> {
                     columns.push(ImageValues { source, name, form, ty: ty.clone() });
                 }
                 (Err(why), _) => {
-                    notes.push(format!("column {} is not compared: {why}", column.name));
+                    left_out.push(format!("column {} is not compared: {why}", column.name));
                 }
                 (Ok(_), None) => {}
             }
@@ -216,7 +241,8 @@ impl Preparing<'_> {
         }
         let table = clickhouse::Table::new(image.name, keys, columns);
         let profile = self.profile(profile);
-        Ok(There { table: TargetTable::ClickHouse(table), profile, notes })
+        let table = TargetTable::ClickHouse(table);
+        Ok(There { table, profile, left_out, notes: Vec::new() })
     }
 }
 
@@ -234,8 +260,10 @@ impl There {
                 }
             }
         }
-        if scope.is_partial {
-            self.notes.push("not every kind of change is published: it may differ".to_owned());
+        if scope.is_partial() {
+            self.notes.push(
+                "not all of its operations are published: it may differ by others".to_owned(),
+            );
         }
     }
 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 use rsrepl_wire::Lsn;
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tokio_postgres::types::PgLsn;
 
 use super::clickhouse::Mirror;
-use super::postgres::{self, failed};
+use super::postgres;
+use super::sides::LANES;
 use super::tables::{TargetTable, There};
 use super::view::View;
 use crate::config::{self, TargetOptions};
 use crate::error::{Error, Kind, Result};
+use crate::target::SourceIdentity;
 use crate::target::clickhouse::ClickHouseOptions;
+use crate::target::postgres::look_up_position;
 use crate::tls::PgConnect;
 
 /// Between two looks at a position.
@@ -21,6 +23,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a position may stay where it is. A sidecar whose source is idle stores one every 5 s.
 const STANDSTILL_MAX: Duration = Duration::from_secs(60);
+
+/// Of WAL: what an end may be told too low by.
+const PAGE: u64 = 8192;
 
 /// See the module's documentation.
 pub(crate) struct Target {
@@ -37,23 +42,53 @@ pub(crate) enum Session {
 }
 
 pub(crate) struct PgSession {
+    /// Of the target.
+    name: String,
     pub(crate) connection: PgConnect,
-    /// For ranges, and for single rows and positions.
-    pub(crate) scan: Client,
+    /// For parts of tables, one for each lane.
+    lanes: Vec<Client>,
+    /// For single rows and positions.
     pub(crate) look: Client,
     pub(crate) utf8: bool,
-    pub(crate) slot: String,
+    pub(crate) source: SourceIdentity,
 }
 
 impl Target {
-    pub(crate) async fn open(target: &config::Target, slot: &str) -> Target {
-        let session = Session::open(target, slot).await.map_err(|error| error.to_string());
-        Target { name: target.name.clone(), kind: target.kind().as_str(), session }
+    /// `end`: of the source's WAL, at some time after this was called.
+    pub(crate) async fn open(
+        target: &config::Target,
+        source: &SourceIdentity,
+        end: impl AsyncFn() -> Result<Lsn>,
+    ) -> Target {
+        let (name, kind) = (target.name.clone(), target.kind().as_str());
+        let session = Session::open(target, source).await.map_err(|error| error.to_string());
+        let mut target = Target { name, kind, session };
+        if let Err(error) = target.is_behind(end).await {
+            target.session = Err(error.to_string());
+        }
+        target
     }
 
-    /// To scan a table.
-    pub(crate) fn scan<'a>(&'a self, there: &'a There) -> Option<View<'a>> {
-        self.view(there, |session| &session.scan)
+    /// A position that the source has not reached is not of its own history, whatever it says.
+    async fn is_behind(&self, end: impl AsyncFn() -> Result<Lsn>) -> Result<()> {
+        let Some(position) = self.position().await? else { return Ok(()) };
+        let end = end().await?;
+        if position.0 <= end.0 + PAGE {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Identity,
+            format!(
+                "target {}: it is at {position}, and the source has only come to {end}: the source was                  restored from a backup, or is another one",
+                self.name
+            ),
+        )
+        .hint("connect to the source that the target follows"))
+    }
+
+    /// To read parts of a table.
+    pub(crate) fn scan<'a>(&'a self, there: &'a There, lane: usize) -> Option<View<'a>> {
+        self.view(there, |session| session.lanes.get(lane).unwrap_or(&session.look))
     }
 
     /// To look up single rows.
@@ -122,19 +157,23 @@ impl Target {
 }
 
 impl Session {
-    async fn open(target: &config::Target, slot: &str) -> Result<Session> {
+    async fn open(target: &config::Target, source: &SourceIdentity) -> Result<Session> {
         match &target.options {
             TargetOptions::Postgres(options) => {
                 let who = format!("target {}", target.name);
-                let (scan, utf8) = postgres::open(&who, &options.connection).await?;
-                let (look, _) = postgres::open(&who, &options.connection).await?;
-                let (connection, slot) = (options.connection.clone(), slot.to_owned());
-                let session = PgSession { connection, scan, look, utf8, slot };
+                let (look, utf8) = postgres::open(&who, &options.connection).await?;
+                let mut lanes = Vec::with_capacity(LANES);
+                for _ in 0..LANES {
+                    lanes.push(postgres::open(&who, &options.connection).await?.0);
+                }
+                let (connection, source) = (options.connection.clone(), source.clone());
+                let name = target.name.clone();
+                let session = PgSession { name, connection, lanes, look, utf8, source };
                 Ok(Session::Postgres(Box::new(session)))
             }
             TargetOptions::ClickHouse(options) => {
                 let options = ClickHouseOptions::from_config(&target.name, options)?;
-                Ok(Session::ClickHouse(Box::new(Mirror::open(options, slot).await?)))
+                Ok(Session::ClickHouse(Box::new(Mirror::open(options, source).await?)))
             }
         }
     }
@@ -142,9 +181,11 @@ impl Session {
 
 impl PgSession {
     async fn position(&self) -> Result<Option<Lsn>> {
-        let sql = "SELECT applied_lsn FROM rsrepl.positions WHERE slot = $1";
-        let row = self.look.query_opt(sql, &[&self.slot]).await;
-        let row = row.map_err(|error| failed("reading rsrepl.positions", error))?;
-        Ok(row.map(|row| Lsn(row.get::<_, PgLsn>(0).into())))
+        self.position_by(&self.look).await
+    }
+
+    /// As this session sees it; that of another source is an error.
+    pub(crate) async fn position_by(&self, client: &Client) -> Result<Option<Lsn>> {
+        look_up_position(&self.name, client, &self.source).await
     }
 }

@@ -22,16 +22,32 @@ impl Sum {
 /// A row in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    pub key: Key,
+    /// `None`: it has a NULL in it.
+    pub key: Option<Key>,
     pub hashes: Vec<i64>,
 }
 
-/// A row that was looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The rows of a key that was looked up: one, or more where nothing keeps them away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Another one for each version of the row.
     pub version: String,
+    pub rows: u64,
+    /// Sums of the rows' hashes.
     pub hashes: Vec<i64>,
+}
+
+impl Found {
+    /// Takes in one more row.
+    pub fn add(&mut self, version: &str, hashes: &[i64]) {
+        self.rows += 1;
+        self.version.push_str(version);
+        self.version.push(';');
+        self.hashes.resize(hashes.len(), 0);
+        for (sum, hash) in self.hashes.iter_mut().zip(hashes) {
+            *sum = sum.wrapping_add(*hash);
+        }
+    }
 }
 
 /// Which of a table's rows; buckets are numbers under `mask` that come from the key's MD5.

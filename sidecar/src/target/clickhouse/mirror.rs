@@ -16,15 +16,15 @@ use super::plan::OWN_PREFIX;
 use super::policy::Unrepresentable;
 use super::types::{ColumnType, take_varint};
 use super::{position, setup};
-use crate::config::Mode;
 use crate::error::{Error, Kind, Result};
+use crate::target::SourceIdentity;
 
 /// See the module's documentation.
 #[derive(Clone)]
 pub(crate) struct Mirror {
     server: Server,
     options: ClickHouseOptions,
-    slot: String,
+    source: SourceIdentity,
     dates: DateRange,
 }
 
@@ -52,23 +52,27 @@ pub(crate) struct ImageColumn {
 }
 
 impl Mirror {
-    /// # Errors
-    /// [`Kind::Setup`]: it is a history, which is not meant to equal the source.
-    pub(crate) async fn open(options: ClickHouseOptions, slot: &str) -> Result<Self> {
-        if options.mode == Mode::History {
-            return Err(Error::new(
-                Kind::Setup,
-                format!("target {}: a history does not equal the source", options.name),
-            ));
-        }
+    pub(crate) async fn open(options: ClickHouseOptions, source: &SourceIdentity) -> Result<Self> {
         let server = Server::new(&options, format!("rsrepl-verify:{}:", options.name))?;
         let dates = setup::date_range(&server).await?;
-        Ok(Mirror { server, options, slot: slot.to_owned(), dates })
+        Ok(Mirror { server, options, source: source.clone(), dates })
     }
 
     /// How far the stream is there; `None`: it has not begun.
+    ///
+    /// # Errors
+    /// [`Kind::Identity`]: it is another source's.
     pub(crate) async fn position(&self) -> Result<Option<Lsn>> {
-        position::stored(&self.server, &self.options.database, &self.slot).await
+        let position = position::read(&self.server, &self.options.database, &self.source).await?;
+        Ok(Some(position).filter(|position| *position != Lsn::INVALID))
+    }
+
+    /// The last TRUNCATE of a table that was begun there, if any.
+    pub(crate) async fn truncated(&self, relation: &Relation) -> Result<Option<u128>> {
+        let ClickHouseOptions { database, .. } = &self.options;
+        let all = position::read_truncates(&self.server, database, &self.source.slot).await?;
+        let name = self.options.target_table(&relation.schema, &relation.name);
+        Ok(all.get(&name).map(|version| version.0))
     }
 
     /// `None`: there is no such table; the target makes it with its first row.
@@ -97,7 +101,9 @@ impl Mirror {
 
     /// The rows of a query in `RowBinary`.
     pub(crate) async fn rows(&self, table: &str, sql: &str, limit: Duration) -> Result<Reader> {
-        let rows = self.server.rows_within(Attempt::ReadBack(table), sql, limit).await?;
+        // a statement ends with who asks
+        let sql = format!("{sql} SETTINGS cancel_http_readonly_queries_on_client_close = 1");
+        let rows = self.server.rows_within(Attempt::ReadBack(table), &sql, limit).await?;
         Ok(Reader { rest: rows, target: self.options.name.clone() })
     }
 
@@ -127,7 +133,17 @@ impl Reader {
         });
         let (start, end) = end.ok_or_else(|| self.unreadable())?;
         let text = self.rest.split_to(end).split_off(start);
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        // another key than it is would be looked for, and found nowhere
+        String::from_utf8(text.into()).map_err(|_| {
+            let what = format!("target {}: a key is not valid UTF-8", self.target);
+            Error::new(Kind::Server, what)
+        })
+    }
+
+    pub(crate) fn nullable_text(&mut self) -> Result<Option<String>> {
+        let is_null = *self.rest.first().ok_or_else(|| self.unreadable())? != 0;
+        let _ = self.rest.split_to(1);
+        if is_null { Ok(None) } else { self.text().map(Some) }
     }
 
     pub(crate) fn int64(&mut self) -> Result<i64> {

@@ -86,7 +86,7 @@ mod write;
 pub use check::check;
 pub use copy::ClickHouseCopy;
 pub(crate) use ddl::{literal, quoted};
-pub(crate) use mirror::{ImageColumn, Mirror, version_at};
+pub(crate) use mirror::{ImageColumn, Mirror, Reader, version_at};
 pub use options::ClickHouseOptions;
 pub use policy::{ChosenType, ColumnOptions, Policies, Unrepresentable};
 pub use target::ClickHouseTarget;

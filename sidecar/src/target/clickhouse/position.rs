@@ -82,15 +82,6 @@ pub(super) async fn read(server: &Server, database: &str, source: &SourceIdentit
     Ok(Lsn(number(server, &lsn)?))
 }
 
-/// The position of a slot, whosever it is; `None`: there is none.
-pub(super) async fn stored(server: &Server, database: &str, slot: &str) -> Result<Option<Lsn>> {
-    let table = qualified(database, POSITIONS);
-    let sql = format!("SELECT toString(lsn) FROM {table} FINAL WHERE slot = {}", literal(slot));
-    let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
-    let lsn = rows.first().map(|[lsn]| number(server, lsn)).transpose()?;
-    Ok(lsn.map(Lsn))
-}
-
 pub(super) fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {
     text.parse().map_err(|_| {
         Error::new(Kind::Server, format!("target {}: unreadable position", server.name()))

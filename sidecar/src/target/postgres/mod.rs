@@ -83,6 +83,7 @@ use tokio_postgres::Client;
 
 pub use self::check::check;
 pub use self::loading::PostgresCopy;
+pub(crate) use self::positions::look_up as look_up_position;
 
 use self::durability::Durability;
 use self::order::{Order, Step};

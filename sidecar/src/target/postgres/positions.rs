@@ -25,7 +25,7 @@ use std::pin::pin;
 use futures_util::TryStreamExt;
 use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::durability::Wal;
 use super::errors;
@@ -57,6 +57,9 @@ VALUES ($1, $2, $3, $4, '0/0') ON CONFLICT (slot) DO NOTHING";
 
 const SELECT: &str = "\
 SELECT system_id, timeline, database, applied_lsn FROM rsrepl.positions WHERE slot = $1 FOR UPDATE";
+
+const LOOK_UP: &str =
+    "SELECT system_id, timeline, database, applied_lsn FROM rsrepl.positions WHERE slot = $1";
 
 const SET_TIMELINE: &str = "UPDATE rsrepl.positions SET timeline = $2 WHERE slot = $1";
 
@@ -157,11 +160,7 @@ pub async fn load(target: &str, client: &mut Client, source: &SourceIdentity) ->
         .await
         .map_err(server)?;
     let row = transaction.query_one(SELECT, &[&source.slot]).await.map_err(server)?;
-    let stored = Stored {
-        system_id: row.try_get(0).map_err(server)?,
-        timeline: row.try_get(1).map_err(server)?,
-        database: row.try_get(2).map_err(server)?,
-    };
+    let stored = Stored::read(&row).map_err(server)?;
     stored.check(target, source)?;
     if stored.timeline != timeline {
         transaction.execute(SET_TIMELINE, &[&source.slot, &timeline]).await.map_err(server)?;
@@ -169,6 +168,21 @@ pub async fn load(target: &str, client: &mut Client, source: &SourceIdentity) ->
     let applied: PgLsn = row.try_get(3).map_err(server)?;
     transaction.commit().await.map_err(server)?;
     Ok(Lsn(applied.into()))
+}
+
+/// The position of `source`, for who only looks; `None`: there is none. That of another is refused, too.
+pub(crate) async fn look_up(
+    target: &str,
+    client: &Client,
+    source: &SourceIdentity,
+) -> Result<Option<Lsn>> {
+    let server = |error| errors::of_server(target, "reading rsrepl.positions", error);
+    let Some(row) = client.query_opt(LOOK_UP, &[&source.slot]).await.map_err(server)? else {
+        return Ok(None);
+    };
+    Stored::read(&row).map_err(server)?.check(target, source)?;
+    let applied: PgLsn = row.try_get(3).map_err(server)?;
+    Ok(Some(Lsn(applied.into())))
 }
 
 /// `pg_control_system()` shows the identifier as a bigint, and so does the table.
@@ -183,6 +197,11 @@ struct Stored {
 }
 
 impl Stored {
+    fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let (system_id, timeline) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(Stored { system_id, timeline, database: row.try_get(2)? })
+    }
+
     fn check(&self, target: &str, source: &SourceIdentity) -> Result<()> {
         let slot = &source.slot;
         let start_over = format!(
