@@ -36,8 +36,8 @@ const fn goal(
     Goal { case, quantity, ours, peer, bound }
 }
 
-/// The goals of issue 3.
-const GOALS: [Goal; 23] = [
+/// The goals of issues 3 and 5.
+const GOALS: [Goal; 27] = [
     goal("decode", "CPU", "rsrepl", "writes nothing", AtMost(1.15)),
     goal("decode", "CPU", "rsrepl", "pgoutput binary", AtMost(1.0 / 3.0)),
     goal("pg-bulk", "rate", "rsrepl", NATIVE, AtLeast(2.5)),
@@ -61,6 +61,10 @@ const GOALS: [Goal; 23] = [
     goal("latency-500", "latency p50", "", NATIVE, AtMost(1.5)),
     goal("latency-500", "latency p99", "", NATIVE, AtMost(2.0)),
     goal("latency-5000", "latency p99", "", NATIVE, AtMostValue(50.0)),
+    goal("copy", "rate", "rsrepl", "native table sync", AtLeast(1.3)),
+    goal("copy", "rate", "rsrepl", "psql COPY", AtLeast(0.7)),
+    goal("copy", "rate", "rsrepl, 50 tables", "native table sync, 50 tables", AtLeast(1.3)),
+    goal("copy", "rate", "rsrepl, 50 tables", "psql COPY, 50 tables", AtLeast(0.7)),
 ];
 
 /// The goal of a figure of `results.json`.

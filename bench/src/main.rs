@@ -9,6 +9,7 @@
 //! | [`engine`] | who applies into PostgreSQL: the sidecar, a native subscription |
 //! | [`postgres`] | into PostgreSQL |
 //! | [`copy`] | the same rows from files into PostgreSQL |
+//! | [`initial`] | the rows that are there when replication begins, into PostgreSQL |
 //! | [`latency`] | from the commit until it is visible on the target |
 //! | [`clickhouse`] | into ClickHouse |
 //! | [`materialized`] | into ClickHouse, with its own engine |
@@ -32,6 +33,7 @@ mod copy;
 mod decode;
 mod engine;
 mod goals;
+mod initial;
 mod latency;
 mod materialized;
 mod measure;
@@ -67,7 +69,7 @@ type Case = (&'static str, fn(&Servers, &Workload, &Plan) -> Result<Outcome, Str
 type Make = fn(u64) -> Workload;
 
 // Cases of one workload stand together: they share its backlog.
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     ("decode", decode::run, workload::bulk),
     ("pg-bulk", postgres::bulk, workload::bulk),
     ("fan-out", postgres::fan_out, workload::bulk),
@@ -79,6 +81,7 @@ const CASES: [Case; 13] = [
     ("pg-update-single", postgres::run, workload::update_single),
     ("pg-delete", postgres::run, workload::delete),
     ("huge", postgres::huge, workload::huge),
+    ("copy", initial::run, workload::copy),
     ("latency-500", latency::at_500, workload::live),
     ("latency-5000", latency::at_5000, workload::live),
 ];

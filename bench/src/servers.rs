@@ -33,6 +33,9 @@ pub const APPLICATION: &str = "rsrepl-bench";
 /// How long a slot may take to become active or inactive.
 pub const SLOT_LIMIT: Duration = Duration::from_secs(60);
 
+/// How many tables, or parts of one, whoever copies them copies at the same time.
+pub const SESSIONS: u64 = 4;
+
 /// Settings of both servers beyond the harness's: durable as in production, and neither a checkpoint
 /// nor a vacuum falls into one run and not into another.
 pub const SETTINGS: &str = "
@@ -42,6 +45,8 @@ shared_buffers = 1GB
 max_wal_size = 32GB
 checkpoint_timeout = 1h
 autovacuum = off
+max_logical_replication_workers = 8
+max_sync_workers_per_subscription = 4
 ";
 
 /// The PostgreSQL servers of one invocation.

@@ -105,6 +105,48 @@ pub fn huge(rows: u64) -> Workload {
     Workload::of_rows(what, None, format!("{NARROW}(1, {rows}) g"), rows)
 }
 
+/// Publications of [`copy`]: of one table, and of [`many_tables`].
+pub const ONE: &str = "one";
+pub const MANY: &str = "many";
+
+/// How many they are.
+const MANY_TABLES: u64 = 50;
+
+/// As `narrow`.
+pub fn many_tables() -> Vec<String> {
+    (1..=MANY_TABLES).map(|number| format!("many_{number:02}")).collect()
+}
+
+/// As many wide rows in one table, and narrow rows in 50 tables, as workload M has altogether.
+pub fn copy(rows: u64) -> Workload {
+    let each = (rows / MANY_TABLES).max(1);
+    let rows = each * MANY_TABLES;
+    let tables = many_tables();
+    let create = |table: &String| format!("CREATE TABLE {table} (LIKE narrow INCLUDING ALL);");
+    let fill = |table: &String| {
+        Step::Sql(format!(
+            "{}(1, {each}) g",
+            NARROW.replace("INTO narrow", &format!("INTO {table}"))
+        ))
+    };
+    let mut changes = vec![Step::Sql(format!("{WIDE}(1, {rows}) g"))];
+    changes.extend(tables.iter().map(fill));
+    changes.push(Step::Sql(format!(
+        "CREATE PUBLICATION {ONE} FOR TABLE wide; CREATE PUBLICATION {MANY} FOR TABLE {}",
+        tables.join(", ")
+    )));
+    // or the first to read them would write them once more
+    changes.push(Step::Sql("VACUUM ANALYZE".to_owned()));
+    Workload {
+        what: format!("{rows} wide rows in one table, {rows} narrow rows in {MANY_TABLES} tables"),
+        tables: &TABLES,
+        seed: vec![Step::Sql(tables.iter().map(create).collect())],
+        changes,
+        rate: RATE,
+        amount: rows,
+    }
+}
+
 /// No backlog: what is measured is written during the run.
 pub fn live(_: u64) -> Workload {
     let what = "single-row inserts, each a transaction, at a steady pace".to_owned();
