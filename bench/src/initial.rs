@@ -173,12 +173,12 @@ impl<'a> Load<'a> {
         let left = "SELECT count(*)::text FROM pg_subscription_rel WHERE srsubstate NOT IN ('f', 's', 'r')";
         let copied = await_text(&mut run.target, left, |count| count == "0", || Ok(()));
         let wall = start.elapsed().as_secs_f64();
-        let after = self.cpu(&mut run);
-        // also after a failure, or it would go on
+        // also after a failure, or it would go on; and what its workers took is known when they have ended
         execute(&mut run.target, &format!("DROP SUBSCRIPTION {SUBSCRIPTION}"))?;
         copied?;
+        let after = self.cpu(&mut run)?;
         self.end(run)?;
-        Ok(self.reading(wall, before, after?))
+        Ok(self.reading(wall, before, after))
     }
 
     fn psql(&self, run: u32) -> Result<Reading, String> {
