@@ -176,11 +176,13 @@ impl Alter<'_> {
             true => (actual.schema.clone(), actual.name.clone()),
             false => (to.schema.clone(), to.name.clone()),
         };
+        // where the rows come anew into an empty table, nothing is in the way of a narrower type
+        let follows = self.policy == Policy::Apply && self.how.rewrite && !actual.referenced;
         let mut columns = Vec::new();
         for old in record.into_iter().flat_map(|record| &record.table.columns) {
             let found = place(record, actual, old.number, &old.name);
             columns.extend(match (found, to.column(old.number)) {
-                (Some(found), Some(new)) => Some(as_found(old, new, found)),
+                (Some(found), Some(new)) => Some(as_found(old, new, found, follows)),
                 (Some(found), None) => Some(Column { name: found.name.clone(), ..old.clone() }),
                 // the row that comes next says that it is missing
                 (None, Some(new)) => Some(new.clone()),
@@ -324,9 +326,12 @@ fn is_owned(record: Option<&Record>, actual: &Actual, column: &ActualColumn) -> 
     record.is_some_and(|r| is_same(r, actual) && r.places.values().any(|n| *n == column.number))
 }
 
-/// A column that was `old` and is `new`, as the target has it.
-fn as_found(old: &Column, new: &Column, found: &ActualColumn) -> Column {
-    let fits = old.type_name == new.type_name || schema::widens(&new.type_name, &found.type_name);
+/// A column that was `old` and is `new`, as the target has it. A wider type that it has may stay; `follows`: if
+/// it is not the source's.
+fn as_found(old: &Column, new: &Column, found: &ActualColumn, follows: bool) -> Column {
+    let own = old.type_name != found.type_name;
+    let holds = || schema::widens(&new.type_name, &found.type_name);
+    let fits = old.type_name == new.type_name || (own || !follows) && holds();
     let mut column = Column {
         name: if old.name == new.name { &new.name } else { &found.name }.clone(),
         type_name: if fits { &new.type_name } else { &found.type_name }.clone(),

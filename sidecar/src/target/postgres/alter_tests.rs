@@ -171,6 +171,32 @@ fn rows_that_come_anew_find_an_empty_table() {
 }
 
 #[test]
+fn a_narrower_type_is_followed_where_the_rows_come_anew() {
+    let from = table(vec![column(1, "a", "text")]);
+    let to = table(vec![column(1, "a", "character varying(40)")]);
+    let rewrite = How { rewrite: true, ..TOLD };
+    let statements = planned(&from, &to, rewrite, Policy::Apply).statements;
+    assert!(statements.iter().any(|s| s.contains("TYPE character varying(40)")), "{statements:?}");
+    // it holds the values, and nobody is to be stopped for it
+    let truncate = "TRUNCATE ONLY \"s\".\"t\"".to_owned();
+    for policy in [Policy::Additive, Policy::Stop] {
+        let planned = planned(&from, &to, rewrite, policy);
+        assert_eq!(
+            (planned.statements, planned.asks.len()),
+            (vec![truncate.clone()], 0),
+            "{policy}"
+        );
+    }
+    assert_eq!(planned(&from, &to, TOLD, Policy::Apply), Planned::default());
+    // the owner has made it wider than the source ever was
+    let from = table(vec![column(1, "a", "character varying(50)")]);
+    let (record, mut actual) = made(&from);
+    actual.columns[0].type_name = "text".into();
+    let planned = plan(Some(&record), &to, Some(&actual), None, rewrite, Policy::Apply);
+    assert_eq!(planned.statements, [truncate]);
+}
+
+#[test]
 fn a_description_of_rows_is_not_all() {
     let from = table(vec![column(1, "a", "integer"), column(2, "b", "text")]);
     let mut to =
