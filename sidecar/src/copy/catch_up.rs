@@ -2,11 +2,12 @@
 //! targets.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rsrepl_wire::Lsn;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
 use super::stage::Site;
@@ -73,17 +74,35 @@ pub(super) async fn catch_up(
         if assembler.rows() >= BATCH_ROWS || assembler.bytes() >= BATCH_BYTES {
             let (batch, _) = assembler.take();
             let last = batch.changes.last().map(|change| change.end_lsn);
-            apply(sites, &tables, batch, to.lsn).await?;
+            let applied = apply(sites, &tables, batch, to.lsn);
+            answering(&mut stream, status, &mut ticks, applied).await?;
             if last > Some(to.lsn) {
                 break;
             }
         }
     }
     let (batch, _) = assembler.take();
-    apply(sites, &tables, batch, to.lsn).await?;
+    let applied = apply(sites, &tables, batch, to.lsn);
+    answering(&mut stream, status, &mut ticks, applied).await?;
     // what the source has sent beyond is not ours; that the stream ends with an error changes nothing
     let _ = stream.close(status).await;
     Ok(())
+}
+
+/// The source ends a stream that it hears nothing of.
+async fn answering(
+    stream: &mut ReplicationStream,
+    status: StatusUpdate,
+    ticks: &mut Interval,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => stream.send_status(status, false).await?,
+        }
+    }
 }
 
 async fn start(source: &Source, from: Lsn) -> Result<(ReplicationStream, Lsn)> {

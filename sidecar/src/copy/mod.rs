@@ -109,6 +109,13 @@ pub struct CopiedTable {
     pub filter: Option<String>,
 }
 
+impl CopiedTable {
+    /// Its rows can be told apart, by what the stream says of a row that is gone.
+    pub fn is_keyed(&self) -> bool {
+        self.relation.columns.iter().any(|column| column.key)
+    }
+}
+
 /// A relation with rows of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {

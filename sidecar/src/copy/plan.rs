@@ -106,7 +106,8 @@ pub struct Work {
 }
 
 /// Sorts works so that all workers end together: what was never copied first, for that is what the snapshot's
-/// age may cut short; of that the large tables first, and a table's chunks together.
+/// age may cut short; of that the large tables first, and a table's chunks together. Tables without a key come last:
+/// nothing of them is of use in another round.
 pub fn sort(works: &mut [Work], tables: &[impl AsRef<CopiedTable>]) {
     let bytes = |table: usize| -> u64 {
         let leaves = tables.get(table).map(|table| table.as_ref().leaves.iter());
@@ -118,7 +119,16 @@ pub fn sort(works: &mut [Work], tables: &[impl AsRef<CopiedTable>]) {
     };
     works.sort_by_cached_key(|work| {
         let again = work.need.since.is_some();
-        (again, Reverse(bytes(work.table)), work.table, Reverse(size(work)), work.leaf, work.need)
+        let keyed = tables.get(work.table).is_some_and(|table| table.as_ref().is_keyed());
+        (
+            !keyed,
+            again,
+            Reverse(bytes(work.table)),
+            work.table,
+            Reverse(size(work)),
+            work.leaf,
+            work.need,
+        )
     });
 }
 
@@ -136,7 +146,7 @@ pub fn starts_over(
     if !other_shape && recorded.iter().all(|record| record.snapshot.lsn >= now.lsn) {
         return None;
     }
-    if !table.relation.columns.iter().any(|column| column.key) {
+    if !table.is_keyed() {
         Some("it has no key that its rows could be told by")
     } else if other_shape {
         Some("its columns, or what is published of it, have changed")

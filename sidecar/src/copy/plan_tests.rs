@@ -160,11 +160,12 @@ fn what_cannot_be_gone_on_with_starts_over() {
 }
 
 #[test]
-fn large_tables_come_first_and_what_is_there_last() {
+fn large_tables_come_first_then_what_is_there_and_then_what_has_no_key() {
     let tables = [
         table(vec![leaf(1, 5)], true),
         table(vec![leaf(2, 50), leaf(3, 20)], true),
         table(vec![leaf(4, 0)], true),
+        table(vec![leaf(5, 90)], false),
     ];
     let work = |table, leaf, first, end, since| Work {
         table,
@@ -180,6 +181,7 @@ fn large_tables_come_first_and_what_is_there_last() {
         work(0, 0, 0, None, None),
         work(2, 0, 0, None, None),
         work(1, 1, 5, None, Some(at(1))),
+        work(3, 0, 0, None, None),
     ];
     let mut works: Vec<Work> = sorted.iter().rev().cloned().collect();
     sort(&mut works, &tables);

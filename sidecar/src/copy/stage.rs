@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rsrepl_wire::Lsn;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,9 @@ const RETRY: Retry = Retry {
     backoff: Duration::from_millis(500),
     max_backoff: Duration::from_secs(30),
 };
+
+/// How long a target may take to open. What a predecessor has under way there ends sooner.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A target that several workers open sessions of.
 pub(super) type Shared = Arc<Mutex<Box<dyn CopyTarget>>>;
@@ -163,7 +167,14 @@ impl Runner {
             if !client.lock_copy(slot).await? {
                 let message =
                     format!("another sidecar looks after the initial copy of slot {slot}");
-                return Err(Error::new(Kind::Connection, message));
+                return Err(Error::new(Kind::Connection, message).hint(
+                    "if its host is gone, its session ends within a minute, or by pg_terminate_backend of the PID \
+                     that has the advisory lock in pg_locks on the source",
+                ));
+            }
+            // it writes to the targets, which opening them would break off
+            if let Some(used) = client.slot(slot).await?.filter(|slot| slot.active_pid.is_some()) {
+                source::verify_slot(&info, &used, source::PLUGIN)?;
             }
             let Some(mut sites) = self.sites(&info).await? else {
                 client.close().await;
@@ -191,11 +202,8 @@ impl Runner {
     async fn sites(&self, info: &SourceInfo) -> Result<Option<Vec<Site>>> {
         let mut sites = Vec::new();
         let (mut positioned, mut unfinished, mut failed) = (false, false, None);
-        for (index, target) in &self.targets {
-            let mut locked = target.lock().await;
-            let standing = locked.open(&info.identity).await;
-            let name = locked.name().to_owned();
-            drop(locked);
+        let opened = join_all(self.targets.iter().map(|(_, target)| open(target, info))).await;
+        for ((index, target), (name, standing)) in self.targets.iter().zip(opened) {
             let standing = match standing {
                 Ok(standing) => standing,
                 Err(error) => {
@@ -419,6 +427,18 @@ impl Runner {
             progress: self.progress.clone(),
         }
     }
+}
+
+/// Opens a target, which may hang without holding up the others.
+async fn open(target: &Shared, info: &SourceInfo) -> (String, Result<Standing>) {
+    let mut target = target.lock().await;
+    let name = target.name().to_owned();
+    let opened = tokio::time::timeout(OPEN_LIMIT, target.open(&info.identity)).await;
+    let opened = opened.unwrap_or_else(|_| {
+        let message = format!("target {name}: it is not open after {OPEN_LIMIT:?}");
+        Err(Error::new(Kind::Connection, message))
+    });
+    (name, opened)
 }
 
 /// All that the targets need; what several need in the same form is one work.

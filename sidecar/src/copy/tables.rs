@@ -169,7 +169,9 @@ async fn leaves(
 
 /// Another one for other columns, types, keys or rows.
 fn shape(shown: &Shown, attributes: &[Attribute], ties: &str) -> String {
-    let mut text = format!("{:?} {attributes:?} {ties}", shown.filter);
+    // with the name, as the target's table is found by it
+    let (schema, name) = (&shown.relation.schema, &shown.relation.name);
+    let mut text = format!("{schema:?} {name:?} {:?} {attributes:?} {ties}", shown.filter);
     for column in &shown.relation.columns {
         let _ = write!(
             text,

@@ -65,16 +65,22 @@ struct Queue {
 
 impl Queue {
     /// The next work; `None` at the end, or when the snapshot is too old for what comes next. What was copied
-    /// before is brought up whatever its age: another round would have to do it again.
+    /// before is brought up whatever its age, and so are tables without a key: another round would have to do it
+    /// again.
     fn next(&self) -> Result<Option<Work>, Stopped> {
         let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
         match works.front() {
             None => Ok(None),
-            Some(work) if work.need.since.is_none() && Instant::now() >= self.pass.until => {
+            Some(work) if self.may_wait(work) && Instant::now() >= self.pass.until => {
                 Err(Stopped::Aged)
             }
             Some(_) => Ok(works.pop_front()),
         }
+    }
+
+    fn may_wait(&self, work: &Work) -> bool {
+        let keyed = self.pass.tables.get(work.table).is_some_and(|table| table.is_keyed());
+        keyed && work.need.since.is_none()
     }
 
     /// Others need not begin anything.

@@ -272,14 +272,8 @@ impl Receiver {
             self.spool.rewind();
         }
         let from = self.spool.end();
-        if from != Lsn::INVALID && from < confirmed {
-            let message = format!(
-                "slot {} was moved to {confirmed} by somebody else, changes after {from} are missing",
-                source.slot_name
-            );
-            return Err(Error::new(Kind::Identity, message)
-                .hint("let only one sidecar use the slot; load the targets anew and restart"));
-        }
+        let ours = self.link.borrow().as_ref().map_or(Lsn::INVALID, |link| link.confirmed);
+        source::verify_resume(&source.slot_name, from, confirmed, ours)?;
         let streaming = self.streams_from(&info);
         let options = plugin_options(source, streaming);
         let stream = client.start(&source.slot_name, from, &options).await?;

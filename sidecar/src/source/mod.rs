@@ -65,7 +65,7 @@ mod stream;
 
 pub use client::{ReplicationClient, SourceInfo, identify};
 pub use slot::SlotInfo;
-pub use start::{PLUGIN, verify_position, verify_slot};
+pub use start::{PLUGIN, verify_position, verify_resume, verify_slot};
 pub use stream::{
     CLOSE_TIMEOUT, Event, GIVE_UP_AFTER, PING_AFTER, ReplicationStream, StatusUpdate, StatusWriter,
     StreamReader,

@@ -9,10 +9,13 @@ use super::framing::violation;
 use crate::error::Result;
 use crate::quote::identifier;
 
-/// An exported snapshot is a transaction that is open and idle. Names that the version does not know are left out.
+/// An exported snapshot is a transaction that is open and idle; and it must not outlive the host that it is for by
+/// the hours that TCP has by default. Names that the version does not know are left out.
 const IDLE_FOR_LONG: &str = "\
-SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
- WHERE name IN ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+SELECT pg_catalog.set_config(s.name, v.value, false)
+  FROM (VALUES ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
+               ('tcp_keepalives_idle', '20'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3')) AS v (name, value)
+  JOIN pg_catalog.pg_settings AS s ON s.name OPERATOR(pg_catalog.=) v.name";
 
 /// Of advisory locks of ours, the first number: "rsrp".
 const COPY_LOCK: i32 = 0x7273_7270;
@@ -90,6 +93,7 @@ impl ReplicationClient {
     /// Keeps all other sessions that ask from copying for this slot, as long as this one lasts. `false`: another
     /// one does, for longer than a session takes to end.
     pub async fn lock_copy(&mut self, slot: &str) -> Result<bool> {
+        self.query("preparing the session failed", IDLE_FOR_LONG).await?;
         let sql = format!(
             "SELECT pg_catalog.pg_try_advisory_lock({COPY_LOCK}, pg_catalog.hashtext({}))",
             literal(slot)

@@ -87,6 +87,24 @@ pub fn verify_position(
     Ok(())
 }
 
+/// Whether the slot still gives all that comes behind `end`, where the spool ends. `ours` is what this process has
+/// confirmed to it: that all targets have, also where the source was still sending it again. Without an end
+/// ([`Lsn::INVALID`]) the stream begins where the slot is.
+///
+/// # Errors
+/// [`Kind::Identity`].
+pub fn verify_resume(slot: &str, end: Lsn, confirmed: Lsn, ours: Lsn) -> Result<()> {
+    if end == Lsn::INVALID || confirmed <= end.max(ours) {
+        return Ok(());
+    }
+    let message = format!(
+        "slot {slot} was moved to {confirmed} by somebody else, changes after {} are missing",
+        end.max(ours)
+    );
+    Err(Error::new(Kind::Identity, message)
+        .hint("let only one sidecar use the slot; load the targets anew and restart"))
+}
+
 fn gap(slot: &str, target: &str, position: Lsn, confirmed: Lsn) -> Error {
     Error::new(
         Kind::Identity,
@@ -163,6 +181,20 @@ mod tests {
         let error = verify(1001).unwrap_err();
         assert_eq!(error.kind(), Kind::Identity);
         assert!(error.to_string().contains("WAL ends at 0/3E8"), "{error}");
+    }
+
+    #[test]
+    fn a_slot_may_have_been_moved_by_us_alone() {
+        let verify = |end, ours| verify_resume("s", Lsn(end), Lsn(100), Lsn(ours));
+        // nothing received yet; all of it received; confirmed while it came again
+        for (end, ours) in [(0, 0), (100, 0), (150, 60), (40, 100), (40, 120)] {
+            verify(end, ours).unwrap();
+        }
+        for (end, ours) in [(99, 0), (40, 99)] {
+            let error = verify(end, ours).unwrap_err();
+            assert_eq!(error.kind(), Kind::Identity);
+            assert!(error.to_string().contains("after 0/63 are missing"), "{error}");
+        }
     }
 
     #[test]

@@ -109,13 +109,18 @@ pub(super) fn create_statement(database: &str) -> String {
     )
 }
 
+/// Whether there is a table for it.
+pub(super) async fn are_kept(server: &Server, database: &str) -> Result<bool> {
+    Ok(setup::describe(server, database, COPIES).await?.is_some())
+}
+
 /// Refuses to stream to a target that a copy has been begun to.
 pub(super) async fn check_none(
     server: &Server,
     database: &str,
     source: &SourceIdentity,
 ) -> Result<()> {
-    if setup::describe(server, database, COPIES).await?.is_none() {
+    if !are_kept(server, database).await? {
         return Ok(());
     }
     let (_, found) = Copies::open(server, database, source).await?;

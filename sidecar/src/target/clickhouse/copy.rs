@@ -91,6 +91,10 @@ impl ClickHouseCopy {
         let dates = setup::prepare(&server, options).await?;
         setup::fence(&server).await?;
         let lsn = position::read(&server, &options.database, source).await?;
+        // it has never had a copy, and need not be able to
+        if lsn != Lsn::INVALID && !super::copies::are_kept(&server, &options.database).await? {
+            return Ok(Standing::Positioned(lsn));
+        }
         let (copies, found) = Copies::open(&server, &options.database, source).await?;
         let standing = match found.caught_up {
             _ if lsn != Lsn::INVALID => {
