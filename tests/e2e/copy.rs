@@ -214,6 +214,7 @@ fn what_is_there_is_copied_and_the_stream_goes_on_from_there() {
     rig.settle_standby(LIMIT);
     assert_equal(&rig);
     assert!(assert_nothing_twice(&rig) > 80, "the tables were to be copied in chunks");
+    assert_told(&rig);
     // a restart copies nothing
     rig.sidecar.terminate();
     rig.run();
@@ -221,6 +222,19 @@ fn what_is_there_is_copied_and_the_stream_goes_on_from_there() {
     rig.settle_standby(LIMIT);
     assert_equal(&rig);
     assert_nothing_twice(&rig);
+}
+
+/// What metrics and the source say of it when it is over.
+fn assert_told(rig: &Rig) {
+    let metric = |name| rig.sidecar.metric(name, &[]);
+    let rows = metric("rsrepl_copied_rows_total").unwrap_or_default();
+    assert!(rows > 60_000.0, "{rows} rows");
+    let left = ["rsrepl_copy_tables_left", "rsrepl_copy_chunks_left"].map(metric);
+    assert_eq!(left, [Some(0.0); 2]);
+    let query = "SELECT string_agg(DISTINCT state, ' ') || ' ' || sum(rows) FROM rsrepl.copies";
+    wait::until(LIMIT, "the source is told", || {
+        rig.source.value(DATABASE, query) == Some(format!("copied {rows}"))
+    });
 }
 
 #[test]
@@ -344,8 +358,14 @@ fn an_unfinished_copy_does_not_begin_to_stream() {
     assert_eq!(rig.standby.value(DATABASE, position).as_deref(), Some("0/0"));
     rig.sidecar.terminate();
     rig.configure(|config| config.copy = COPY.to_owned());
-    let copied = rig.sidecar.command("copy");
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let copied = rig.sidecar.command_on_terminal("copy");
+    let shown = String::from_utf8_lossy(&copied.stdout);
+    assert!(copied.status.success(), "{shown}");
+    for part in
+        ["public.big [", "all tables [", " of 10 tables, ", " rows, ", "every target has what"]
+    {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
     rig.run();
     rig.settle_standby(LIMIT);
     assert_equal(&rig);

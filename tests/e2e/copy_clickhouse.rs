@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use postgres::Client;
+use postgres::{Client, NoTls};
 use rsrepl_tests::config::Target;
 use rsrepl_tests::rig::{DATABASE, Rig};
+use rsrepl_tests::variant::seed;
 use rsrepl_tests::wait;
 
 /// For chunks to be written, or everything to arrive.
@@ -39,11 +40,13 @@ INSERT INTO filed (id, c, tags, r, f)
     SELECT i, i, ARRAY['a', NULL, i::text], 'int4', sqrt(i) FROM generate_series(1, 3000) i;
 ";
 
-/// Changes rows all over the tables until it is told to stop.
-fn writes(mut client: Client, stop: &AtomicBool, done: &AtomicU64) {
+/// Changes rows all over the tables until it is told to stop, whether or not the source is there.
+fn writes(conninfo: &str, stop: &AtomicBool, done: &AtomicU64) {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut client = None;
     while !stop.load(Ordering::Relaxed) {
-        let i = done.fetch_add(1, Ordering::Relaxed);
-        let id = fastrand::u32(1..=ROWS);
+        let i = done.load(Ordering::Relaxed);
+        let id = random.u32(1..=ROWS);
         let statements = format!(
             "BEGIN;
              UPDATE orders SET n = n + 1, note = 'changed {i}' WHERE id = {id};
@@ -60,7 +63,18 @@ fn writes(mut client: Client, stop: &AtomicBool, done: &AtomicU64) {
             i % 100,
             1 + id % 3000,
         );
-        client.batch_execute(&statements).expect("write to the source");
+        client = client.or_else(|| Client::connect(conninfo, NoTls).ok());
+        let written = client.as_mut().map(|client| client.batch_execute(&statements));
+        match written {
+            Some(Ok(())) => {}
+            // what the source was killed in may be there: with another number it is another transaction
+            Some(Err(_)) => client = None,
+            None => {
+                thread::yield_now();
+                continue;
+            }
+        }
+        done.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -82,10 +96,9 @@ fn one_copy_feeds_all_while_rows_change_and_servers_die() {
         });
     });
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
-    let client = rig.source.client(DATABASE);
+    let conninfo = rig.source.conninfo(DATABASE);
     thread::scope(|scope| {
-        // also when a wait fails: the thread ends with the source at the latest
-        scope.spawn(|| writes(client, &stop, &done));
+        scope.spawn(|| writes(&conninfo, &stop, &done));
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| disturb(&mut rig, &done)));
         stop.store(true, Ordering::Relaxed);
         if let Err(panic) = outcome {
@@ -101,24 +114,50 @@ fn one_copy_feeds_all_while_rows_change_and_servers_die() {
     rig.assert_discreet();
 }
 
-/// Kills ClickHouse and the sidecar in the middle of the copy.
+/// Kills everybody in the middle of the copy.
 fn disturb(rig: &mut Rig, done: &AtomicU64) {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut victims = ["clickhouse", "sidecar", "standby", "source", "sidecar"];
+    random.shuffle(&mut victims);
     rig.sidecar.launch();
-    wait::until(LIMIT, "some chunks", || chunks(rig, DATABASE) > 20);
-    rig.clickhouse.kill();
-    rig.clickhouse.launch();
-    let before = chunks(rig, DATABASE);
-    wait::until(LIMIT, "more chunks", || chunks(rig, DATABASE) > before + 20);
-    rig.sidecar.kill();
-    assert!(position(rig).is_empty(), "the copy was not under way");
-    rig.sidecar.launch();
-    wait::until(LIMIT, "the copy is finished", || !position(rig).is_empty());
+    let (mut least, mut killed) = (0, 0);
+    for victim in victims {
+        least += random.u64(5..30);
+        wait::until(LIMIT, "some more chunks", || chunks(rig, DATABASE) > least || is_copied(rig));
+        if is_copied(rig) {
+            break;
+        }
+        least = chunks(rig, DATABASE);
+        println!("copy-ch: {least} chunks, kill -9 of the {victim}");
+        match victim {
+            "sidecar" => {
+                rig.sidecar.kill();
+                rig.sidecar.launch();
+            }
+            "clickhouse" => {
+                rig.clickhouse.kill();
+                rig.clickhouse.launch();
+            }
+            "standby" => {
+                rig.standby.kill();
+                rig.standby.launch();
+            }
+            _ => {
+                rig.source.kill();
+                rig.source.launch();
+            }
+        }
+        killed += 1;
+    }
+    assert!(killed >= 3, "the copy was finished after {killed} kills");
+    wait::until(LIMIT, "the copy is finished", || is_copied(rig));
     let before = done.load(Ordering::Relaxed);
     wait::until(LIMIT, "some more writes", || done.load(Ordering::Relaxed) > before + 50);
 }
 
-fn position(rig: &Rig) -> String {
-    rig.clickhouse.query(&format!("SELECT lsn FROM {DATABASE}._rsrepl_positions FINAL"))
+fn is_copied(rig: &Rig) -> bool {
+    let query = format!("SELECT count() FROM {DATABASE}._rsrepl_positions FINAL");
+    rig.clickhouse.try_query(&query).is_ok_and(|count| count.trim() == "1")
 }
 
 /// What its changes come to is what the source has.

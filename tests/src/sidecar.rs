@@ -85,6 +85,18 @@ impl Sidecar {
             .expect("run the sidecar")
     }
 
+    /// The same on a terminal, which is what the output's standard output shows.
+    pub fn command_on_terminal(&self, name: &str) -> Output {
+        let command =
+            format!("'{}' {name} -c '{}'", build::sidecar().display(), self.config.display());
+        Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .stdin(Stdio::null())
+            .output()
+            .expect("run the sidecar in script(1)")
+    }
+
     /// SIGTERM, and the wait for the end.
     pub fn terminate(&mut self) -> ExitStatus {
         self.note_memory();

@@ -1,13 +1,16 @@
 //! How far the copy is, on a terminal: a bar for each table under way, and one for all of them.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::show::{Rates, STEP, TableShown, seconds, size};
+use super::show::{Rates, TableShown, seconds, size};
 use super::{Progress, TableProgress};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Tables with a bar of their own at the same time; large ones come first.
 const BARS_MAX: usize = 10;
@@ -135,7 +138,7 @@ pub(super) async fn draw(progress: Progress, terminal: &MultiProgress) {
         if !shown.is_empty() {
             drawn.get_or_insert_with(|| Drawn::new(terminal)).draw(bars(&shown));
         }
-        tokio::time::sleep(STEP).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

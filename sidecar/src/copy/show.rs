@@ -13,7 +13,7 @@ use crate::logging;
 /// Over how long a rate is taken; that of something large that comes rarely would jump otherwise.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Between two looks that are kept.
-pub(super) const STEP: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_secs(1);
 /// Between two lines in the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Tables that a line each is for; large ones come first.
