@@ -8,6 +8,7 @@
 //! | `publications` | the publications, and what of them will not work |
 //! | `published` | what they publish, and as what: the plugin's decision, from the catalogs |
 //! | `tables` | the tables that will come, as the stream will describe them |
+//! | `readable` | whether the initial copy may read them |
 //! | `scope` | the same with their row filters, for who reads the tables themselves |
 //!
 //! Targets check themselves, against those tables; see [`target`](crate::target).
@@ -15,6 +16,7 @@
 mod encoding;
 mod publications;
 mod published;
+mod readable;
 mod scope;
 mod slot;
 mod source;
@@ -182,7 +184,8 @@ pub async fn check(config: &Config, mask: &Mask) -> Report {
 /// Checks the source, and where its transactions in progress go; returns its tables too.
 pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Relation>) {
     let name = format!("source {}", config.source.connection.endpoint());
-    let checked = tokio::time::timeout(PART_TIMEOUT, source::check(&config.source)).await;
+    let checked =
+        tokio::time::timeout(PART_TIMEOUT, source::check(&config.source, config.copy.data)).await;
     let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
     if config.source.streaming != config::Streaming::Off {
         findings.extend(check_spool(&config.spool));

@@ -78,6 +78,9 @@ fn a_source_where_all_is_wrong() {
     assert_found(part, error, "no replication slot is free", "max_replication_slots = 11");
     assert_found(part, Severity::Transient, "no walsender is free", "max_wal_senders = 10");
     assert_found(part, error, "extension rsrepl is", "CREATE EXTENSION rsrepl");
+    let reads =
+        "GRANT USAGE ON SCHEMA \"public\" TO \"plain\"; GRANT SELECT ON \"public\".\"Listed\"";
+    assert_found(part, error, "\"plain\" may not read", reads);
     assert_found(part, error, "no publication absent", "CREATE PUBLICATION \"absent\"");
     let lists = "some and Root have different column lists for lists";
     assert_found(part, error, lists, "ALTER PUBLICATION \"Root\" SET TABLE");

@@ -88,8 +88,8 @@ struct Drawn<'a> {
 
 impl Drawn<'_> {
     fn new(terminal: &MultiProgress) -> Drawn<'_> {
-        let all = terminal.add(ProgressBar::new(0).with_style(style()));
-        Drawn { terminal, all, tables: HashMap::new() }
+        let all = ProgressBar::new(0).with_style(style()).with_prefix("all tables");
+        Drawn { terminal, all: terminal.add(all), tables: HashMap::new() }
     }
 
     fn draw(&mut self, (tables, all): (Vec<Bar>, Bar)) {
@@ -103,6 +103,7 @@ impl Drawn<'_> {
         for table in &tables {
             let bar = self.tables.entry(table.name.clone()).or_insert_with(|| {
                 let bar = ProgressBar::new(table.of).with_style(style());
+                let bar = bar.with_prefix(table.name.clone());
                 self.terminal.insert_before(&self.all, bar)
             });
             set(bar, table);
@@ -120,7 +121,6 @@ impl Drop for Drawn<'_> {
 fn set(bar: &ProgressBar, to: &Bar) {
     bar.set_length(to.of);
     bar.set_position(to.done);
-    bar.set_prefix(to.name.clone());
     bar.set_message(to.text.clone());
 }
 

@@ -4,7 +4,7 @@ use rsrepl_wire::Relation;
 use tokio_postgres::Client;
 
 use super::slot::{self, Slot};
-use super::{Finding, encoding, publications, tables};
+use super::{Finding, encoding, publications, readable, tables};
 use crate::config::{Source, Streaming};
 use crate::error::{Error, Kind, Result};
 use crate::quote::{identifier, literal};
@@ -24,13 +24,19 @@ fn lists_plugins(version: i32) -> bool {
     }
 }
 
-/// All that is wrong with the source, and the tables that it will send.
-pub(super) async fn check(config: &Source) -> (Vec<Finding>, Vec<Relation>) {
+/// All that is wrong with the source, and the tables that it will send. `copies`: what new targets begin with is
+/// read from it.
+pub(super) async fn check(config: &Source, copies: bool) -> (Vec<Finding>, Vec<Relation>) {
     let mut findings = Vec::new();
     let connection = config.connection.clone().application_name("rsrepl check");
     let checked = async {
         let client = connection.connect().await?;
-        look(config, &client, &mut findings).await
+        let tables = look(config, &client, &mut findings).await?;
+        // where there is a slot already, targets may have everything
+        if copies && Slot::read(&client, &config.slot_name).await?.is_none() {
+            findings.extend(readable::check(&client, &tables).await?);
+        }
+        Ok(tables)
     };
     match checked.await {
         Ok(tables) => (findings, tables),

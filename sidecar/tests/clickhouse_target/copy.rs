@@ -338,7 +338,8 @@ async fn what_cannot_be_copied_is_named() {
     let dates = table(2, "d", ReplicaIdentity::Default, vec![key(int_column("id")), date("at")]);
     let twin = table(3, "d", ReplicaIdentity::Default, vec![key(int_column("id"))]);
     let twin = Arc::new(Relation { schema: "twin".into(), ..(*twin).clone() });
-    let (mut copy, standing) = Copy::open(rig.options(), &[t, Arc::clone(&dates), twin]).await;
+    let (mut copy, standing) =
+        Copy::open(rig.options(), &[Arc::clone(&t), Arc::clone(&dates), twin]).await;
     assert_eq!(standing, Standing::New);
     let error = refusal(
         copy.target.accept(&copy.tables, "").await,
@@ -353,6 +354,10 @@ async fn what_cannot_be_copied_is_named() {
     let written = copy.write(&chunk, &sent(&[infinite.to_vec()]), true).await;
     let error = refusal(written, &["public.d", "key (7)", "column at", "an infinity", "0/64"]);
     assert_eq!(error.kind(), Kind::Row);
+    // that another table has been begun says nothing of this one
+    let tables: Vec<_> = [&copy.tables[0].relation, &t].map(Arc::clone).to_vec();
+    let (mut copy, _) = Copy::open(rig.options(), &tables).await;
+    refusal(copy.target.accept(&copy.tables).await, &["`mirror`.`t` has rows"]);
 }
 
 fn date(name: &str) -> rsrepl_wire::Column {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `stream` | batches as the assembler gives them |
 //! | `exactly_once` | positions, crashes, a second sidecar, the wrong source |
+//! | `copy` | what is recorded of an initial copy |
 //! | `durable` | when it is told that something is on disk |
 //! | `crashes` | a server killed between a commit and its flush |
 //! | `beside` | several writers, and what makes their batches wait for each other |
@@ -20,6 +21,7 @@
 
 mod beside;
 mod columns;
+mod copy;
 mod crashes;
 mod durable;
 mod effects;
