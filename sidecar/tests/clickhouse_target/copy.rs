@@ -357,7 +357,7 @@ async fn what_cannot_be_copied_is_named() {
     // that another table has been begun says nothing of this one
     let tables: Vec<_> = [&copy.tables[0].relation, &t].map(Arc::clone).to_vec();
     let (mut copy, _) = Copy::open(rig.options(), &tables).await;
-    refusal(copy.target.accept(&copy.tables).await, &["`mirror`.`t` has rows"]);
+    refusal(copy.target.accept(&copy.tables, "").await, &["`mirror`.`t` has rows"]);
 }
 
 fn date(name: &str) -> rsrepl_wire::Column {
