@@ -16,7 +16,7 @@ use rsrepl_tests::workload::{Workload, schema};
 use crate::differential::{Fault, disturb, setting};
 
 /// Committed transactions over the tables that change, at least; as many more over the others.
-const TRANSACTIONS: u64 = 1_000;
+const TRANSACTIONS: u64 = 150;
 
 /// Clients of the source, of each kind of table.
 const CLIENTS: usize = 2;
