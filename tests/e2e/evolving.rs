@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 use rsrepl_tests::compare::{self, Part};
 use rsrepl_tests::rig::{CLICKHOUSE, DATABASE, Rig, STANDBY};
-use rsrepl_tests::variant::{Variant, seed};
+use rsrepl_tests::variant::Variant;
 use rsrepl_tests::workload::evolving::{self, History, NAMES, SCHEMA};
 use rsrepl_tests::workload::{Workload, schema};
 
@@ -17,6 +17,9 @@ use crate::differential::{Fault, disturb, setting};
 
 /// Committed transactions over the tables that change, at least; as many more over the others.
 const TRANSACTIONS: u64 = 150;
+
+/// What is changed; when servers are killed meanwhile is left to chance.
+const SEED: u64 = 12;
 
 /// Clients of the source, of each kind of table.
 const CLIENTS: usize = 2;
@@ -69,9 +72,8 @@ fn publications() -> String {
 }
 
 #[test]
-#[ignore = "has passed with CHANGES=120 on PostgreSQL 15, not yet at its full size and on 16 and 18"]
 fn whatever_changes_meanwhile_all_systems_are_equal() {
-    let seed = seed();
+    let seed = setting("SEED", SEED);
     let count = setting("CHANGES", TRANSACTIONS);
     println!("evolving: SEED={seed} CHANGES={count}");
     let variant = Variant::of_test("evolving").without_loss();
