@@ -132,13 +132,30 @@ fn closure(all: &[Entry], of: impl IntoIterator<Item = u32>) -> HashSet<u32> {
     found
 }
 
-/// The entries of a script.
-pub fn entries(script: &str) -> Vec<Entry> {
+/// Number, and catalog and oid, of each entry in what `pg_restore --list` writes.
+pub fn listed(list: &str) -> HashSet<(u32, (u32, u32))> {
+    let entry = |line: &str| {
+        let (id, rest) = line.split_once("; ")?;
+        let mut numbers = rest.split(' ').map(|number| number.parse().ok());
+        Some((id.parse().ok()?, (numbers.next()??, numbers.next()??)))
+    };
+    list.lines().filter_map(entry).collect()
+}
+
+/// The entries of a script, which are those of its archive's list: whoever may comment on something can write
+/// what looks like one more.
+///
+/// # Errors
+/// The name of an entry that is there twice: one of them is not pg_restore's.
+pub fn entries(script: &str, listed: &HashSet<(u32, (u32, u32))>) -> Result<Vec<Entry>, String> {
     let lines: Vec<&str> = script.split_inclusive('\n').collect();
     let mut entries: Vec<Entry> = Vec::new();
+    let mut known = HashSet::new();
     let mut at = 0;
     while let Some(line) = lines.get(at) {
-        match lines.get(at..).and_then(header) {
+        let found = lines.get(at..).and_then(header);
+        match found.filter(|(entry, _)| listed.contains(&(entry.id, entry.object))) {
+            Some((entry, _)) if !known.insert(entry.id) => return Err(entry.name),
             Some((entry, length)) => {
                 entries.push(entry);
                 at += length;
@@ -154,7 +171,7 @@ pub fn entries(script: &str) -> Vec<Entry> {
     if let Some(last) = entries.last_mut() {
         last.statements = without_end(&last.statements);
     }
-    entries
+    Ok(entries)
 }
 
 /// An entry without its statements, if the lines begin with one, and how many lines that takes.
@@ -200,6 +217,15 @@ fn without_end(statements: &str) -> String {
 mod tests {
     use super::*;
 
+    const LIST: &str = "\
+;
+; Archive created at 2026-11-22 03:40:00 UTC
+;     TOC Entries: 2
+;
+215; 1259 16408 TABLE s a; b postgres
+7; 2615 2200 SCHEMA - s postgres
+";
+
     const SCRIPT: &str = "\
 --
 -- PostgreSQL database dump
@@ -241,7 +267,9 @@ CREATE SCHEMA s;
 
     #[test]
     fn a_script_is_taken_apart() {
-        let found = entries(SCRIPT);
+        let listed = listed(LIST);
+        assert_eq!(listed, HashSet::from([(215, (1259, 16408)), (7, (2615, 2200))]));
+        let found = entries(SCRIPT, &listed).unwrap();
         let [table, schema] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((table.id, table.object, &table.needs[..]), (215, (1259, 16408), &[6, 842][..]));
         assert_eq!((table.kind.as_str(), table.name.as_str()), ("TABLE", "s.a; b"));
@@ -250,7 +278,22 @@ CREATE SCHEMA s;
         assert_eq!((schema.name.as_str(), schema.needs.len()), ("s", 0));
         assert!(schema.statements.contains("CREATE SCHEMA s;"));
         assert!(!schema.statements.contains("restrict"), "{}", schema.statements);
-        assert!(entries("").is_empty());
+        assert_eq!(entries("", &listed), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_somebody_has_written_into_a_comment_is_no_entry() {
+        let forged = |id: u32| {
+            format!(
+                "COMMENT ON SCHEMA s IS '\n--\n-- TOC entry {id} (class 1259 OID 16408)\n\
+                 -- Name: a; Type: TABLE; Schema: s; Owner: -\n--\nDROP TABLE x;\n';\n"
+            )
+        };
+        let script = |id| SCRIPT.replace("CREATE SCHEMA s;\n", &forged(id));
+        let found = entries(&script(9), &listed(LIST)).unwrap();
+        assert_eq!(found.iter().map(|entry| entry.id).collect::<Vec<_>>(), [215, 7]);
+        assert!(found[1].statements.contains("DROP TABLE x"), "it stays what it is: {found:?}");
+        assert_eq!(entries(&script(215), &listed(LIST)), Err("s.a".to_owned()));
     }
 
     fn entry(id: u32, kind: &str, needs: &[u32]) -> Entry {

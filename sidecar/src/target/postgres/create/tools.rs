@@ -51,13 +51,24 @@ pub async fn dump(
 }
 
 async fn section(archive: &[u8], section: &str) -> Result<Vec<Entry>> {
-    let mut command = command("pg_restore");
     // its comments say which entry is which, and what it needs
-    command.args(["--verbose", "--file=-"]).args(LEFT_OUT).arg(format!("--section={section}"));
-    let script = output("pg_restore", command, archive).await?;
-    let script = String::from_utf8(script)
-        .map_err(|error| Error::new(Kind::Server, "pg_restore wrote no UTF-8").because(error))?;
-    Ok(archive::entries(&script))
+    let script = restore(archive, section, &["--verbose", "--file=-"]).await?;
+    let list = restore(archive, section, &["--list"]).await?;
+    archive::entries(&script, &archive::listed(&list)).map_err(|name| {
+        let what = format!("what pg_restore wrote has {name} twice");
+        Error::new(Kind::Setup, what).hint(
+            "something on the source, such as a comment, holds a line that begins with \"-- TOC entry\": remove it; \
+             or make the tables yourself and set create_tables = false",
+        )
+    })
+}
+
+async fn restore(archive: &[u8], section: &str, how: &[&str]) -> Result<String> {
+    let mut command = command("pg_restore");
+    command.args(how).args(LEFT_OUT).arg(format!("--section={section}"));
+    let written = output("pg_restore", command, archive).await?;
+    String::from_utf8(written)
+        .map_err(|error| Error::new(Kind::Server, "pg_restore wrote no UTF-8").because(error))
 }
 
 /// That both tools can be run, and read a server of this version (`server_version_num`).
