@@ -30,7 +30,7 @@ const RETRY: Retry = Retry {
     max_backoff: Duration::from_secs(30),
 };
 
-/// How long a target may take to open. What a predecessor has under way there ends sooner.
+/// How long a target may take to open before it counts as one that does not answer; it is tried again.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A target that several workers open sessions of.
