@@ -126,18 +126,26 @@ async fn rows_that_are_rewritten_come_anew() {
     let rig = Rig::start();
     let mut target = target(&rig, Policy::Apply).await;
     apply(&mut target, Vec::new(), 5).await.unwrap();
+    let bare = numbered_table(1, "t", vec![(1, key(int_column("id")))]);
     let old = start("t");
+    let full = Column { not_null: true, number: 3, ..text_column("b") };
+    let old =
+        Arc::new(Relation { columns: [&old.columns[..], &[full]].concat(), ..(*old).clone() });
     // the server's column stays one that may be NULL
     let number = Column { not_null: true, ..int_column("a") };
-    let new = numbered_table(1, "t", vec![(1, key(int_column("id"))), (2, number)]);
+    let full = Column { not_null: true, ..int_column("b") };
+    let columns = vec![(1, key(int_column("id"))), (2, number), (3, full)];
+    let new = numbered_table(1, "t", columns);
     let changes = vec![
-        insert(&old, 10, &[int(1), text("11")]),
-        insert(&old, 11, &[int(2), text("no number")]),
-        delete(&old, 12, &[int(2), Cell::Null]),
+        insert(&bare, 7, &[int(2)]),
+        // what the rows get that are there is no number either
+        told(&old, 8, false, &["a", "b"].map(|name| (name, r#","missing":"no number""#))),
+        insert(&old, 10, &[int(1), text("11"), text("111")]),
+        delete(&old, 12, &[int(2), Cell::Null, Cell::Null]),
         told(&new, 20, true, &[]),
-        insert(&new, 21, &[int(1), int(11)]),
+        insert(&new, 21, &[int(1), int(11), int(111)]),
         told(&new, 22, false, &[]),
-        insert(&new, 23, &[int(3), int(33)]),
+        insert(&new, 23, &[int(3), int(33), int(333)]),
     ];
     let changes = transaction(changes, 40);
     for end in 1..=changes.len() {
@@ -145,10 +153,10 @@ async fn rows_that_are_rewritten_come_anew() {
         reopen(&mut target).await;
     }
     apply(&mut target, changes, 40).await.unwrap();
-    assert_eq!(rig.rows("id, a", "t"), ["1\t11", "3\t33"]);
-    let ty =
-        "SELECT type FROM system.columns WHERE database = 'mirror' AND table = 't' AND name = 'a'";
-    assert_eq!(rig.server.query(ty).trim(), "Nullable(Int32)");
+    assert_eq!(rig.rows("id, a, b", "t"), ["1\t11\t111", "3\t33\t333"]);
+    let types = "SELECT type, default_expression FROM system.columns
+        WHERE database = 'mirror' AND table = 't' AND name IN ('a', 'b') ORDER BY name";
+    assert_eq!(rig.server.query(types).trim(), "Nullable(Int32)\t\nInt32");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Columns are told by their names here. Whatever is there already is no change, whoever made it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ddl::{literal, qualified, quoted};
 use super::types::ColumnType;
@@ -17,6 +17,8 @@ pub(super) struct Actual {
     pub(super) columns: BTreeMap<String, String>,
     /// Told apart and sorted by these: their names and types are fixed.
     pub(super) keys: Vec<String>,
+    /// Columns with a DEFAULT.
+    pub(super) defaults: BTreeSet<String>,
     pub(super) is_empty: bool,
 }
 
@@ -200,7 +202,18 @@ impl Change<'_> {
         // the values that are there must stay what they are
         let exact = actual.is_empty || is_exact(found, &to);
         match self.policy.verdict(operation) {
-            Verdict::Apply if exact => planned.statements.push(statement),
+            Verdict::Apply if exact => {
+                // what the rows had that were there when it was added need not be of the new type
+                if actual.is_empty
+                    && (actual.defaults.contains(old) || actual.defaults.contains(&new.name))
+                {
+                    let (table, column) = (&actual.name, quoted(&new.name));
+                    let remove =
+                        format!("ALTER TABLE {table} MODIFY COLUMN {column} REMOVE DEFAULT");
+                    planned.statements.push(remove);
+                }
+                planned.statements.push(statement);
+            }
             _ => planned.asks.push((what, statement)),
         }
     }
