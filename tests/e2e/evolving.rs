@@ -26,7 +26,7 @@ const CLIENTS: usize = 2;
 
 const SIDECAR_KILLS: usize = 8;
 
-const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
 /// What is published of tables of which not everything is: columns, and which rows.
 const PARTS: [(&str, &[&str], &str); 7] = [

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rsrepl_sidecar::batch::{Change, Operation};
 use rsrepl_sidecar::schema::{Message, Policy};
 use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
-use rsrepl_wire::{Column, Lsn, Relation, ReplicaIdentity};
+use rsrepl_wire::text::oid;
+use rsrepl_wire::{Column, Encoding, Lsn, Relation, ReplicaIdentity};
 
 use crate::feed::*;
 use crate::rig::{Apply, Rig, apply, reopen};
@@ -28,7 +29,11 @@ fn start(name: &str) -> Arc<Relation> {
 
 fn told(table: &Relation, lsn: u64, rewrite: bool, more: &[(&str, &str)]) -> Change {
     let column = |c: &Column| {
-        let ty = if c.type_oid == 23 { "integer" } else { "text" };
+        let ty = match c.type_oid {
+            oid::INT4 => "integer",
+            oid::UUID => "uuid",
+            _ => "text",
+        };
         let known = more.iter().find(|(name, _)| *name == c.name).map_or("", |(_, more)| more);
         let (number, name, not_null) = (c.number, &c.name, c.not_null);
         format!(
@@ -127,25 +132,24 @@ async fn rows_that_are_rewritten_come_anew() {
     let mut target = target(&rig, Policy::Apply).await;
     apply(&mut target, Vec::new(), 5).await.unwrap();
     let bare = numbered_table(1, "t", vec![(1, key(int_column("id")))]);
-    let old = start("t");
-    let full = Column { not_null: true, number: 3, ..text_column("b") };
-    let old =
-        Arc::new(Relation { columns: [&old.columns[..], &[full]].concat(), ..(*old).clone() });
-    // the server's column stays one that may be NULL
-    let number = Column { not_null: true, ..int_column("a") };
-    let full = Column { not_null: true, ..int_column("b") };
-    let columns = vec![(1, key(int_column("id"))), (2, number), (3, full)];
-    let new = numbered_table(1, "t", columns);
+    let full = |column| Column { not_null: true, ..column };
+    // no number is made of such a type by the server
+    let id = column("c", oid::UUID, Encoding::Fixed(16));
+    let columns = [(1, key(int_column("id"))), (2, text_column("a")), (3, full(text_column("b")))];
+    let old = numbered_table(1, "t", [&columns[..], &[(4, id)]].concat());
+    let columns = ["a", "b"].map(|name| full(int_column(name)));
+    let columns = [key(int_column("id"))].into_iter().chain(columns).chain([int_column("c")]);
+    let new = numbered_table(1, "t", (1..).zip(columns).collect());
     let changes = vec![
         insert(&bare, 7, &[int(2)]),
         // what the rows get that are there is no number either
         told(&old, 8, false, &["a", "b"].map(|name| (name, r#","missing":"no number""#))),
-        insert(&old, 10, &[int(1), text("11"), text("111")]),
-        delete(&old, 12, &[int(2), Cell::Null, Cell::Null]),
+        insert(&old, 10, &[int(1), text("11"), text("111"), Cell::Null]),
+        delete(&old, 12, &[int(2), Cell::Null, Cell::Null, Cell::Null]),
         told(&new, 20, true, &[]),
-        insert(&new, 21, &[int(1), int(11), int(111)]),
+        insert(&new, 21, &[int(1), int(11), int(111), int(1111)]),
         told(&new, 22, false, &[]),
-        insert(&new, 23, &[int(3), int(33), int(333)]),
+        insert(&new, 23, &[int(3), int(33), int(333), int(3333)]),
     ];
     let changes = transaction(changes, 40);
     for end in 1..=changes.len() {
@@ -153,10 +157,13 @@ async fn rows_that_are_rewritten_come_anew() {
         reopen(&mut target).await;
     }
     apply(&mut target, changes, 40).await.unwrap();
-    assert_eq!(rig.rows("id, a, b", "t"), ["1\t11\t111", "3\t33\t333"]);
-    let types = "SELECT type, default_expression FROM system.columns
-        WHERE database = 'mirror' AND table = 't' AND name IN ('a', 'b') ORDER BY name";
-    assert_eq!(rig.server.query(types).trim(), "Nullable(Int32)\t\nInt32");
+    assert_eq!(rig.rows("id, a, b, c", "t"), ["1\t11\t111\t1111", "3\t33\t333\t3333"]);
+    let columns = "SELECT name, type, default_expression FROM system.columns
+        WHERE database = 'mirror' AND table = 't' AND NOT startsWith(name, '_') ORDER BY position";
+    assert_eq!(
+        rig.server.query(columns).trim(),
+        "id\tInt32\t\na\tInt32\t\nb\tInt32\t\nc\tNullable(Int32)"
+    );
 }
 
 #[tokio::test]

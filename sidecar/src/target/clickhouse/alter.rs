@@ -2,7 +2,7 @@
 //!
 //! Columns are told by their names here. Whatever is there already is no change, whoever made it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::ddl::{literal, qualified, quoted};
 use super::types::ColumnType;
@@ -17,8 +17,6 @@ pub(super) struct Actual {
     pub(super) columns: BTreeMap<String, String>,
     /// Told apart and sorted by these: their names and types are fixed.
     pub(super) keys: Vec<String>,
-    /// Columns with a DEFAULT.
-    pub(super) defaults: BTreeSet<String>,
     pub(super) is_empty: bool,
 }
 
@@ -197,25 +195,33 @@ impl Change<'_> {
             let what = format!("{what}, and columns of the key keep their types here");
             return planned.asks.push((what, anew(actual)));
         }
-        let statement =
-            format!("ALTER TABLE {} MODIFY COLUMN {} {to}", actual.name, quoted(&new.name));
+        let (table, name) = (&actual.name, quoted(&new.name));
+        let statement = match actual.is_empty {
+            false => format!("ALTER TABLE {table} MODIFY COLUMN {name} {to}"),
+            // not every type can be made of every other, nor a DEFAULT of the one fit the other
+            true => {
+                let after = self.after(actual, new);
+                format!("ALTER TABLE {table} DROP COLUMN {name}, ADD COLUMN {name} {ty}{after}")
+            }
+        };
         // the values that are there must stay what they are
         let exact = actual.is_empty || is_exact(found, &to);
         match self.policy.verdict(operation) {
-            Verdict::Apply if exact => {
-                // what the rows had that were there when it was added need not be of the new type
-                if actual.is_empty
-                    && (actual.defaults.contains(old) || actual.defaults.contains(&new.name))
-                {
-                    let (table, column) = (&actual.name, quoted(&new.name));
-                    let remove =
-                        format!("ALTER TABLE {table} MODIFY COLUMN {column} REMOVE DEFAULT");
-                    planned.statements.push(remove);
-                }
-                planned.statements.push(statement);
-            }
+            Verdict::Apply if exact => planned.statements.push(statement),
             _ => planned.asks.push((what, statement)),
         }
+    }
+
+    /// Where a column belongs that is made anew: behind the next one before it that was there all the time.
+    fn after(&self, actual: &Actual, new: &Column) -> String {
+        let before = self.to.columns.iter().take_while(|column| column.number != new.number);
+        let stays = |column: &&Column| {
+            let old = self.from.column(column.number);
+            old.is_some_and(|old| old.name == column.name)
+                && actual.columns.contains_key(&column.name)
+        };
+        let last = before.filter(stays).last();
+        last.map(|column| format!(" AFTER {}", quoted(&column.name))).unwrap_or_default()
     }
 }
 

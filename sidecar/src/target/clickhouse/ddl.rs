@@ -103,8 +103,6 @@ pub(super) struct Existing {
     /// Types by column.
     pub(super) columns: BTreeMap<String, String>,
     pub(super) sorting_key: BTreeSet<String>,
-    /// Columns with a DEFAULT.
-    pub(super) defaults: BTreeSet<String>,
 }
 
 /// Something about a table that does not fit.

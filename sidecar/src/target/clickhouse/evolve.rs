@@ -377,7 +377,6 @@ impl Session {
                     name: table,
                     columns: found.columns,
                     keys: found.sorting_key.into_iter().collect(),
-                    defaults: found.defaults,
                     is_empty: rows.is_empty(),
                 },
                 storage,

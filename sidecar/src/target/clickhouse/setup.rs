@@ -196,19 +196,16 @@ pub(super) async fn describe(
     let rows = server.strings::<3>(Attempt::Describe(table), &sql).await?;
     let Some([kind, engine, partition_key]) = rows.into_iter().next() else { return Ok(None) };
     let sql = format!(
-        "SELECT name, type, toString(is_in_sorting_key), default_kind FROM system.columns {}",
+        "SELECT name, type, toString(is_in_sorting_key) FROM system.columns {}",
         place("`table`")
     );
     let mut columns = BTreeMap::new();
-    let (mut sorting_key, mut defaults) = (BTreeSet::new(), BTreeSet::new());
-    for [name, ty, in_key, kind] in server.strings::<4>(Attempt::Describe(table), &sql).await? {
-        if kind == "DEFAULT" {
-            defaults.insert(name.clone());
-        }
+    let mut sorting_key = BTreeSet::new();
+    for [name, ty, in_key] in server.strings::<3>(Attempt::Describe(table), &sql).await? {
         if in_key == "1" {
             sorting_key.insert(name.clone());
         }
         columns.insert(name, ty);
     }
-    Ok(Some(Existing { kind, engine, partition_key, columns, sorting_key, defaults }))
+    Ok(Some(Existing { kind, engine, partition_key, columns, sorting_key }))
 }
