@@ -1,10 +1,13 @@
 //! Tables that change: what is done to the server's, what its owner is asked to do, and replays over it.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rsrepl_sidecar::batch::{Change, Operation};
 use rsrepl_sidecar::schema::{Message, Policy};
 use rsrepl_sidecar::target::clickhouse::ClickHouseTarget;
+use rsrepl_tests::wait;
 use rsrepl_wire::text::oid;
 use rsrepl_wire::{Column, Encoding, Lsn, Relation, ReplicaIdentity};
 
@@ -164,6 +167,31 @@ async fn rows_that_are_rewritten_come_anew() {
         rig.server.query(columns).trim(),
         "id\tInt32\t\na\tInt32\t\nb\tInt32\t\nc\tNullable(Int32)"
     );
+}
+
+#[tokio::test]
+async fn a_rename_during_which_the_server_died_is_made() {
+    let mut rig = Rig::start();
+    let mut target = target(&rig, Policy::Apply).await;
+    let old = start("t");
+    apply(&mut target, vec![insert(&old, 10, &[int(1), text("one")])], 20).await.unwrap();
+    drop(target);
+    let path = rig.server.query("SELECT data_paths[1] FROM system.tables WHERE name = 't'");
+    rig.server.kill();
+    // all that it leaves on disk when it is killed before it has written the table's columns down
+    let mutation =
+        "format version: 1\ncreate time: 2026-11-22 05:00:00\ncommands: (RENAME COLUMN a TO b)\n";
+    std::fs::write(Path::new(path.trim()).join("mutation_1000.txt"), mutation).unwrap();
+    rig.server.launch();
+    wait::until(Duration::from_secs(30), "the server has tried", || {
+        let failed = "SELECT count() FROM system.mutations WHERE latest_fail_reason != ''";
+        rig.server.query(failed).trim() == "1"
+    });
+    let mut target = self::target(&rig, Policy::Apply).await;
+    let new = numbered_table(1, "t", vec![(1, key(int_column("id"))), (2, text_column("b"))]);
+    let row = insert(&new, 31, &[int(2), text("two")]);
+    apply(&mut target, vec![told(&new, 30, false, &[]), row], 40).await.unwrap();
+    assert_eq!(rig.rows("id, b", "t"), ["1\tone", "2\ttwo"]);
 }
 
 #[tokio::test]

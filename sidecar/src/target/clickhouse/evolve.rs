@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rsrepl_wire::{Lsn, Relation};
 
 use super::alter::{self, Actual, Change, Planned};
-use super::ddl::{self, qualified};
+use super::ddl::{self, literal, qualified};
 use super::failure::Attempt;
 use super::plan::OWN_PREFIX;
 use super::records::{self, Record};
@@ -334,7 +334,11 @@ impl Session {
     async fn alter(&self, table: &Table, statements: Vec<String>) -> Result<()> {
         for statement in statements {
             tracing::info!(target_name = self.options().name, table = %table, statement, "the schema changes");
-            let done = self.context.server.execute(Attempt::Alter(&table.name), &statement).await;
+            let attempt = Attempt::Alter(&table.name);
+            let mut done = self.context.server.execute(attempt, &statement).await;
+            if done.is_err() && self.clear_remains(attempt, &statement).await {
+                done = self.context.server.execute(attempt, &statement).await;
+            }
             done.map_err(|error| {
                 Error::new(Kind::Setup, error.what()).hint(format!(
                     "mend what it says{}; the statement was {statement}",
@@ -343,6 +347,28 @@ impl Session {
             })?;
         }
         Ok(())
+    }
+
+    /// Removes what a statement left behind during which the server died: it writes the mutation down first,
+    /// and the table's columns afterwards. Without them a RENAME COLUMN can neither be done nor come again.
+    async fn clear_remains(&self, attempt: Attempt<'_>, statement: &str) -> bool {
+        let server = &self.context.server;
+        let condition = format!(
+            "NOT is_done AND latest_fail_reason != '' AND formatQuerySingleLine({}) =
+             formatQuerySingleLineOrNull(concat('ALTER TABLE `', database, '`.`', `table`, '` ', command))",
+            literal(statement)
+        );
+        let sql = format!("SELECT mutation_id FROM system.mutations WHERE {condition}");
+        let found = server.strings::<1>(attempt, &sql).await;
+        if !found.is_ok_and(|found| !found.is_empty()) {
+            return false;
+        }
+        tracing::warn!(
+            target_name = self.options().name,
+            statement,
+            "the server was killed during it; it is made again"
+        );
+        server.execute(attempt, &format!("KILL MUTATION WHERE {condition}")).await.is_ok()
     }
 
     /// The view of a log has the columns that the source has.
