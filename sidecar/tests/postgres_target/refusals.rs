@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use rsrepl_sidecar::error::{Decision, Error, Kind};
 use rsrepl_sidecar::target::Target;
@@ -6,6 +7,9 @@ use rsrepl_wire::{Relation, ReplicaIdentity};
 
 use crate::stream::{Stream, V, int, int_column, key, relation, text, text_column};
 use crate::{Apply, Standby};
+
+/// For what takes a moment.
+const LIMIT: Duration = Duration::from_secs(60);
 
 const SCHEMA: &str = "\
 CREATE TABLE t (id int PRIMARY KEY, a text CHECK (a <> 'bad'));
@@ -44,6 +48,32 @@ fn assert_says(errors: &[Error], words: &[&str]) {
         for word in words {
             assert!(text.contains(word), "{word:?} is not in: {text}");
         }
+    }
+}
+
+/// Each piece is read before the next is written: what is sent with a warning, the error, and what follows it when
+/// the transaction, which has much to take back, is aborted.
+#[tokio::test]
+async fn an_error_that_comes_in_pieces() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'one');
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE WARNING 'a first piece';
+            FOR n IN 1..100 LOOP EXECUTE format('CREATE TABLE public.made_%s (a text)', n); END LOOP;
+            RAISE check_violation;
+        END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION refuse();
+        ALTER TABLE t ENABLE ALWAYS TRIGGER refuse";
+    let standby = Standby::new("pieces", schema);
+    for inserts in [1, 100] {
+        let mut target = standby.target();
+        target.open(&standby.source()).await.unwrap();
+        let mut stream = Stream::after(1000);
+        // the statement for the rows behind it is prepared while the answer is on its way
+        stream.delete(&table(), &[int(1), V::Null]);
+        (0..inserts).for_each(|i| stream.insert(&table(), &[int(1000 + i), text("good")]));
+        let refused = tokio::time::timeout(LIMIT, target.apply(stream.commit())).await;
+        let error = refused.expect("it does not hang").unwrap_err();
+        assert_says(&[error], &["delete from public.t (id)=(1)", "23514"]);
     }
 }
 

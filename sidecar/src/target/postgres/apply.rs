@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use rsrepl_wire::{Lsn, Relation};
 use tokio_postgres::Client;
 
@@ -89,9 +90,10 @@ impl Session {
         self.moved = matches!(begin, Begin::Moved { .. });
         let (client, positions) = (Arc::clone(&self.client), Arc::clone(&self.positions));
         let begun = positions.begin(&client, begin).await;
-        let written = self.write_work(work).await;
+        // side by side: see `pipeline`
+        let (begun, written) = join(begun.answer(), self.write_work(work)).await;
         // first: what follows from a transaction that did not begin well explains nothing
-        begun.answer().await?;
+        begun?;
         written
     }
 

@@ -44,7 +44,7 @@ pub async fn apply(
                 return Err(judge.refuse(change, why));
             }
         };
-        let statement = match table.statement(client, key).await {
+        let statement = match pipeline.beside(table.statement(client, key)).await {
             Ok(statement) => statement,
             Err(error) => {
                 // an earlier statement may have failed, and this is what followed from it

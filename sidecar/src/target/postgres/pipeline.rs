@@ -1,10 +1,14 @@
 //! Statements sent one after the other without waiting for each answer.
+//!
+//! Answers must be taken all the same: tokio-postgres hands each over in the pieces that it comes in, keeps two
+//! of them, and with a third reads nothing more of the session. (An error is flushed before what follows it, so
+//! three are not rare.) Whoever waits for a later answer therefore takes the earlier ones meanwhile.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -72,11 +76,13 @@ pub type Answered = (usize, Result<u64, tokio_postgres::Error>);
 pub struct Pipeline<'a> {
     client: &'a Client,
     pending: VecDeque<(usize, Answer<'a>)>,
+    /// Older than those, and came while something else was waited for.
+    answered: VecDeque<Answered>,
 }
 
 impl<'a> Pipeline<'a> {
     pub fn new(client: &'a Client) -> Self {
-        Pipeline { client, pending: VecDeque::new() }
+        Pipeline { client, pending: VecDeque::new(), answered: VecDeque::new() }
     }
 
     /// Sends a statement that `number` stands for, and gives the oldest answer when too many are
@@ -113,17 +119,47 @@ impl<'a> Pipeline<'a> {
                 self.pending.push_back((number, ready));
             }
         }
-        if self.pending.len() >= DEPTH { self.next().await } else { None }
+        if self.outstanding() >= DEPTH { self.next().await } else { None }
     }
 
-    /// Statements without an answer so far.
+    /// Waits for something else of the same session.
+    pub async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        poll_fn(|context| {
+            self.take_answers(context);
+            other.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn take_answers(&mut self, context: &mut Context<'_>) {
+        while let Some((number, answer)) = self.pending.front_mut()
+            && let Poll::Ready(answer) = answer.as_mut().poll(context)
+        {
+            self.answered.push_back((*number, answer));
+            self.pending.pop_front();
+        }
+    }
+
+    /// Statements whose answers have not been given.
     pub fn outstanding(&self) -> usize {
-        self.pending.len()
+        self.answered.len() + self.pending.len()
     }
 
-    /// The oldest outstanding answer.
+    /// The oldest answer. Behind an error there are none: what follows a failed statement fails as well.
     pub async fn next(&mut self) -> Option<Answered> {
-        let (number, answer) = self.pending.pop_front()?;
-        Some((number, answer.await))
+        let answered = match self.answered.pop_front() {
+            Some(answered) => answered,
+            None => {
+                let (number, answer) = self.pending.pop_front()?;
+                (number, answer.await)
+            }
+        };
+        if answered.1.is_err() {
+            // nobody may wait for anything of the session before these are taken, or dropped
+            self.pending.clear();
+            self.answered.clear();
+        }
+        Some(answered)
     }
 }

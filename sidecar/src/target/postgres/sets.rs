@@ -322,7 +322,7 @@ impl Sets<'_> {
     }
 
     async fn statement(&mut self, key: StatementKey) -> Result<tokio_postgres::Statement, Failure> {
-        match self.table.statement(self.client, key).await {
+        match self.pipeline.beside(self.table.statement(self.client, key)).await {
             Ok(statement) => Ok(statement),
             Err(error) => {
                 // an earlier statement may have failed, and this is what followed from it
