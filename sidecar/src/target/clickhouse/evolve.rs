@@ -7,7 +7,7 @@ use rsrepl_wire::{Lsn, Relation};
 
 use super::alter::{self, Actual, Change, Planned};
 use super::ddl::{self, literal, qualified};
-use super::failure::Attempt;
+use super::failure::{self, Attempt};
 use super::plan::OWN_PREFIX;
 use super::records::{self, Record};
 use super::session::Session;
@@ -336,7 +336,10 @@ impl Session {
             tracing::info!(target_name = self.options().name, table = %table, statement, "the schema changes");
             let attempt = Attempt::Alter(&table.name);
             let mut done = self.context.server.execute(attempt, &statement).await;
-            if done.is_err() && self.clear_remains(attempt, &statement).await {
+            // no other error: a mutation of a table whose columns have changed already has to end, or rows lose
+            // what it has not come to
+            let is_behind = done.as_ref().is_err_and(failure::is_behind_a_mutation);
+            if is_behind && self.clear_remains(attempt, &statement).await {
                 done = self.context.server.execute(attempt, &statement).await;
             }
             done.map_err(|error| {

@@ -80,6 +80,11 @@ pub(super) fn explain(target: &str, attempt: Attempt<'_>, cause: Cause) -> Error
     }
 }
 
+/// Whether a RENAME COLUMN was refused, having changed nothing, for a mutation of that column that has not ended.
+pub(super) fn is_behind_a_mutation(error: &Error) -> bool {
+    error.to_string().contains("affected by mutation")
+}
+
 /// Of `Code: 252. DB::Exception: …`.
 fn code_of(message: &str) -> Option<u32> {
     let digits = message.split_once("Code: ")?.1;
