@@ -134,6 +134,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         drained: drained.clone(),
         patience: patience::Patience::default(),
+        gone_back: None,
     };
     let mut receiver = tokio::spawn(receiver.run());
 
@@ -276,5 +277,7 @@ fn driver<T: Target>(
         shared,
         checkpoint: Checkpoint::default(),
         copied: false,
+        reached: Lsn::INVALID,
+        refused: None,
     }
 }
