@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
+//! | `chaos` | faults one after the other, under load (`make chaos`) |
 //! | `copy` | the rows that are there when replication begins |
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
@@ -33,6 +34,7 @@
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod backlog;
+mod chaos;
 mod columns;
 mod copy;
 mod copy_clickhouse;
