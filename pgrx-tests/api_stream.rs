@@ -87,8 +87,8 @@ mod tests {
         };
         assert_eq!(health(&mut source, "slot_active"), "warning");
         assert_eq!(health(&mut source, "slot_wal"), "ok");
-        // others write too, so lag is compared with where the stream has got to
-        let end = source.value("pg_current_wal_lsn()");
+        // others write too, so lag is compared with where the stream has got to: what is flushed is decoded
+        let end = source.value("pg_current_wal_flush_lsn()");
         source.take(&[]);
         assert_eq!(
             source.value(&format!(
