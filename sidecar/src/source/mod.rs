@@ -18,6 +18,7 @@
 //! | [`client`](ReplicationClient) | simple queries on a replication connection |
 //! | [`slot`](SlotInfo) | slots and their commands |
 //! | [`start`](verify_position) | from where the stream may start; pure |
+//! | [`branch`](Branch) | timelines; pure |
 //! | [`stream`](ReplicationStream) | the CopyBoth stream |
 //! | `server_error` | what an error of the source means |
 //!
@@ -54,6 +55,7 @@
 //! tables held before is not copied.
 
 mod binding;
+mod branch;
 mod client;
 mod framing;
 mod server_error;
@@ -63,6 +65,7 @@ mod start;
 mod startup;
 mod stream;
 
+pub use branch::Branch;
 pub use client::{ReplicationClient, SourceInfo, identify};
 pub use slot::SlotInfo;
 pub use start::{PLUGIN, verify_position, verify_resume, verify_slot};

@@ -1,0 +1,491 @@
+//! The one thread that changes files: writes what has gathered, synchronizes it, tells, begins new segments and
+//! removes old ones.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rsrepl_wire::{Frame, FrameWriter, Lsn, Relation};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::super::state::{Shared, State};
+use super::super::{Item, Streamed};
+use super::record::{self, HEADER_LEN, Header, Kind as RecordKind, RecordHeader};
+use super::{Files, Recovered, Segment, segment, segment_size};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::Ledger;
+
+/// Bytes that gather before they are written. (Few in tests, which would never see a second time otherwise.)
+const AT_ONCE: usize = if cfg!(test) { 512 } else { 1 << 20 };
+
+/// Bytes of entries that are written before they are synchronized.
+const ROUND: usize = 8 << 20;
+
+/// Progress alone may wait so long, as it does on targets.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two attempts to write to a disk that is full.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A disk that fails when it is told to, for tests.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Failing(#[cfg(test)] pub(in super::super) Arc<Faults>);
+
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(in super::super) struct Faults {
+    /// Bytes that may still be written; then the disk is full, until there are more.
+    pub(in super::super) full: std::sync::Mutex<Option<u64>>,
+    /// The next `fdatasync` fails.
+    pub(in super::super) sync: std::sync::atomic::AtomicBool,
+    /// `fdatasync` waits until this is false.
+    pub(in super::super) slow: std::sync::atomic::AtomicBool,
+}
+
+/// See the module's documentation.
+pub(in super::super) struct Writer {
+    shared: Arc<Shared>,
+    ledger: Arc<watch::Sender<Ledger>>,
+    dir: PathBuf,
+    _lock: File,
+    system_id: u64,
+    segment_size: u64,
+    file: File,
+    segment: Segment,
+    /// Bytes of the segment that are on the disk for good.
+    synced: u64,
+    /// Bytes of the segment up to where no transaction is open.
+    whole: u64,
+    open: bool,
+    /// Entries that were written.
+    next: u64,
+    /// End of the last transaction or progress written.
+    end: Lsn,
+    /// Written to the file next.
+    buffer: Vec<u8>,
+    /// As the source described them on this connection.
+    tables: BTreeMap<u32, Relation>,
+    synced_at: Instant,
+    failing: Failing,
+}
+
+/// What there is to do.
+enum Work {
+    Write { entries: Vec<(u64, Item)>, anew: u64 },
+    Remove(Segment),
+    End,
+}
+
+impl Writer {
+    /// Begins a segment behind what was recovered, and goes on in a thread.
+    pub(in super::super) fn start(
+        recovered: Recovered,
+        system_id: u64,
+        start: Lsn,
+        shared: Arc<Shared>,
+        ledger: Arc<watch::Sender<Ledger>>,
+        failing: Failing,
+    ) -> Result<JoinHandle<()>> {
+        let Recovered { dir, lock, previous: (previous, previous_len), next, .. } = recovered;
+        let header = Header { first: next, previous, previous_len, start, system_id };
+        let made = segment::create(&dir, next, &header.to_bytes());
+        let file = made.map_err(|error| {
+            Error::new(Kind::Disk, format!("the spool cannot make a file in {}", dir.display()))
+                .because(error)
+                .hint("see to room and rights there, or name another folder as spool.dir")
+        })?;
+        let bytes = HEADER_LEN as u64;
+        let segment = Segment { first: next, start, bytes };
+        let segment_size = {
+            let mut state = shared.lock();
+            let files = state.files.as_mut().ok_or_else(|| Error::new(Kind::Internal, "no files"))?;
+            files.segments.push_back(segment);
+            files.end = start;
+            segment_size(files.limit)
+        };
+        ledger.send_modify(|ledger| ledger.spooled(start, start));
+        let writer = Writer {
+            shared,
+            ledger,
+            dir,
+            _lock: lock,
+            system_id,
+            segment_size,
+            file,
+            segment,
+            synced: bytes,
+            whole: bytes,
+            open: false,
+            next,
+            end: start,
+            buffer: Vec::new(),
+            tables: BTreeMap::new(),
+            synced_at: Instant::now(),
+            failing,
+        };
+        let thread = thread::Builder::new().name("spool".into()).spawn(|| writer.run());
+        thread.map_err(|error| Error::new(Kind::Internal, "no thread for the spool").because(error))
+    }
+
+    fn run(mut self) {
+        loop {
+            let done = match self.wait() {
+                Work::Write { entries, anew } => self.round(entries, anew),
+                Work::Remove(segment) => self.remove(segment),
+                Work::End => return,
+            };
+            if let Err(failure) = done {
+                self.fail(failure);
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    fn wait(&self) -> Work {
+        let mut state = self.shared.lock();
+        loop {
+            let closed = state.closed;
+            let unwritten = state.end_sequence() > state.written;
+            let Some(files) = &state.files else { return Work::End };
+            let waits = PROGRESS_INTERVAL.saturating_sub(self.synced_at.elapsed());
+            if unwritten && (files.due || files.prompt || closed || waits.is_zero()) {
+                return self.entries(&mut state);
+            }
+            if let Some(segment) = passed(&mut state) {
+                return Work::Remove(segment);
+            }
+            if state.files.as_ref().is_none_or(|files| files.finish) {
+                return Work::End;
+            }
+            let limit = if unwritten { waits } else { PROGRESS_INTERVAL };
+            state = self.shared.wait(state, limit);
+        }
+    }
+
+    /// The next entries to be written, as many as are synchronized together.
+    fn entries(&self, state: &mut State) -> Work {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut sequence = state.written;
+        while let Some(item) = state.get(sequence)
+            && bytes < ROUND
+        {
+            bytes += item.bytes();
+            entries.push((sequence, item.clone()));
+            sequence += 1;
+        }
+        let more = state.end_sequence() > sequence;
+        let Some(files) = &mut state.files else { return Work::End };
+        files.due &= more;
+        Work::Write { entries, anew: files.anew }
+    }
+
+    fn round(&mut self, entries: Vec<(u64, Item)>, anew: u64) -> Result<()> {
+        let mut streamed = false;
+        for (sequence, item) in entries {
+            if sequence >= anew && self.next <= anew {
+                self.tables.clear();
+            }
+            streamed |= matches!(item, Item::Streamed(_));
+            self.entry(sequence, item)?;
+            self.next = sequence + 1;
+        }
+        self.flush()?;
+        self.written(streamed);
+        self.sync()?;
+        if self.segment.bytes >= self.segment_size && !self.open {
+            self.roll()?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, sequence: u64, item: Item) -> Result<()> {
+        match item {
+            Item::Frame(frame) => {
+                let relations = frame.relations()?;
+                self.tables.extend(relations.into_iter().map(|table| (table.oid, table)));
+                let end = frame.commit()?.map(|commit| commit.end_lsn);
+                self.open = (self.open || frame.begins()) && end.is_none();
+                self.end = end.unwrap_or(self.end);
+                self.put(RecordKind::Frame, sequence, false, frame.bytes())?;
+            }
+            Item::Streamed(streamed) => self.streamed(sequence, &streamed)?,
+            Item::Progress { lsn, .. } => {
+                self.end = self.end.max(lsn);
+                self.put(RecordKind::Progress, sequence, false, &lsn.0.to_le_bytes())?;
+            }
+            Item::Cut => {
+                self.cut()?;
+                self.put(RecordKind::Cut, sequence, false, &[])?;
+            }
+            Item::Unreadable(_) => {}
+        }
+        if !self.open {
+            self.whole = self.segment.bytes + self.buffer.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// As if it had come whole.
+    fn streamed(&mut self, sequence: u64, streamed: &Streamed) -> Result<()> {
+        let (begin, commit) = streamed.ends()?;
+        self.put(RecordKind::Frame, sequence, true, begin.bytes())?;
+        let mut place = 0;
+        while let Some((frame, behind)) = streamed.frame(place)? {
+            self.put(RecordKind::Frame, sequence, true, frame.bytes())?;
+            place = behind;
+        }
+        self.put(RecordKind::Frame, sequence, false, commit.bytes())?;
+        self.end = streamed.begin.end_lsn;
+        Ok(())
+    }
+
+    fn put(&mut self, kind: RecordKind, sequence: u64, goes_on: bool, content: &[u8]) -> Result<()> {
+        let header = RecordHeader { kind, goes_on, sequence, synced: self.synced };
+        record::put(&mut self.buffer, header, content);
+        if self.buffer.len() >= AT_ONCE { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what has gathered. A disk that is full is waited for.
+    fn flush(&mut self) -> Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        if !buffer.is_empty() {
+            let at = self.segment.bytes;
+            self.retry(|writer| {
+                writer.failing.write(&writer.file, &buffer, at).inspect_err(|_| {
+                    // what is there of it is in nobody's way, if this fails, too
+                    let _ = writer.file.set_len(at);
+                })
+            })?;
+            self.segment.bytes += buffer.len() as u64;
+        }
+        self.buffer = buffer;
+        self.buffer.clear();
+        if self.buffer.capacity() > 4 * AT_ONCE {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Until it succeeds, or nobody waits for it any more.
+    fn retry<T>(&mut self, mut work: impl FnMut(&Writer) -> io::Result<T>) -> Result<T> {
+        let mut told = false;
+        loop {
+            let failure = match work(self) {
+                Ok(done) => {
+                    if told {
+                        info!("the spool is written to again");
+                        self.shared.lock().tell_stuck(None);
+                    }
+                    return Ok(done);
+                }
+                Err(error) => Error::new(
+                    Kind::Disk,
+                    format!("the spool cannot be written to in {}", self.dir.display()),
+                )
+                .because(error)
+                .hint("see to room there; nothing is lost: the source keeps what is not here"),
+            };
+            if !told {
+                error!(error = %failure, "nothing is received until the spool can be written to");
+            }
+            told = true;
+            let mut state = self.shared.lock();
+            state.tell_stuck(Some(failure.to_string()));
+            if state.closed {
+                return Err(failure);
+            }
+            let since = Instant::now();
+            while since.elapsed() < RETRY && !state.closed {
+                state = self.shared.wait(state, RETRY);
+            }
+        }
+    }
+
+    /// Takes away what came of a transaction that will come again.
+    fn cut(&mut self) -> Result<()> {
+        self.flush()?;
+        self.open = false;
+        if self.segment.bytes == self.whole {
+            return Ok(());
+        }
+        self.file.set_len(self.whole).map_err(|error| self.unsynced(error))?;
+        // or what comes in its place might be found mixed with it
+        self.file.sync_data().map_err(|error| self.unsynced(error))?;
+        self.segment.bytes = self.whole;
+        self.synced = self.whole;
+        let mut state = self.shared.lock();
+        if let Some(files) = &mut state.files {
+            files.cuts += 1;
+        }
+        let segment = self.segment;
+        state.resized(segment);
+        Ok(())
+    }
+
+    /// Readers may find it in the files, and memory may do without.
+    fn written(&mut self, streamed: bool) {
+        let mut state = self.shared.lock();
+        let (segment, next, end) = (self.segment, self.next, self.end);
+        state.set_written(next, streamed);
+        state.resized(segment);
+        if let Some(files) = &mut state.files {
+            files.end = end;
+        }
+        drop(state);
+        self.shared.moved();
+        self.ledger.send_modify(|ledger| ledger.written(end));
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.failing.sync(&self.file).map_err(|error| self.unsynced(error))?;
+        self.synced = self.segment.bytes;
+        self.synced_at = Instant::now();
+        let mut state = self.shared.lock();
+        if let Some(files) = &mut state.files {
+            files.synced = self.next;
+            files.syncs += 1;
+            files.sync_time += begun.elapsed();
+        }
+        drop(state);
+        let end = self.end;
+        self.ledger.send_modify(|ledger| ledger.spooled(end, end));
+        self.shared.moved();
+        Ok(())
+    }
+
+    /// Begins the next segment; everything of this one is synchronized.
+    fn roll(&mut self) -> Result<()> {
+        let header = Header {
+            first: self.next,
+            previous: self.segment.first,
+            previous_len: self.segment.bytes,
+            start: self.end,
+            system_id: self.system_id,
+        };
+        let mut head = header.to_bytes().to_vec();
+        if let Some(frame) = described(&self.tables)? {
+            let (kind, sequence, synced) = (RecordKind::Tables, self.next, 0);
+            let header = RecordHeader { kind, goes_on: false, sequence, synced };
+            record::put(&mut head, header, frame.bytes());
+        }
+        let file = self.retry(|writer| {
+            writer.failing.room(head.len())?;
+            segment::create(&writer.dir, header.first, &head)
+        })?;
+        let bytes = head.len() as u64;
+        self.segment = Segment { first: header.first, start: header.start, bytes };
+        self.file = file;
+        (self.synced, self.whole) = (bytes, bytes);
+        let mut state = self.shared.lock();
+        if let Some(files) = &mut state.files {
+            files.segments.push_back(self.segment);
+        }
+        Ok(())
+    }
+
+    /// The oldest segment, which nobody needs any more.
+    fn remove(&mut self, segment: Segment) -> Result<()> {
+        let path = segment::path(&self.dir, segment.first);
+        // one after the other, so that what is left has no gaps
+        if let Err(error) = fs::remove_file(&path).and_then(|()| segment::sync_names(&self.dir)) {
+            warn!(%error, file = %path.display(), "a file of the spool cannot be removed; it takes room until the next start");
+        }
+        self.shared.moved();
+        Ok(())
+    }
+
+    fn unsynced(&self, error: io::Error) -> Error {
+        let what = format!(
+            "the spool in {} was not synchronized with the disk, so that nobody can say what is on it",
+            self.dir.display()
+        );
+        Error::new(Kind::Disk, what)
+            .because(error)
+            .hint("see to the disk, and start rsrepl again: what was not confirmed comes again")
+    }
+
+    /// Nothing is written any more. What is not known to be on the disk is taken away, so that it is not
+    /// believed at the next start.
+    fn fail(&mut self, failure: Error) {
+        error!(error = %failure, "the spool has ended");
+        let cut = self.file.set_len(self.synced).and_then(|()| self.file.sync_all());
+        if let Err(error) = cut {
+            warn!(%error, "what was written last cannot be taken away");
+        }
+        if let Some(files) = &mut self.shared.lock().files {
+            files.failed = Some(Arc::new(failure));
+        }
+        self.shared.moved();
+    }
+}
+
+impl Failing {
+    fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.room(bytes.len())?;
+        file.write_all_at(bytes, at)
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests have a disk that fills up")]
+    fn room(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have a disk that fails")]
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    #[cfg(test)]
+    fn room(&self, bytes: usize) -> io::Result<()> {
+        if let Some(left) = &mut *self.0.full.lock().unwrap() {
+            let rest = left.checked_sub(bytes as u64);
+            *left = rest.ok_or(io::ErrorKind::StorageFull)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn sync(&self, file: &File) -> io::Result<()> {
+        use std::sync::atomic::Ordering;
+        while self.0.slow.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if self.0.sync.swap(false, Ordering::Relaxed) {
+            return Err(io::ErrorKind::Other.into());
+        }
+        file.sync_data()
+    }
+}
+
+/// Takes the oldest segment when every target is durably behind it; never the one that is written to.
+fn passed(state: &mut State) -> Option<Segment> {
+    let needed = state.needed();
+    let files: &mut Files = state.files.as_mut()?;
+    let second = files.segments.get(1)?;
+    if second.first > needed {
+        return None;
+    }
+    files.segments.pop_front()
+}
+
+/// A frame that describes these tables.
+fn described(tables: &BTreeMap<u32, Relation>) -> Result<Option<Frame>> {
+    if tables.is_empty() {
+        return Ok(None);
+    }
+    let mut writer = FrameWriter::new();
+    writer.start(Lsn::INVALID, 0);
+    tables.values().for_each(|table| writer.relation(table));
+    Ok(Some(Frame::parse(Bytes::copy_from_slice(writer.finish()))?))
+}
