@@ -187,7 +187,8 @@ pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Rela
     let checked =
         tokio::time::timeout(PART_TIMEOUT, source::check(&config.source, config.copy.data)).await;
     let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
-    if config.source.streaming != config::Streaming::Off {
+    let on_disk = config.spool.confirm == config::Confirm::Spooled;
+    if config.source.streaming != config::Streaming::Off || on_disk {
         findings.extend(check_spool(&config.spool));
     }
     (PartReport::new(name, findings, mask), tables)
@@ -197,6 +198,27 @@ fn check_spool(spool: &config::Spool) -> Option<Finding> {
     let (dir, max_disk) = (spool.dir.display(), ByteSize(spool.max_disk));
     match spool::check_dir(&spool.dir) {
         Err(error) => Some(Finding::from(&error)),
+        Ok(Some(medium)) if medium.in_memory && spool.confirm == config::Confirm::Spooled => {
+            Some(Finding::warning(
+                format!(
+                    "spool.dir {dir} is not on a disk but in memory, and confirm is \"spooled\": \
+                    what is confirmed to the slot is lost when the machine goes down"
+                ),
+                "name a folder on a disk as spool.dir",
+            ))
+        }
+        Ok(Some(medium))
+            if medium.free < spool.max_size && spool.confirm == config::Confirm::Spooled =>
+        {
+            Some(Finding::warning(
+                format!(
+                    "where spool.dir {dir} is, {} are free: the spool may take {}; when the disk is full, the slot waits",
+                    ByteSize(medium.free),
+                    ByteSize(spool.max_size)
+                ),
+                "make room there, or lower spool.max_size",
+            ))
+        }
         Ok(Some(medium)) if medium.in_memory => Some(Finding::warning(
             format!(
                 "spool.dir {dir} is not on a disk but in memory: transactions in progress may take {max_disk} of it"

@@ -116,7 +116,7 @@ confirm = "spooled"
              \"1m 30s\", not 200",
             "targets.postgres[1].name: another target has the name \"a\" too",
             "targets.postgres[1].connection_string: expected a text",
-            "spool.confirm: \"spooled\" needs a durable spool, which this version does not have",
+            "spool.dir: must be set with confirm = \"spooled\": a folder that nothing clears, on a disk",
             "source.connection_strin: unknown key; the nearest known key is source.connection_string",
             "targets.postgres[0].retry.max_attemps: unknown key; the nearest known key is \
              targets.postgres[].retry.max_attempts",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rsrepl_wire::limits::FORMAT_VERSION;
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -20,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, Event, ReplicationClient, ReplicationStream, SourceInfo, StatusUpdate};
-use crate::spool::{Spool, Streams};
+use crate::spool::{Spool, Streamed, Streams};
 use crate::status::Status;
 
 /// The source is tried again for ever.
@@ -35,6 +36,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A risen position is confirmed within this time.
 const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
+
+/// How long a spool on disk may take at the end to make durable what was received; the rest comes again.
+const SYNC_LIMIT: Duration = Duration::from_secs(10);
 
 /// A source that shuts down asks, after each of our replies, whether everything is confirmed. After so
 /// many questions for the same LSN that a failing target keeps us from answering with yes, the
@@ -56,6 +60,12 @@ enum Leave {
     Rewind,
     /// Transactions in progress can be kept here again.
     Stream,
+}
+
+/// What comes from the source for the spool.
+enum Entry {
+    Frame(Frame),
+    Streamed(Arc<Streamed>),
 }
 
 /// Transactions in progress could not be kept here.
@@ -96,6 +106,7 @@ struct Feedback {
     status: Status,
     link: watch::Sender<Option<LinkState>>,
     confirmed: Lsn,
+    said: StatusUpdate,
     sent_at: Instant,
     /// The source wants to hear that this is confirmed.
     asked: Option<Lsn>,
@@ -104,7 +115,10 @@ struct Feedback {
 
 impl Receiver {
     /// Runs until shutdown; closes the spool.
-    pub(super) async fn run(mut self) {
+    ///
+    /// # Errors
+    /// What keeps the spool on disk from being written to: only another process can begin with it.
+    pub(super) async fn run(mut self) -> Result<()> {
         let mut backoff = Backoff::new(SOURCE_RETRY);
         while !self.shutdown.is_cancelled() {
             let before = self.spool.end();
@@ -119,6 +133,11 @@ impl Receiver {
                 source.connected = false;
                 source.open_streams = 0;
             });
+            if let Some(failure) = self.spool.failure() {
+                self.status.update_source(|source| source.last_error = Some(failure.to_string()));
+                self.spool.close();
+                return Err(failure);
+            }
             match result {
                 Ok(Leave::Shutdown) => break,
                 Ok(Leave::Rewind) => {
@@ -144,6 +163,9 @@ impl Receiver {
             self.status.update_source(|source| source.reconnects += 1);
         }
         self.spool.close();
+        let _ = timeout(SYNC_LIMIT, self.spool.synced()).await;
+        self.spool.end_writing();
+        Ok(())
     }
 
     /// What is on the disk of the source alone is lost nowhere.
@@ -226,6 +248,7 @@ impl Receiver {
             status: self.status.clone(),
             link: self.link.clone(),
             confirmed,
+            said: StatusUpdate::default(),
             sent_at: Instant::now(),
             asked: None,
             pings: 0,
@@ -235,6 +258,8 @@ impl Receiver {
             self.spool.cut();
             self.streams.clear();
             self.spool.close();
+            // a spool on disk: what is there is confirmed
+            let _ = timeout(SYNC_LIMIT, self.spool.synced()).await;
             feedback.until(&self.drained, self.spool.end()).await?;
         }
         let last = feedback.update(self.spool.end());
@@ -262,12 +287,22 @@ impl Receiver {
         let confirmed = match client.slot(&source.slot_name).await? {
             Some(slot) => source::verify_slot(&info, &slot, source::PLUGIN)?,
             // a slot that was there and is gone has taken changes with it: it is not made anew silently
-            None if source.create_slot && known.is_none() => {
+            None if source.create_slot && known.is_none() && !self.spool.is_used() => {
                 info!(slot = source.slot_name, "creating the slot");
                 client.create_slot(&source.slot_name, source::PLUGIN).await?
             }
-            None => return Err(no_slot(&source.slot_name, known.is_some())),
+            None => {
+                let was_there = known.is_some() || self.spool.is_used();
+                return Err(no_slot(&source.slot_name, was_there));
+            }
         };
+        if self.spool.is_on_disk() {
+            let branch = client.branch(info.identity.timeline).await?;
+            self.spool.belongs_to(&info, &branch, confirmed)?;
+            let standbys = client.show("synchronous_standby_names").await?;
+            let name = source.connection.config().get_application_name().unwrap_or_default();
+            self.spool.hurry_progress(names(&standbys, name));
+        }
         if self.spool.rewind_wanted() {
             self.spool.rewind();
         }
@@ -286,6 +321,7 @@ impl Receiver {
     async fn receive(&mut self, feedback: &mut Feedback, streaming: bool) -> Result<Leave> {
         let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ledger = self.ledger.clone();
         loop {
             if self.spool.rewind_wanted() {
                 return Ok(Leave::Rewind);
@@ -296,10 +332,15 @@ impl Receiver {
                     if self.may_stream_again(streaming) {
                         return Ok(Leave::Stream);
                     }
+                    self.spool.accept()?;
                     feedback.tick(self.spool.end()).await?;
                     continue;
                 }
                 () = answerable(&mut self.ledger, feedback.asked) => {
+                    feedback.send(self.spool.end()).await?;
+                    continue;
+                }
+                () = spooled(&mut ledger, feedback.said) => {
                     feedback.send(self.spool.end()).await?;
                     continue;
                 }
@@ -313,14 +354,19 @@ impl Receiver {
             match event {
                 Event::Frame { frame, .. } if frame.streams() => {
                     if let Some(streamed) = self.streams.take(&frame)? {
-                        self.spool.append_streamed(streamed)?;
+                        let entry = Entry::Streamed(Arc::new(streamed));
+                        if let ControlFlow::Break(leave) =
+                            self.append(&entry, feedback, &mut ticks).await?
+                        {
+                            return Ok(leave);
+                        }
                     }
                     let open = self.streams.open() as u64;
                     self.status.update_source(|source| source.open_streams = open);
                 }
                 Event::Frame { frame, .. } => {
                     if let ControlFlow::Break(leave) =
-                        self.append(&frame, feedback, &mut ticks).await?
+                        self.append(&Entry::Frame(frame), feedback, &mut ticks).await?
                     {
                         return Ok(leave);
                     }
@@ -345,20 +391,32 @@ impl Receiver {
         }
     }
 
-    /// Puts a frame into the spool; while it waits for room, the source goes on hearing from us.
+    /// Puts an entry into the spool; while it waits for room, the source goes on hearing from us.
     async fn append(
         &mut self,
-        frame: &Frame,
+        entry: &Entry,
         feedback: &mut Feedback,
         ticks: &mut tokio::time::Interval,
     ) -> Result<ControlFlow<Leave>> {
         let patience = Instant::now() + self.patience.wait();
         let end = self.spool.end();
+        let mut ledger = self.ledger.clone();
         loop {
+            let spool = &mut self.spool;
+            let append = async {
+                match entry {
+                    Entry::Frame(frame) => spool.append(frame).await,
+                    Entry::Streamed(streamed) => spool.append_streamed(streamed).await,
+                }
+            };
             tokio::select! {
                 biased;
-                appended = self.spool.append(frame) => return appended.map(ControlFlow::Continue),
-                _ = ticks.tick() => feedback.tick(end).await?,
+                appended = append => return appended.map(ControlFlow::Continue),
+                _ = ticks.tick() => {
+                    self.spool.accept()?;
+                    feedback.tick(end).await?;
+                }
+                () = spooled(&mut ledger, feedback.said) => feedback.send(end).await?,
                 () = self.shutdown.cancelled() => return Ok(ControlFlow::Break(Leave::Shutdown)),
             }
             if Instant::now() >= patience {
@@ -401,6 +459,26 @@ async fn answerable(ledger: &mut watch::Receiver<Ledger>, asked: Option<Lsn>) {
     }
 }
 
+/// Ready when a spool on disk has more than the source was told: commits may wait for it. Without one the
+/// next tick is soon enough.
+async fn spooled(ledger: &mut watch::Receiver<Ledger>, said: StatusUpdate) {
+    let more = |ledger: &Ledger| {
+        ledger.is_of_spool()
+            && (ledger.confirmable() > Some(said.flushed)
+                || ledger.written_of(Lsn::INVALID) > said.written
+                || ledger.applied_everywhere().min(ledger.confirmable()) > Some(said.applied))
+    };
+    if ledger.wait_for(more).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Whether `synchronous_standby_names` names us, or may.
+fn names(standbys: &str, name: &str) -> bool {
+    let mut words = standbys.split([' ', ',', '(', ')', '"', '\t', '\n']);
+    words.any(|word| word == "*" || !name.is_empty() && word.eq_ignore_ascii_case(name))
+}
+
 fn no_slot(name: &str, was_there: bool) -> Error {
     let error = Error::new(Kind::Identity, format!("slot {name} does not exist"));
     if was_there {
@@ -428,9 +506,17 @@ impl Feedback {
         self.send_asking(received, true).await
     }
 
+    /// With a spool on disk, what a standby says with these three: in its operating system's hands, on its disk, and
+    /// on the targets' disks and to be seen there.
     fn update(&self, received: Lsn) -> StatusUpdate {
         let confirmed = self.confirmable();
-        StatusUpdate { written: received.max(confirmed), flushed: confirmed, applied: confirmed }
+        let ledger = self.ledger.borrow();
+        let written = ledger.written_of(received).max(confirmed);
+        let applied = match ledger.is_of_spool() {
+            true => ledger.applied_everywhere().unwrap_or(Lsn::INVALID).min(confirmed),
+            false => confirmed,
+        };
+        StatusUpdate { written, flushed: confirmed, applied }
     }
 
     async fn send_asking(&mut self, received: Lsn, reply: bool) -> Result<()> {
@@ -445,6 +531,7 @@ impl Feedback {
             });
         }
         self.stream.send_status(update, reply).await?;
+        self.said = update;
         self.sent_at = Instant::now();
         self.confirmed = confirmed;
         self.status.update_source(|source| source.confirmed = confirmed);

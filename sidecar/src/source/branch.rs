@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_history_file() {
-        let text = "1\t0/3000060\tno recovery target specified\n\n# x\n2\t1/A0\tbefore 2000-01-01\n";
+        let text =
+            "1\t0/3000060\tno recovery target specified\n\n# x\n2\t1/A0\tbefore 2000-01-01\n";
         let read = Branch::read(3, text).unwrap();
         assert_eq!(read, branch(3, &[(1, 0x300_0060), (2, 0x1_0000_00A0)]));
         assert!(Branch::read(3, "x\t0/1").is_err());

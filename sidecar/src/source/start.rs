@@ -114,8 +114,9 @@ fn gap(slot: &str, target: &str, position: Lsn, confirmed: Lsn) -> Error {
         ),
     )
     .hint(
-        "the slot was advanced or created anew, or the target restored from an older backup: \
-         forget the target's position and load the target anew",
+        "the slot was advanced or created anew, or the target restored from an older backup, \
+         or (with confirm = \"spooled\") the spool that had the rest is gone or in another folder: \
+         put that back, or forget the target's position and load the target anew",
     )
 }
 

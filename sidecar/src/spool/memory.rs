@@ -158,7 +158,7 @@ impl Spool {
         let item = Item::Progress { lsn: state.end, urgent };
         let unread = state.end_sequence().saturating_sub(1);
         let nobody_read_it = state.cursors.iter().all(|cursor| cursor.next <= unread)
-            && (state.files.is_none() || state.written <= unread);
+            && state.files.as_ref().is_none_or(|files| files.taken <= unread);
         if let Some(files) = &mut state.files {
             files.due |= urgent || lsn.0.saturating_sub(files.end.0) >= PROGRESS_BYTES;
         }
@@ -230,6 +230,11 @@ impl Spool {
         }
         drop(state);
         self.shared.appended();
+    }
+
+    /// It is on disk, too.
+    pub fn is_on_disk(&self) -> bool {
+        self.log.is_some()
     }
 
     /// Waits until a reader has moved or has asked for a rewind.

@@ -53,8 +53,8 @@ pub use dir::{Medium, check_dir};
 pub use log::Recovered;
 pub use memory::Spool;
 pub use reader::{Evicted, Reader};
-pub use view::{OnDisk, Pending, View};
 pub use streams::{Streamed, Streams, StreamsView};
+pub use view::{OnDisk, Pending, View};
 
 use std::sync::Arc;
 

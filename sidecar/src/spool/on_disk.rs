@@ -48,7 +48,12 @@ impl Spool {
     /// # Errors
     /// [`Kind::Identity`]: it is of another source, or something is missing between it and the slot.
     /// [`Kind::Disk`]: it cannot be written to.
-    pub fn belongs_to(&mut self, source: &SourceInfo, branch: &Branch, confirmed: Lsn) -> Result<()> {
+    pub fn belongs_to(
+        &mut self,
+        source: &SourceInfo,
+        branch: &Branch,
+        confirmed: Lsn,
+    ) -> Result<()> {
         let end = self.end();
         let Some(log) = &mut self.log else { return Ok(()) };
         if let Some(meta) = &log.meta {
@@ -70,8 +75,7 @@ impl Spool {
             }
             let (shared, ledger) = (self.shared.clone(), log.ledger.clone());
             let (system, failing) = (source.identity.system_id, log.failing.clone());
-            let start =
-                || Writer::start(recovered, system, end, shared, ledger, failing);
+            let start = || Writer::start(recovered, system, end, shared, ledger, failing);
             log.thread = Some(wait_for_disk(start)?);
             if accepted {
                 log.ledger.send_modify(Ledger::accept);
@@ -92,7 +96,7 @@ impl Spool {
         let Some(log) = &mut self.log else { return Ok(()) };
         match &log.meta {
             Some(meta) if !meta.accepted && log.ledger.borrow().all_opened() => {
-                let meta = Meta { accepted: true, ..meta.clone() };
+                let meta = meta.accepted();
                 log.write(meta)?;
                 log.ledger.send_modify(Ledger::accept);
                 Ok(())

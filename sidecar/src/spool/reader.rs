@@ -84,9 +84,9 @@ impl Reader {
 
     fn tables_of(&self, segment: Segment) -> Option<Item> {
         let dir = self.shared.lock().files.as_ref()?.dir.clone();
-        log::tables(&dir, segment).map(|frame| frame.map(Item::Frame)).unwrap_or_else(|error| {
-            Some(Item::Unreadable(Arc::new(error)))
-        })
+        log::tables(&dir, segment)
+            .map(|frame| frame.map(Item::Frame))
+            .unwrap_or_else(|error| Some(Item::Unreadable(Arc::new(error))))
     }
 
     /// An entry that is not in memory any more, or a part of one.
@@ -135,7 +135,7 @@ impl Reader {
         if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {
             cursor.next = sequence + 1;
         }
-        self.shared.moved();
+        self.shared.room.send_replace(());
     }
 
     /// The next entry; waits for it. `None` when the spool is closed and read to its end.

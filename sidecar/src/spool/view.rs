@@ -20,6 +20,8 @@ pub struct OnDisk {
     pub bytes: u64,
     /// Everything that ends behind it is there.
     pub begin: Lsn,
+    /// The end of what is there for good.
+    pub durable: Lsn,
     /// Calls of `fdatasync`.
     pub syncs: u64,
     /// How long they took in all.
@@ -46,6 +48,7 @@ impl View {
         Some(OnDisk {
             bytes: files.bytes(),
             begin: files.segments.front().map_or(state.end, |segment| segment.start),
+            durable: files.durable,
             syncs: files.syncs,
             sync_time: files.sync_time,
             stuck: files.stuck.clone(),
@@ -92,4 +95,3 @@ pub enum Pending {
     /// There is something, but it is no longer here.
     Evicted,
 }
-

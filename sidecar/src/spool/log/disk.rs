@@ -3,7 +3,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use rsrepl_wire::Frame;
 
@@ -51,7 +50,8 @@ impl Place {
     pub(in super::super) fn of(files: &Files, reader: Option<&DiskReader>, next: u64) -> Place {
         let wanted = files.segment_of(next);
         let first = reader.map(|reader| reader.segment.first).or(wanted.map(|w| w.first));
-        let at = first.and_then(|first| files.segments.binary_search_by_key(&first, |s| s.first).ok());
+        let at =
+            first.and_then(|first| files.segments.binary_search_by_key(&first, |s| s.first).ok());
         Place {
             current: at.and_then(|at| files.segments.get(at).copied()),
             following: at.and_then(|at| files.segments.get(at + 1).copied()),
@@ -107,7 +107,8 @@ impl DiskReader {
             return Ok(Some(part));
         }
         // at its end; what was asked for is in the following one
-        if let Some(segment) = place.following.filter(|following| following.first > current.segment.first)
+        if let Some(segment) =
+            place.following.filter(|following| following.first > current.segment.first)
         {
             let opened = wait_for_disk(|| Records::open(dir, segment.first));
             current.records = opened.map_err(|error| unreadable(dir, segment, error))?;
@@ -157,11 +158,9 @@ pub(in super::super) fn tables(dir: &Path, segment: Segment) -> Result<Option<Fr
             Ok(Some(Frame::parse(record.content)?))
         }
         Next::Record(_) | Next::End => Ok(None),
-        Next::Bad(why) => Err(damaged(
-            &segment::path(dir, segment.first),
-            super::record::HEADER_LEN as u64,
-            why,
-        )),
+        Next::Bad(why) => {
+            Err(damaged(&segment::path(dir, segment.first), super::record::HEADER_LEN as u64, why))
+        }
     }
 }
 
@@ -185,9 +184,4 @@ fn unreadable(dir: &Path, segment: Segment, error: io::Error) -> Error {
 #[cold]
 fn absent(sequence: u64) -> Error {
     Error::new(Kind::Internal, format!("entry {sequence} is not in the spool"))
-}
-
-/// As an entry of the log.
-pub(in super::super) fn failed(error: Error) -> Item {
-    Item::Unreadable(Arc::new(error))
 }

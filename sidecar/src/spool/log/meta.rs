@@ -31,7 +31,11 @@ pub(in super::super) struct Meta {
 }
 
 impl Meta {
-    pub(in super::super) fn new(identity: &SourceIdentity, branch: &Branch, accepted: bool) -> Meta {
+    pub(in super::super) fn new(
+        identity: &SourceIdentity,
+        branch: &Branch,
+        accepted: bool,
+    ) -> Meta {
         Meta {
             format: FORMAT,
             system_id: identity.system_id,
@@ -41,6 +45,11 @@ impl Meta {
             history: branch.history.iter().map(|(timeline, end)| (*timeline, end.0)).collect(),
             accepted,
         }
+    }
+
+    /// The same, accepted.
+    pub(in super::super) fn accepted(&self) -> Meta {
+        Meta { accepted: true, ..self.clone() }
     }
 
     /// `None`: there is no spool yet.

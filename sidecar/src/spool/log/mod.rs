@@ -84,10 +84,14 @@ pub(super) struct Files {
     pub(super) limit: u64,
     /// Bytes of entries that are not written.
     pub(super) unwritten: u64,
+    /// Entries before it are being written, or are.
+    pub(super) taken: u64,
     /// Entries before it are on the disk for good.
     pub(super) synced: u64,
     /// End of what is written.
     pub(super) end: Lsn,
+    /// End of what is on the disk for good.
+    pub(super) durable: Lsn,
     /// There is something that must not wait.
     pub(super) due: bool,
     /// Nor must progress.
@@ -127,7 +131,10 @@ impl Files {
     /// Why nothing more is taken.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.failed.as_ref()?;
-        Some(Error::new(Kind::Disk, "the spool cannot be written to any more").because(error.clone()))
+        Some(
+            Error::new(Kind::Disk, "the spool cannot be written to any more")
+                .because(error.clone()),
+        )
     }
 }
 

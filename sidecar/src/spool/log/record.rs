@@ -48,8 +48,7 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-        let fields =
-            [self.first, self.previous, self.previous_len, self.start.0, self.system_id];
+        let fields = [self.first, self.previous, self.previous_len, self.start.0, self.system_id];
         for (place, field) in bytes[16..56].chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field.to_le_bytes());
         }
@@ -171,9 +170,7 @@ pub(super) fn take(bytes: &mut BytesMut) -> Found {
 }
 
 /// The header at the beginning of `bytes`, the length of the content and the checksum; `None`: too short.
-pub(super) fn look(
-    bytes: &[u8],
-) -> Result<Option<(RecordHeader, usize, u32)>, &'static str> {
+pub(super) fn look(bytes: &[u8]) -> Result<Option<(RecordHeader, usize, u32)>, &'static str> {
     let Some(bytes) = bytes.first_chunk::<RECORD_HEADER_LEN>() else { return Ok(None) };
     let mut rest = &bytes[..];
     let sum = rest.get_u32_le();

@@ -132,8 +132,10 @@ impl Recovered {
             segments: self.segments.clone(),
             limit,
             unwritten: 0,
+            taken: self.next,
             synced: self.next,
             end: self.end,
+            durable: self.end,
             due: false,
             prompt: false,
             anew: self.next,
@@ -347,7 +349,8 @@ fn lock(dir: &Path) -> Result<File> {
         }
     }
     let what = format!("another process uses the spool in {}", dir.display());
-    Err(Error::new(Kind::Config, what).hint("one sidecar, one spool.dir: end the other, or name another folder"))
+    Err(Error::new(Kind::Config, what)
+        .hint("one sidecar, one spool.dir: end the other, or name another folder"))
 }
 
 #[cold]
@@ -369,7 +372,3 @@ pub(super) fn damaged(path: &Path, offset: u64, why: &str) -> Error {
     let what = format!("the spool is damaged: {} at byte {offset}: {why}", path.display());
     Error::new(Kind::Identity, what).hint(LOST)
 }
-
-#[cfg(test)]
-#[path = "recover_tests.rs"]
-mod tests;

@@ -105,9 +105,10 @@ impl Writer {
         let segment = Segment { first: next, start, bytes };
         let segment_size = {
             let mut state = shared.lock();
-            let files = state.files.as_mut().ok_or_else(|| Error::new(Kind::Internal, "no files"))?;
+            let files =
+                state.files.as_mut().ok_or_else(|| Error::new(Kind::Internal, "no files"))?;
             files.segments.push_back(segment);
-            files.end = start;
+            (files.end, files.durable) = (start, start);
             segment_size(files.limit)
         };
         ledger.send_modify(|ledger| ledger.spooled(start, start));
@@ -184,6 +185,7 @@ impl Writer {
         let more = state.end_sequence() > sequence;
         let Some(files) = &mut state.files else { return Work::End };
         files.due &= more;
+        files.taken = sequence;
         Work::Write { entries, anew: files.anew }
     }
 
@@ -247,7 +249,13 @@ impl Writer {
         Ok(())
     }
 
-    fn put(&mut self, kind: RecordKind, sequence: u64, goes_on: bool, content: &[u8]) -> Result<()> {
+    fn put(
+        &mut self,
+        kind: RecordKind,
+        sequence: u64,
+        goes_on: bool,
+        content: &[u8],
+    ) -> Result<()> {
         let header = RecordHeader { kind, goes_on, sequence, synced: self.synced };
         record::put(&mut self.buffer, header, content);
         if self.buffer.len() >= AT_ONCE { self.flush() } else { Ok(()) }
@@ -352,6 +360,7 @@ impl Writer {
         let mut state = self.shared.lock();
         if let Some(files) = &mut state.files {
             files.synced = self.next;
+            files.durable = self.end;
             files.syncs += 1;
             files.sync_time += begun.elapsed();
         }
@@ -435,7 +444,11 @@ impl Failing {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests have a disk that fills up")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "tests have a disk that fills up"
+    )]
     fn room(&self, _: usize) -> io::Result<()> {
         Ok(())
     }
