@@ -139,7 +139,10 @@ impl Writer {
         loop {
             let done = match self.wait() {
                 Work::Write { entries, anew } => self.round(entries, anew),
-                Work::Remove(segment) => self.remove(segment),
+                Work::Remove(segment) => {
+                    self.remove(segment);
+                    Ok(())
+                }
                 Work::End => return,
             };
             if let Err(failure) = done {
@@ -312,6 +315,13 @@ impl Writer {
             }
             let since = Instant::now();
             while since.elapsed() < RETRY && !state.closed {
+                if let Some(segment) = passed(&mut state) {
+                    // which makes room
+                    drop(state);
+                    self.remove(segment);
+                    state = self.shared.lock();
+                    break;
+                }
                 state = self.shared.wait(state, RETRY);
             }
         }
@@ -402,14 +412,13 @@ impl Writer {
     }
 
     /// The oldest segment, which nobody needs any more.
-    fn remove(&mut self, segment: Segment) -> Result<()> {
+    fn remove(&self, segment: Segment) {
         let path = segment::path(&self.dir, segment.first);
         // one after the other, so that what is left has no gaps
         if let Err(error) = fs::remove_file(&path).and_then(|()| segment::sync_names(&self.dir)) {
             warn!(%error, file = %path.display(), "a file of the spool cannot be removed; it takes room until the next start");
         }
         self.shared.moved();
-        Ok(())
     }
 
     fn unsynced(&self, error: io::Error) -> Error {
