@@ -1,5 +1,8 @@
 //! The ledger: how far each target is, and so how far the slot may go (invariant 4).
 //!
+//! With a spool on disk (`confirm = "spooled"`) that stands in for the targets: the slot goes where it is durable. What follows
+//! is said of the other case.
+//!
 //! # Progress tracking
 //!
 //! A target's position is what it has *stored* so that no crash takes it back: `end_lsn` of the last transaction in it, or a later

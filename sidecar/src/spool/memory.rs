@@ -106,7 +106,7 @@ impl Spool {
                 let streamed = matches!(item, Item::Streamed(_));
                 if (streamed && state.files.is_none()
                     || state.make_room(item.bytes(), self.shared.limit))
-                    && state.has_room_on_disk(item.bytes_on_disk(), |limit| limit)
+                    && state.has_room_on_disk(|limit| limit)
                 {
                     state.push(item.clone());
                     state.open = open(state.open);
@@ -251,7 +251,7 @@ impl Spool {
     pub fn has_room(&self) -> bool {
         let mut state = self.shared.lock();
         state.make_room(self.shared.limit / 2, self.shared.limit)
-            && state.has_room_on_disk(0, |limit| limit / 2)
+            && state.has_room_on_disk(|limit| limit / 2)
     }
 
     /// Nothing more will be appended: readers get what is there and then `None`.

@@ -47,7 +47,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`Kind::Identity`]: it is of another source, or something is missing between it and the slot.
-    /// [`Kind::Disk`]: it cannot be written to.
+    /// [`Kind::Setup`], [`Kind::Disk`]: it cannot be written to.
     pub fn belongs_to(
         &mut self,
         source: &SourceInfo,
@@ -76,7 +76,15 @@ impl Spool {
             let (shared, ledger) = (self.shared.clone(), log.ledger.clone());
             let (system, failing) = (source.identity.system_id, log.failing.clone());
             let start = || Writer::start(recovered, system, end, shared, ledger, failing);
-            log.thread = Some(wait_for_disk(start)?);
+            let thread = wait_for_disk(start).map_err(|error| {
+                // nothing can be appended without it
+                let failed = Arc::new(error);
+                if let Some(files) = &mut self.shared.lock().files {
+                    files.failed = Some(failed.clone());
+                }
+                Error::new(Kind::Disk, "the spool cannot begin").because(failed)
+            })?;
+            log.thread = Some(thread);
             if accepted {
                 log.ledger.send_modify(Ledger::accept);
             }
@@ -91,7 +99,7 @@ impl Spool {
     /// then on the slot may pass targets that are away.
     ///
     /// # Errors
-    /// [`Kind::Disk`].
+    /// [`Kind::Setup`]: it cannot be written to.
     pub fn accept(&mut self) -> Result<()> {
         let Some(log) = &mut self.log else { return Ok(()) };
         match &log.meta {
@@ -149,7 +157,8 @@ impl Log {
     fn write(&mut self, meta: Meta) -> Result<()> {
         wait_for_disk(|| meta.write(&self.dir)).map_err(|error| {
             let what = format!("the spool cannot write to {}", self.dir.display());
-            Error::new(Kind::Disk, what).because(error).hint("see to room and rights there")
+            // not what is kept of transactions in progress: it is tried again, in a while
+            Error::new(Kind::Setup, what).because(error).hint("see to room and rights there")
         })?;
         self.meta = Some(meta);
         Ok(())

@@ -129,17 +129,14 @@ impl State {
         fits(self) || self.items.is_empty()
     }
 
-    /// Whether `needed` more bytes may go to the disk. Of a transaction that has begun everything may: to
-    /// wait in its middle would be to wait for ever when it is larger than the limit.
-    pub(super) fn has_room_on_disk(&self, needed: u64, limit: impl Fn(u64) -> u64) -> bool {
+    /// Whether anything may go to the disk with less than `limit` bytes there. Of a transaction that has begun
+    /// everything may, however much it is: to wait in its middle would be to wait for ever when it is larger than
+    /// the limit.
+    pub(super) fn has_room_on_disk(&self, limit: impl Fn(u64) -> u64) -> bool {
         let Some(files) = &self.files else { return true };
-        if self.open {
-            return true;
-        }
-        let bytes = files.bytes();
-        bytes + needed <= limit(files.limit)
-            // or it is alone there
-            || (files.segments.len() <= 1 && files.unwritten == 0)
+        // what is in the last segment alone cannot be freed
+        let alone = files.segments.len() <= 1 && files.unwritten == 0;
+        self.open || alone || files.bytes() < limit(files.limit)
     }
 
     pub(super) fn push(&mut self, item: Item) {
