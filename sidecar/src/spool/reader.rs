@@ -113,12 +113,18 @@ impl Reader {
                     }
                     return Some((part.sequence, part.item));
                 }
+                Err(_) if self.cut_since(&place) => {}
                 Err(error) => {
                     self.disk = None;
                     return Some((next, Item::Unreadable(Arc::new(error))));
                 }
             }
         }
+    }
+
+    /// What was there may have been taken away while it was read.
+    fn cut_since(&self, place: &Place) -> bool {
+        self.shared.lock().files.as_ref().is_some_and(|files| files.cuts != place.cuts())
     }
 
     /// The transaction that has begun is not wanted: when it was streamed, only its end is still given out.

@@ -47,6 +47,11 @@ pub(in super::super) struct Place {
 }
 
 impl Place {
+    /// How often something had been cut off.
+    pub(in super::super) fn cuts(&self) -> u64 {
+        self.cuts
+    }
+
     pub(in super::super) fn of(files: &Files, reader: Option<&DiskReader>, next: u64) -> Place {
         let wanted = files.segment_of(next);
         let first = reader.map(|reader| reader.segment.first).or(wanted.map(|w| w.first));

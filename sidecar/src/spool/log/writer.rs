@@ -334,17 +334,20 @@ impl Writer {
         if self.segment.bytes == self.whole {
             return Ok(());
         }
+        // first told, so that a reader that finds something else there knows why
+        self.segment.bytes = self.whole;
+        self.synced = self.synced.min(self.whole);
+        {
+            let mut state = self.shared.lock();
+            if let Some(files) = &mut state.files {
+                files.cuts += 1;
+            }
+            state.resized(self.segment);
+        }
         self.file.set_len(self.whole).map_err(|error| self.unsynced(error))?;
         // or what comes in its place might be found mixed with it
         self.file.sync_data().map_err(|error| self.unsynced(error))?;
-        self.segment.bytes = self.whole;
         self.synced = self.whole;
-        let mut state = self.shared.lock();
-        if let Some(files) = &mut state.files {
-            files.cuts += 1;
-        }
-        let segment = self.segment;
-        state.resized(segment);
         Ok(())
     }
 
