@@ -24,6 +24,7 @@
 //! bye. A transaction of which only a part was received is rolled back and comes again.
 
 mod drive;
+mod feedback;
 mod patience;
 mod pulse;
 mod receive;

@@ -16,6 +16,7 @@
 //! | `recover` | what is there at the start |
 //! | `writer` | the thread that writes, synchronizes, and removes |
 //! | `disk` | a reader that lags |
+//! | `faults` | a disk that fails, for tests |
 //!
 //! # Segments
 //!
@@ -36,6 +37,7 @@
 //! told by [`Item::Cut`](super::Item::Cut).
 
 mod disk;
+mod faults;
 mod meta;
 mod record;
 mod recover;
@@ -43,9 +45,10 @@ mod segment;
 mod writer;
 
 pub(super) use disk::{DiskReader, Place, tables};
+pub(super) use faults::Failing;
 pub(super) use meta::Meta;
 pub use recover::Recovered;
-pub(super) use writer::{Failing, Writer};
+pub(super) use writer::Writer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

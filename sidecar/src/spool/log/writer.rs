@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -18,7 +17,7 @@ use tracing::{error, info, warn};
 use super::super::state::{Shared, State};
 use super::super::{Item, Streamed};
 use super::record::{self, HEADER_LEN, Header, Kind as RecordKind, RecordHeader};
-use super::{Files, Recovered, Segment, segment, segment_size};
+use super::{Failing, Files, Recovered, Segment, segment, segment_size};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 
@@ -33,21 +32,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two attempts to write to a disk that is full.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// A disk that fails when it is told to, for tests.
-#[derive(Clone, Debug, Default)]
-pub(in super::super) struct Failing(#[cfg(test)] pub(in super::super) Arc<Faults>);
-
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(in super::super) struct Faults {
-    /// Bytes that may still be written; then the disk is full, until there are more.
-    pub(in super::super) full: std::sync::Mutex<Option<u64>>,
-    /// The next `fdatasync` fails.
-    pub(in super::super) sync: std::sync::atomic::AtomicBool,
-    /// `fdatasync` waits until this is false.
-    pub(in super::super) slow: std::sync::atomic::AtomicBool,
-}
 
 /// See the module's documentation.
 pub(in super::super) struct Writer {
@@ -446,50 +430,6 @@ impl Writer {
             files.failed = Some(Arc::new(failure));
         }
         self.shared.moved();
-    }
-}
-
-impl Failing {
-    fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.room(bytes.len())?;
-        file.write_all_at(bytes, at)
-    }
-
-    #[cfg(not(test))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "tests have a disk that fills up"
-    )]
-    fn room(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests have a disk that fails")]
-    fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_data()
-    }
-
-    #[cfg(test)]
-    fn room(&self, bytes: usize) -> io::Result<()> {
-        if let Some(left) = &mut *self.0.full.lock().unwrap() {
-            let rest = left.checked_sub(bytes as u64);
-            *left = rest.ok_or(io::ErrorKind::StorageFull)?;
-        }
-        Ok(())
-    }
-
-    #[cfg(test)]
-    fn sync(&self, file: &File) -> io::Result<()> {
-        use std::sync::atomic::Ordering;
-        while self.0.slow.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(1));
-        }
-        if self.0.sync.swap(false, Ordering::Relaxed) {
-            return Err(io::ErrorKind::Other.into());
-        }
-        file.sync_data()
     }
 }
 
