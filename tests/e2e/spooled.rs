@@ -225,7 +225,8 @@ impl Tmpfs {
         process::server_user()?;
         fs::create_dir_all(&at).expect("make the mount point");
         let options = format!("size={size},mode=700");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at);
         mount.status().is_ok_and(|status| status.success()).then_some(Tmpfs(at))
     }
 }
