@@ -66,7 +66,8 @@ proptest! {
                     Step::Streamed(_) => Some(streamed(&folder, n, rows)),
                     _ => None,
                 };
-                let frames = transaction(n, rows, 2);
+                let per_frame = if let Step::Transaction(_, per_frame) = step { per_frame } else { 2 };
+                let frames = transaction(n, rows, per_frame);
                 let append = async {
                     match &whole {
                         Some(whole) => rig.spool.append_streamed(whole).await.unwrap(),

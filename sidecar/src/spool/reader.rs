@@ -53,7 +53,7 @@ impl Reader {
                 // at the end, what is on disk can wait for the next start
                 let leaves = state.closed && !self.is_inside();
                 drop(state);
-                return if leaves { None } else { self.from_disk() };
+                return if leaves { None } else { self.next_on_disk() };
             }
             let item = state.get(cursor.next)?.clone();
             drop(state);
@@ -90,7 +90,7 @@ impl Reader {
     }
 
     /// An entry that is not in memory any more, or a part of one.
-    fn from_disk(&mut self) -> Option<(u64, Item)> {
+    fn next_on_disk(&mut self) -> Option<(u64, Item)> {
         loop {
             let (dir, place, next) = {
                 let state = self.shared.lock();
