@@ -134,9 +134,8 @@ impl State {
     /// the limit.
     pub(super) fn has_room_on_disk(&self, limit: impl Fn(u64) -> u64) -> bool {
         let Some(files) = &self.files else { return true };
-        // what is in the last segment alone cannot be freed
-        let alone = files.segments.len() <= 1 && files.unwritten == 0;
-        self.open || alone || files.bytes() < limit(files.limit)
+        // the last segment, which cannot be freed, is far smaller: a new one begins when it has its size
+        self.open || files.bytes() < limit(files.limit)
     }
 
     pub(super) fn push(&mut self, item: Item) {

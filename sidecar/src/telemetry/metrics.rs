@@ -316,6 +316,7 @@ mod tests {
     #[test]
     fn every_metric_is_documented() {
         let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
+        status.update_source(|source| source.spool = Some(OnDisk::default()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &Metrics::new(1).registry(status))
             .expect("encodes");
