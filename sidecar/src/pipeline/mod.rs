@@ -137,6 +137,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         drained: drained.clone(),
         patience: patience::Patience::default(),
+        gone_back: None,
     };
     let mut receiver = tokio::spawn(receiver.run());
 
@@ -314,5 +315,7 @@ fn driver<T: Target>(
         shared,
         checkpoint: Checkpoint::default(),
         copied: false,
+        reached: Lsn::INVALID,
+        refused: None,
     }
 }

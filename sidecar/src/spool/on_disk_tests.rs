@@ -50,7 +50,7 @@ impl Drop for Folder {
 fn source() -> SourceInfo {
     let (database, slot) = ("d".to_owned(), "s".to_owned());
     SourceInfo {
-        identity: SourceIdentity { system_id: 1, timeline: 1, database, slot },
+        identity: SourceIdentity { system_id: 1, timeline: 1, database, slot, ancestors: Some(Vec::new()) },
         wal_end: Lsn(1 << 40),
         server_version: "15".into(),
     }
