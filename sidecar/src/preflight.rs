@@ -195,6 +195,12 @@ pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Rela
 }
 
 fn check_spool(spool: &config::Spool) -> Option<Finding> {
+    if spool.confirm == config::Confirm::Spooled && !spool.lasts {
+        return Some(Finding::error(
+            "spool.dir must be set with confirm = \"spooled\"",
+            "name a folder that nothing clears, on a disk",
+        ));
+    }
     let (dir, max_disk) = (spool.dir.display(), ByteSize(spool.max_disk));
     match spool::check_dir(&spool.dir) {
         Err(error) => Some(Finding::from(&error)),
@@ -336,6 +342,19 @@ fn no_answer() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spool_on_disk_lies_where_somebody_said() {
+        let dir = std::env::temp_dir();
+        let check = |confirm, lasts| {
+            let spool =
+                config::Spool { dir: dir.clone(), lasts, max_disk: 1, max_size: 1, confirm };
+            check_spool(&spool).map(|finding| finding.severity)
+        };
+        assert_eq!(check(config::Confirm::Spooled, false), Some(Severity::Error));
+        assert_ne!(check(config::Confirm::Spooled, true), Some(Severity::Error));
+        assert_ne!(check(config::Confirm::Applied, false), Some(Severity::Error));
+    }
 
     #[test]
     fn a_report_shows_the_worst_first_and_no_secret() {

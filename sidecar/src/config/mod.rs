@@ -221,6 +221,8 @@ pub struct CopyOptions {
 pub struct Spool {
     /// Where transactions in progress wait for their commits.
     pub dir: PathBuf,
+    /// Somebody has said that it is there: nothing clears it.
+    pub lasts: bool,
     /// Bytes there, over all transactions.
     pub max_disk: u64,
     /// Bytes of frames held for the slowest target before the slot waits.

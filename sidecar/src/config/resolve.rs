@@ -54,7 +54,7 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
 
     let mut table = root.table("spool");
     let has_state = environment.get("STATE_DIRECTORY").is_some_and(|dirs| !dirs.is_empty());
-    let spool = spool(&mut table, has_state);
+    let spool = spool(&mut table);
     table.finish();
     let default_dir = |slot_name: &str| match environment.get("STATE_DIRECTORY") {
         // systemd's; of several the first
@@ -83,13 +83,14 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
     root.finish();
 
     let (source, (dir, max_disk, max_size, confirm)) = (source?, spool?);
+    let lasts = has_state || dir.is_some();
     let dir = dir.unwrap_or_else(|| default_dir(&source.slot_name));
     Some(Config {
         source,
         targets: targets?,
         pipeline: pipeline?,
         copy: copy?,
-        spool: Spool { dir, max_disk, max_size, confirm },
+        spool: Spool { dir, lasts, max_disk, max_size, confirm },
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
     })
@@ -359,19 +360,14 @@ fn copy(table: &mut Table<'_>) -> Option<CopyOptions> {
     })
 }
 
-/// `dir`, `max_disk`, `max_size` and `confirm`; `has_state`: there is a folder for what must not be lost.
-fn spool(table: &mut Table<'_>, has_state: bool) -> Option<(Option<PathBuf>, u64, u64, Confirm)> {
+/// `dir`, `max_disk`, `max_size` and `confirm`.
+fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64, u64, Confirm)> {
     let dir = table.optional::<String>("dir").map(|dir| dir.map(PathBuf::from));
     let confirm = table.or::<Confirm>("confirm", "applied");
     let max_disk = table.or_if("max_disk", "10GiB", enough);
     // the default is that of "applied", which the catalog of keys shows
     let spooled = confirm == Some(Confirm::Spooled);
     let max_size = table.or_if("max_size", if spooled { "10GiB" } else { "64MiB" }, enough);
-    if spooled && !has_state && matches!(dir, Some(None)) {
-        let why = "must be set with confirm = \"spooled\": a folder that nothing clears, on a disk";
-        table.problem("dir", why);
-        return None;
-    }
     Some((dir?, max_disk?.0, max_size?.0, confirm?))
 }
 

@@ -139,11 +139,13 @@ pub(super) async fn answerable(ledger: &mut watch::Receiver<Ledger>, asked: Opti
 /// Ready when a spool on disk has more than the source was told: commits may wait for it. Without one the
 /// next tick is soon enough.
 pub(super) async fn spooled(ledger: &mut watch::Receiver<Ledger>, said: StatusUpdate) {
+    if !ledger.borrow().is_of_spool() {
+        return std::future::pending().await;
+    }
     let more = |ledger: &Ledger| {
-        ledger.is_of_spool()
-            && (ledger.confirmable() > Some(said.flushed)
-                || ledger.written_of(Lsn::INVALID) > said.written
-                || ledger.applied_everywhere().min(ledger.confirmable()) > Some(said.applied))
+        ledger.confirmable() > Some(said.flushed)
+            || ledger.written_of(Lsn::INVALID) > said.written
+            || ledger.applied_everywhere().min(ledger.confirmable()) > Some(said.applied)
     };
     if ledger.wait_for(more).await.is_err() {
         std::future::pending().await

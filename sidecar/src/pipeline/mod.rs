@@ -32,6 +32,7 @@ mod under_way;
 
 pub(crate) use receive::plugin_options;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -93,7 +94,7 @@ pub async fn run(
     // before a long copy: who cannot have it must know now
     let recovered = match config.spool.confirm {
         Confirm::Applied => None,
-        Confirm::Spooled => Some(Recovered::open(&config.spool.log_dir())?),
+        Confirm::Spooled => Some(recovered(config.spool.log_dir()).await?),
     };
     if !copy(&config, &status, &shutdown, When::AllAreNew).await {
         return Ok(());
@@ -183,6 +184,16 @@ fn cause(
         Ok(Err(error)) => Some(error.into()),
         Err(error) => Some(error.into()),
     }
+}
+
+/// What is there of a spool on disk. Its last segment is read, which has a whole transaction, however large: beside
+/// this task, which also answers probes.
+async fn recovered(dir: PathBuf) -> Result<Recovered> {
+    info!(dir = %dir.display(), "the spool is opened");
+    let opened = tokio::task::spawn_blocking(move || Recovered::open(&dir)).await;
+    opened.unwrap_or_else(|panic| {
+        Err(Error::new(Kind::Internal, "the spool was not opened").because(panic))
+    })
 }
 
 type LedgerSender = Arc<watch::Sender<Ledger>>;

@@ -99,9 +99,15 @@ impl Receiver {
     /// What keeps the spool on disk from being written to: only another process can begin with it.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut backoff = Backoff::new(SOURCE_RETRY);
+        let broken = self.spool.broken();
         while !self.shutdown.is_cancelled() {
             let before = self.spool.end();
-            let result = guarded(self.connection()).await;
+            // also while nothing comes: commits that wait for the spool would wait for ever
+            let result = tokio::select! {
+                biased;
+                () = broken.cancelled() => Ok(Leave::Shutdown),
+                result = guarded(self.connection()) => result,
+            };
             if self.spool.end() > before {
                 // not for a connection alone: what breaks it may be the next thing that is sent
                 backoff.reset();
@@ -114,7 +120,8 @@ impl Receiver {
             });
             if let Some(failure) = self.spool.failure() {
                 self.status.update_source(|source| source.last_error = Some(failure.to_string()));
-                self.spool.close();
+                // what may not be on the disk is taken away there
+                self.spool.end_writing();
                 return Err(failure);
             }
             match result {
@@ -133,11 +140,17 @@ impl Receiver {
                         "the spool is full: not receiving until the slowest target has caught up"
                     );
                     self.patience.gave_up(self.spool.end());
-                    self.wait_for_room().await;
+                    tokio::select! {
+                        () = self.wait_for_room() => {}
+                        () = broken.cancelled() => {}
+                    }
                 }
                 Err(_) if self.shutdown.is_cancelled() => break,
                 Err(error) if error.kind() == Kind::Disk => self.refuse_streaming(&error),
-                Err(error) => self.wait_after(&error, &mut backoff).await,
+                Err(error) => tokio::select! {
+                    () = self.wait_after(&error, &mut backoff) => {}
+                    () = broken.cancelled() => {}
+                },
             }
             self.status.update_source(|source| source.reconnects += 1);
         }
@@ -266,12 +279,11 @@ impl Receiver {
         if let Some(known) = &known {
             known.check_successor(&info.identity, self.reached())?;
         }
+        self.spool.verify(&info.identity)?;
         let confirmed = match slot {
             Some(slot) => {
                 let confirmed = source::verify_slot(&info, &slot, source::PLUGIN)?;
-                if known.is_some() {
-                    self.check_present(&mut client, info.wal_end).await?;
-                }
+                self.check_present(&mut client, info.wal_end).await?;
                 confirmed
             }
             // a slot that was there and is gone has taken changes with it: it is not made anew silently
@@ -285,8 +297,7 @@ impl Receiver {
             }
         };
         if self.spool.is_on_disk() {
-            let branch = client.branch(info.identity.timeline).await?;
-            self.spool.belongs_to(&info, &branch, confirmed)?;
+            self.spool.belongs_to(&info.identity, confirmed)?;
             let standbys = client.show("synchronous_standby_names").await?;
             let name = source.connection.config().get_application_name().unwrap_or_default();
             self.spool.hurry_progress(names(&standbys, name));
@@ -306,7 +317,8 @@ impl Receiver {
         Ok((stream, confirmed, streaming))
     }
 
-    /// What this process knows to have come from the source; also what targets had before it began.
+    /// What this process knows to have come from the source; also what targets, and a spool on disk, had before it
+    /// began.
     fn reached(&self) -> Lsn {
         self.spool.received().max(self.ledger.borrow().highest())
     }
@@ -412,7 +424,6 @@ impl Receiver {
     ) -> Result<ControlFlow<Leave>> {
         let patience = Instant::now() + self.patience.wait();
         let end = self.spool.end();
-        let mut ledger = self.ledger.clone();
         loop {
             let spool = &mut self.spool;
             let append = async {
@@ -428,7 +439,7 @@ impl Receiver {
                     self.spool.accept()?;
                     feedback.tick(end).await?;
                 }
-                () = spooled(&mut ledger, feedback.said) => feedback.send(end).await?,
+                () = spooled(&mut self.ledger, feedback.said) => feedback.send(end).await?,
                 () = self.shutdown.cancelled() => return Ok(ControlFlow::Break(Leave::Shutdown)),
             }
             if Instant::now() >= patience {
@@ -471,3 +482,7 @@ fn no_slot(name: &str, was_there: bool) -> Error {
         ))
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -19,7 +19,6 @@
 //! | `history` | what a timeline grew out of |
 //! | [`slot`](SlotInfo) | slots and their commands |
 //! | [`start`](verify_position) | from where the stream may start; pure |
-//! | [`branch`](Branch) | timelines; pure |
 //! | [`stream`](ReplicationStream) | the CopyBoth stream |
 //! | `server_error` | what an error of the source means |
 //!
@@ -58,7 +57,6 @@
 //! tables held before is not copied.
 
 mod binding;
-mod branch;
 mod client;
 mod framing;
 mod history;
@@ -69,7 +67,6 @@ mod start;
 mod startup;
 mod stream;
 
-pub use branch::Branch;
 pub use client::{ReplicationClient, SourceInfo, identify};
 pub use slot::SlotInfo;
 pub use start::{PLUGIN, verify_position, verify_present, verify_resume, verify_slot};

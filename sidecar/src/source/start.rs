@@ -105,7 +105,8 @@ pub fn verify_present(reached: Lsn, wal_end: Lsn, standby: bool) -> Result<()> {
         true => "it is a standby that is behind: connect to the primary",
         false => {
             "it was restored from a backup, or is another server. Point the connection string at the right one and \
-             restart the sidecar; if there is none any more, load the targets anew"
+             restart the sidecar; if there is none any more, load the targets anew (with confirm = \"spooled\", behind \
+             removing the spool's folder)"
         }
     }))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::log::{Files, Recovered};
 use super::on_disk::Log;
@@ -235,6 +236,11 @@ impl Spool {
         }
         drop(state);
         self.shared.appended();
+    }
+
+    /// Cancelled when the spool on disk cannot be written to any more; see [`Self::failure`].
+    pub fn broken(&self) -> CancellationToken {
+        self.shared.broken.clone()
     }
 
     /// It is on disk, too.

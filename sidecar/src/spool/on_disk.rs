@@ -1,20 +1,24 @@
 //! What the one writer of a spool does when it is on disk: finds out whether it is this source's, begins to write,
 //! and waits until everything is durable.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rsrepl_wire::Lsn;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Spool;
 use super::file::wait_for_disk;
-use super::log::{Failing, Meta, Recovered, Writer};
+use super::log::{Failing, Meta, Recovered, Running, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
-use crate::source::{Branch, SourceInfo};
+use crate::target::SourceIdentity;
+
+/// How long its thread may take to end; what it has not made durable then comes again.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// The writer's part of a spool on disk.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub(super) struct Log {
     ledger: Arc<watch::Sender<Ledger>>,
     /// Until the source is known.
     recovered: Option<Recovered>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Running>,
     pub(super) failing: Failing,
 }
 
@@ -42,31 +46,42 @@ impl Spool {
         self.log.as_ref().is_some_and(|log| log.meta.is_some())
     }
 
+    /// Of a spool on disk: whether it is of this source.
+    ///
+    /// # Errors
+    /// [`Kind::Identity`].
+    pub fn verify(&self, source: &SourceIdentity) -> Result<()> {
+        match &self.log {
+            Some(Log { meta: Some(meta), dir, .. }) => meta.verify(dir, self.end(), source),
+            _ => Ok(()),
+        }
+    }
+
     /// Of a spool on disk: sees whether it goes on with this source, and begins to write when it does. `confirmed`
     /// is where the slot stands; a new spool begins there.
     ///
     /// # Errors
     /// [`Kind::Identity`]: it is of another source, or something is missing between it and the slot.
-    /// [`Kind::Setup`], [`Kind::Disk`]: it cannot be written to.
-    pub fn belongs_to(
-        &mut self,
-        source: &SourceInfo,
-        branch: &Branch,
-        confirmed: Lsn,
-    ) -> Result<()> {
+    /// [`Kind::Setup`]: it cannot be written to.
+    pub fn belongs_to(&mut self, source: &SourceIdentity, confirmed: Lsn) -> Result<()> {
+        self.verify(source)?;
         let end = self.end();
         let Some(log) = &mut self.log else { return Ok(()) };
-        if let Some(meta) = &log.meta {
-            meta.verify(&log.dir, end, source, branch)?;
-            if confirmed > end {
-                return Err(behind(&log.dir, end, confirmed, &source.identity.slot));
-            }
+        if log.meta.is_some() && confirmed > end {
+            return Err(behind(&log.dir, end, confirmed, &source.slot));
         }
-        let accepted = log.meta.as_ref().is_some_and(|meta| meta.accepted);
-        let meta = Meta::new(&source.identity, branch, accepted);
+        let meta = Meta::new(source, log.meta.as_ref());
+        // a new one has nothing yet that targets could be served from; it is begun again with the next connection
+        let file = match &log.recovered {
+            Some(recovered) if log.meta.is_none() => {
+                let begin = || recovered.begin(source.system_id, confirmed, &log.failing);
+                Some(wait_for_disk(begin).map_err(|error| cannot_write(&log.dir, error))?)
+            }
+            _ => None,
+        };
         if let Some(recovered) = log.recovered.take() {
-            let end = if log.meta.is_some() { end } else { confirmed };
-            if log.meta.is_none() {
+            let end = if file.is_none() { end } else { confirmed };
+            if file.is_some() {
                 info!(dir = %log.dir.display(), from = %confirmed, "a new spool begins");
             }
             {
@@ -74,18 +89,18 @@ impl Spool {
                 (state.end, state.received) = (end, end);
             }
             let (shared, ledger) = (self.shared.clone(), log.ledger.clone());
-            let (system, failing) = (source.identity.system_id, log.failing.clone());
-            let start = || Writer::start(recovered, system, end, shared, ledger, failing);
-            let thread = wait_for_disk(start).map_err(|error| {
+            let (begin, failing) = ((source.system_id, end), log.failing.clone());
+            let thread = Writer::start(recovered, file, begin, shared, ledger, failing);
+            log.thread = Some(thread.map_err(|error| {
                 // nothing can be appended without it
                 let failed = Arc::new(error);
                 if let Some(files) = &mut self.shared.lock().files {
                     files.failed = Some(failed.clone());
                 }
+                self.shared.broken.cancel();
                 Error::new(Kind::Disk, "the spool cannot begin").because(failed)
-            })?;
-            log.thread = Some(thread);
-            if accepted {
+            })?);
+            if meta.accepted {
                 log.ledger.send_modify(Ledger::accept);
             }
         }
@@ -146,27 +161,37 @@ impl Spool {
     pub fn end_writing(mut self) {
         let thread = self.log.as_mut().and_then(|log| log.thread.take());
         drop(self);
-        if let Some(thread) = thread {
-            // it has told what was wrong
-            let _ = wait_for_disk(|| thread.join());
+        // it has told what was wrong
+        if thread.is_some_and(|thread| !wait_for_disk(|| thread.wait(END_LIMIT))) {
+            warn!(limit = ?END_LIMIT, "the spool's disk does not answer: what is not on it comes again");
         }
+    }
+
+    /// The next `fdatasync` fails.
+    #[cfg(test)]
+    pub fn fail_next_sync(&self) {
+        let failing = &self.log.as_ref().unwrap().failing;
+        failing.0.sync.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
 impl Log {
     fn write(&mut self, meta: Meta) -> Result<()> {
-        wait_for_disk(|| meta.write(&self.dir)).map_err(|error| {
-            let what = format!("the spool cannot write to {}", self.dir.display());
-            // not what is kept of transactions in progress: it is tried again, in a while
-            Error::new(Kind::Setup, what).because(error).hint("see to room and rights there")
-        })?;
+        wait_for_disk(|| meta.write(&self.dir)).map_err(|error| cannot_write(&self.dir, error))?;
         self.meta = Some(meta);
         Ok(())
     }
 }
 
 #[cold]
-fn behind(dir: &std::path::Path, end: Lsn, confirmed: Lsn, slot: &str) -> Error {
+fn cannot_write(dir: &Path, error: io::Error) -> Error {
+    let what = format!("the spool cannot write to {}", dir.display());
+    // not what is kept of transactions in progress: it is tried again, in a while
+    Error::new(Kind::Setup, what).because(error).hint("see to room and rights there")
+}
+
+#[cold]
+fn behind(dir: &Path, end: Lsn, confirmed: Lsn, slot: &str) -> Error {
     let what = format!(
         "the spool in {} ends at {end}, and slot {slot} gives nothing below {confirmed}: changes between them are missing",
         dir.display()

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use super::*;
+use crate::target::Ancestor;
 
 async fn some(folder: &Folder) -> Vec<u32> {
     let mut rig = started(&folder.0, (3000, 1 << 16), 1);
@@ -75,7 +76,7 @@ async fn what_is_gone_is_missed() {
     fs::remove_dir_all(&folder.0).unwrap();
     let mut rig = open(&folder.0, LARGE, 1).unwrap();
     assert!(!rig.spool.is_used());
-    rig.spool.belongs_to(&source(), &first_timeline(), Lsn(400)).unwrap();
+    rig.spool.belongs_to(&source(), Lsn(400)).unwrap();
     assert_eq!(rig.readers[0].begin(), Some(Lsn(400)));
     assert!(!rig.readers[0].seek(Lsn(399)) && rig.readers[0].seek(Lsn(400)));
     assert_eq!(rig.ledger.borrow().confirmable(), None);
@@ -92,42 +93,50 @@ async fn only_its_own_source_goes_on_with_it() {
     let mut rig = open(&folder.0, LARGE, 1).unwrap();
     assert!(refused(&folder).to_string().contains("another process uses"));
     assert_eq!(rig.spool.end(), Lsn(400));
-    let branch = |timeline, left: &[(u32, u64)]| Branch {
-        timeline,
-        history: left.iter().map(|(timeline, end)| (*timeline, Lsn(*end))).collect(),
+    let branch = |timeline, left: &[(u32, u64)]| {
+        let ancestor = |(timeline, left_at): &(u32, u64)| Ancestor {
+            timeline: *timeline,
+            left_at: Lsn(*left_at),
+        };
+        let ancestors = Some(left.iter().map(ancestor).collect());
+        SourceIdentity { timeline, ancestors, ..source() }
     };
-    let of = |change: fn(&mut SourceInfo)| {
+    let of = |change: fn(&mut SourceIdentity)| {
         let mut source = source();
         change(&mut source);
         source
     };
-    let mut refuses = |source: &SourceInfo, branch: &Branch, confirmed, part: &str| {
-        let error = rig.spool.belongs_to(source, branch, Lsn(confirmed)).unwrap_err();
+    let mut refuses = |source: &SourceIdentity, confirmed, part: &str| {
+        let error = rig.spool.belongs_to(source, Lsn(confirmed)).unwrap_err();
         assert_eq!(error.kind(), Kind::Identity);
         assert!(error.to_string().contains(part), "{error}");
         assert!(error.advice().is_some());
     };
-    let first = first_timeline();
-    refuses(&of(|s| s.identity.system_id = 2), &first, 5, "another source");
-    refuses(&of(|s| s.identity.slot = "x".into()), &first, 5, "slot x");
-    refuses(&of(|s| s.wal_end = Lsn(399)), &first, 5, "restored");
-    refuses(&source(), &first, 401, "changes between them are missing");
-    refuses(&source(), &branch(2, &[(1, 399)]), 5, "left at 0/18F");
+    refuses(&of(|s| s.system_id = 2), 5, "another source");
+    refuses(&of(|s| s.slot = "x".into()), 5, "slot x");
+    refuses(&source(), 401, "changes between them are missing");
+    refuses(&branch(2, &[(1, 399)]), 5, "left at 0/18F");
+    refuses(&branch(3, &[(1, 500), (2, 399)]), 5, "left at 0/18F");
+    // no history of it can be had
+    refuses(&branch(2, &[]), 5, "left at 0/0");
     // the promoted one has all of it
-    rig.spool.belongs_to(&source(), &branch(2, &[(1, 400)]), Lsn(5)).unwrap();
+    rig.spool.belongs_to(&branch(2, &[(1, 400)]), Lsn(5)).unwrap();
     rig.spool.starts_behind(Lsn(5));
     rig.append(&transaction(41, 1, 1)).await;
     rig.spool.end_writing();
     // which is remembered, also of another one with the same number
     for (branch, good) in [
-        (first_timeline(), false),
+        (source(), false),
         (branch(2, &[(1, 400)]), true),
+        (branch(2, &[(1, 405)]), false),
+        // is not forgotten when the source's is gone for once
+        (branch(2, &[]), true),
         (branch(2, &[(1, 405)]), false),
         (branch(3, &[(1, 400), (2, 410)]), true),
         (branch(4, &[(1, 400), (2, 409)]), false),
     ] {
         let mut rig = open(&folder.0, LARGE, 1).unwrap();
-        let seen = rig.spool.belongs_to(&source(), &branch, Lsn(5));
+        let seen = rig.spool.belongs_to(&branch, Lsn(5));
         assert_eq!(seen.is_ok(), good, "{branch:?} {seen:?}");
         rig.spool.end_writing();
     }

@@ -96,6 +96,10 @@ impl Reader {
                 let state = self.shared.lock();
                 let files = state.files.as_ref()?;
                 let next = state.cursors.get(self.index)?.next;
+                if files.failed.is_some() || files.cutting.is_some_and(|from| next >= from) {
+                    // what was there is being taken away
+                    return None;
+                }
                 let place = Place::of(files, self.disk.as_ref(), next);
                 (files.dir.clone(), place, next)
             };
@@ -124,7 +128,9 @@ impl Reader {
 
     /// What was there may have been taken away while it was read.
     fn cut_since(&self, place: &Place) -> bool {
-        self.shared.lock().files.as_ref().is_some_and(|files| files.cuts != place.cuts())
+        let state = self.shared.lock();
+        let files = state.files.as_ref();
+        files.is_some_and(|files| files.cuts != place.cuts() || files.failed.is_some())
     }
 
     /// The transaction that has begun is not wanted: when it was streamed, only its end is still given out.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rsrepl_wire::Lsn;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::Item;
 use super::log::{Files, Segment};
@@ -17,8 +18,11 @@ pub(super) struct Shared {
     pub(super) limit: usize,
     pub(super) news: watch::Sender<()>,
     pub(super) room: watch::Sender<()>,
+    /// The spool on disk cannot be written to any more.
+    pub(super) broken: CancellationToken,
     /// For the thread that writes files.
     work: Condvar,
+    has_files: bool,
 }
 
 #[derive(Debug)]
@@ -177,7 +181,9 @@ impl State {
 impl Shared {
     pub(super) fn new(state: State, limit: usize) -> Shared {
         let (news, room) = (watch::channel(()).0, watch::channel(()).0);
-        Shared { state: Mutex::new(state), limit, news, room, work: Condvar::new() }
+        let has_files = state.files.is_some();
+        let (broken, work) = (CancellationToken::new(), Condvar::new());
+        Shared { state: Mutex::new(state), limit, news, room, broken, work, has_files }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -197,12 +203,19 @@ impl Shared {
     /// There is something new for readers, and to be written.
     pub(super) fn appended(&self) {
         self.news.send_replace(());
-        self.work.notify_one();
+        self.wake();
     }
 
     /// There may be room, or a file that is not needed any more.
     pub(super) fn moved(&self) {
         self.room.send_replace(());
-        self.work.notify_one();
+        self.wake();
+    }
+
+    /// A system call, also when nobody waits.
+    fn wake(&self) {
+        if self.has_files {
+            self.work.notify_one();
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// A disk that fails when it is told to, for tests.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,10 @@ pub(in super::super) struct Faults {
     pub(in super::super) full: std::sync::Mutex<Option<u64>>,
     /// The next `fdatasync` fails.
     pub(in super::super) sync: std::sync::atomic::AtomicBool,
+    /// The next `fdatasync` panics.
+    pub(in super::super) panic: std::sync::atomic::AtomicBool,
+    /// No file can be removed.
+    pub(in super::super) remove: std::sync::atomic::AtomicBool,
     /// `fdatasync` waits until this is false.
     pub(in super::super) slow: std::sync::atomic::AtomicBool,
 }
@@ -41,6 +46,20 @@ impl Failing {
         file.sync_data()
     }
 
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have a disk that fails")]
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    #[cfg(test)]
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        if self.0.remove.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        std::fs::remove_file(path)
+    }
+
     #[cfg(test)]
     pub(super) fn room(&self, bytes: usize) -> io::Result<()> {
         if let Some(left) = &mut *self.0.full.lock().unwrap() {
@@ -56,6 +75,7 @@ impl Failing {
         while self.0.slow.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+        assert!(!self.0.panic.swap(false, Ordering::Relaxed), "it was told to");
         if self.0.sync.swap(false, Ordering::Relaxed) {
             return Err(io::ErrorKind::Other.into());
         }

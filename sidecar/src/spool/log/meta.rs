@@ -8,10 +8,10 @@ use std::path::Path;
 use rsrepl_wire::Lsn;
 use serde::{Deserialize, Serialize};
 
+use super::branch::Branch;
 use super::record::FORMAT;
 use super::segment::sync_names;
 use crate::error::{Error, Kind, Result};
-use crate::source::{Branch, SourceInfo};
 use crate::target::SourceIdentity;
 
 const NAME: &str = "spool.json";
@@ -31,11 +31,14 @@ pub(in super::super) struct Meta {
 }
 
 impl Meta {
-    pub(in super::super) fn new(
-        identity: &SourceIdentity,
-        branch: &Branch,
-        accepted: bool,
-    ) -> Meta {
+    /// Of a spool that goes on with this source.
+    pub(in super::super) fn new(identity: &SourceIdentity, before: Option<&Meta>) -> Meta {
+        let now = Branch::of(identity);
+        let branch = match before {
+            // what was known of a timeline stays known
+            Some(before) if before.timeline == now.timeline && !now.is_known() => before.branch(),
+            _ => now,
+        };
         Meta {
             format: FORMAT,
             system_id: identity.system_id,
@@ -43,8 +46,13 @@ impl Meta {
             slot: identity.slot.clone(),
             timeline: branch.timeline,
             history: branch.history.iter().map(|(timeline, end)| (*timeline, end.0)).collect(),
-            accepted,
+            accepted: before.is_some_and(|meta| meta.accepted),
         }
+    }
+
+    fn branch(&self) -> Branch {
+        let history = self.history.iter().map(|(timeline, end)| (*timeline, Lsn(*end))).collect();
+        Branch { timeline: self.timeline, history }
     }
 
     /// The same, accepted.
@@ -91,7 +99,7 @@ impl Meta {
         sync_names(dir)
     }
 
-    /// Whether what ends at `end` here is what `source` has, and where it goes on from there.
+    /// Whether what ends at `end` here is what `now` has, as far as timelines tell, and where it goes on from there.
     ///
     /// # Errors
     /// [`Kind::Identity`].
@@ -99,10 +107,8 @@ impl Meta {
         &self,
         dir: &Path,
         end: Lsn,
-        source: &SourceInfo,
-        branch: &Branch,
+        now: &SourceIdentity,
     ) -> Result<()> {
-        let now = &source.identity;
         let dir = dir.display();
         let refuse = |what: String| Err(Error::new(Kind::Identity, what));
         if (self.system_id, &self.database, &self.slot) != (now.system_id, &now.database, &now.slot)
@@ -116,30 +122,20 @@ impl Meta {
                 "point source.connection_string and slot_name at the source that it is of, or spool.dir at another folder",
             ));
         }
-        if branch.timeline < self.timeline {
+        if now.timeline < self.timeline {
             return refuse(format!(
                 "the spool in {dir} is of timeline {}, and the source is on timeline {}: it is not the primary any more",
-                self.timeline, branch.timeline
+                self.timeline, now.timeline
             ))
             .map_err(|error| error.hint("point source.connection_string at the server that was promoted"));
         }
-        let history = self.history.iter().map(|(timeline, end)| (*timeline, Lsn(*end))).collect();
-        let ours = Branch { timeline: self.timeline, history };
-        if let Some(parting) = ours.parting(branch)
+        if let Some(parting) = self.branch().parting(&Branch::of(now))
             && end > parting
         {
             return refuse(format!(
                 "the spool in {dir} goes to {end} on timeline {}, which the source left at {parting}: \
                  it may have transactions that the source does not have any more",
                 self.timeline
-            ))
-            .map_err(|error| error.hint(super::RESYNC));
-        }
-        if end > source.wal_end {
-            return refuse(format!(
-                "the spool in {dir} goes to {end}, but the source's WAL ends at {}: \
-                 the source was restored from a backup, or is another server",
-                source.wal_end
             ))
             .map_err(|error| error.hint(super::RESYNC));
         }

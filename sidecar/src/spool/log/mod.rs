@@ -14,7 +14,9 @@
 //! | `segment` | one file |
 //! | `meta` | whose spool it is |
 //! | `recover` | what is there at the start |
+//! | `branch` | timelines; pure |
 //! | `writer` | the thread that writes, synchronizes, and removes |
+//! | `room` | a disk that is full; what is removed |
 //! | `disk` | a reader that lags |
 //! | `faults` | a disk that fails, for tests |
 //!
@@ -36,23 +38,27 @@
 //! The part of a transaction that was cut off is taken away from the file, with everything that has been read of it
 //! told by [`Item::Cut`](super::Item::Cut).
 
+mod branch;
 mod disk;
 mod faults;
 mod meta;
 mod record;
 mod recover;
+mod room;
 mod segment;
 mod writer;
 
 pub(super) use disk::{DiskReader, Place, tables};
 pub(super) use faults::Failing;
+#[cfg(test)]
+pub(super) use faults::Faults;
 pub(super) use meta::Meta;
 pub use recover::Recovered;
-pub(super) use writer::Writer;
+pub(super) use writer::{Running, Writer};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rsrepl_wire::Lsn;
 
@@ -103,6 +109,10 @@ pub(super) struct Files {
     pub(super) anew: u64,
     /// How often something was cut off from the last segment.
     pub(super) cuts: u64,
+    /// While something is cut off: the number of its first entry. What is behind is not to be read meanwhile.
+    pub(super) cutting: Option<u64>,
+    /// The oldest segment could not be removed; it is tried again then.
+    pub(super) kept_until: Option<Instant>,
     /// It cannot be written to for now.
     pub(super) stuck: Option<String>,
     /// It will not be written to any more.

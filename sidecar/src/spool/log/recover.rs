@@ -59,10 +59,7 @@ impl Recovered {
     /// it. [`Kind::Identity`]: something is damaged.
     pub fn open(dir: &Path) -> Result<Recovered> {
         let cannot = |error: io::Error| cannot_use(dir, error);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        if !dir.is_dir() {
-            made.map_err(cannot)?;
-        }
+        make(dir).map_err(cannot)?;
         let lock = lock(dir)?;
         let meta = Meta::read(dir)?;
         let mut recovered = Recovered {
@@ -140,6 +137,8 @@ impl Recovered {
             prompt: false,
             anew: self.next,
             cuts: 0,
+            cutting: None,
+            kept_until: None,
             stuck: None,
             failed: None,
             finish: false,
@@ -326,6 +325,25 @@ fn is_record(file: &File, at: u64, content: usize, end: u64) -> io::Result<bool>
     let mut bytes = bytes::BytesMut::zeroed(len);
     file.read_exact_at(&mut bytes, at)?;
     Ok(matches!(super::record::take(&mut bytes), super::record::Found::Record(_)))
+}
+
+/// Makes the folder and those above it, so that no power cut takes their names away again, with all that is in them.
+fn make(dir: &Path) -> io::Result<()> {
+    let missing = dir.ancestors().take_while(|folder| !folder.is_dir()).count();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    if !dir.is_dir() {
+        made?;
+    }
+    // the folder above may have been made by who looked whether it can be used
+    for (above, parent) in dir.ancestors().skip(1).take(missing.max(2)).enumerate() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match segment::sync_names(parent) {
+            // others' folders need not be readable to us
+            Err(_) if above >= missing => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File> {

@@ -2,23 +2,27 @@
 //! removes old ones.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rsrepl_wire::{Frame, FrameWriter, Lsn, Relation};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::super::state::{Shared, State};
 use super::super::{Item, Streamed};
 use super::record::{self, HEADER_LEN, Header, Kind as RecordKind, RecordHeader};
-use super::{Failing, Files, Recovered, Segment, segment, segment_size};
+use super::room::{Room, passed};
+use super::{Failing, Recovered, Segment, segment, segment_size};
 use crate::error::{Error, Kind, Result};
+use crate::guard::panicked;
 use crate::ledger::Ledger;
 
 /// Bytes that gather before they are written. (Few in tests, which would never see a second time otherwise.)
@@ -30,14 +34,10 @@ const ROUND: usize = 8 << 20;
 /// Progress alone may wait so long, as it does on targets.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between two attempts to write to a disk that is full.
-const RETRY: Duration = Duration::from_millis(500);
-
 /// See the module's documentation.
 pub(in super::super) struct Writer {
-    shared: Arc<Shared>,
+    room: Room,
     ledger: Arc<watch::Sender<Ledger>>,
-    dir: PathBuf,
     _lock: File,
     system_id: u64,
     segment_size: u64,
@@ -47,6 +47,8 @@ pub(in super::super) struct Writer {
     synced: u64,
     /// Bytes of the segment up to where no transaction is open.
     whole: u64,
+    /// The number of the entry behind that.
+    behind_whole: u64,
     open: bool,
     /// Entries that were written.
     next: u64,
@@ -57,7 +59,6 @@ pub(in super::super) struct Writer {
     /// As the source described them on this connection.
     tables: BTreeMap<u32, Relation>,
     synced_at: Instant,
-    failing: Failing,
 }
 
 /// What there is to do.
@@ -67,78 +68,125 @@ enum Work {
     End,
 }
 
-impl Writer {
-    /// Begins a segment behind what was recovered, and goes on in a thread.
-    pub(in super::super) fn start(
-        recovered: Recovered,
+/// The thread, and how to see that it has ended.
+#[derive(Debug)]
+pub(in super::super) struct Running(Mutex<mpsc::Receiver<()>>);
+
+impl Running {
+    /// Waits until it has ended; false when that takes too long.
+    pub(in super::super) fn wait(self, limit: Duration) -> bool {
+        let ended = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Recovered {
+    /// That of the next segment.
+    fn head(&self, system_id: u64, start: Lsn) -> Header {
+        let (previous, previous_len) = self.previous;
+        Header { first: self.next, previous, previous_len, start, system_id }
+    }
+
+    /// The first segment of a new spool.
+    pub(in super::super) fn begin(
+        &self,
         system_id: u64,
         start: Lsn,
+        failing: &Failing,
+    ) -> io::Result<File> {
+        let head = self.head(system_id, start).to_bytes();
+        failing.room(head.len())?;
+        segment::create(&self.dir, self.next, &head)
+    }
+}
+
+impl Writer {
+    /// Goes on in a thread behind what was recovered, with `file`, the first segment, or with a new one: when the disk
+    /// is full, targets can be served from what is there meanwhile.
+    pub(in super::super) fn start(
+        recovered: Recovered,
+        file: Option<File>,
+        (system_id, start): (u64, Lsn),
         shared: Arc<Shared>,
         ledger: Arc<watch::Sender<Ledger>>,
         failing: Failing,
-    ) -> Result<JoinHandle<()>> {
-        let Recovered { dir, lock, previous: (previous, previous_len), next, .. } = recovered;
-        let header = Header { first: next, previous, previous_len, start, system_id };
-        let made = segment::create(&dir, next, &header.to_bytes());
-        let file = made.map_err(|error| {
-            Error::new(Kind::Disk, format!("the spool cannot make a file in {}", dir.display()))
-                .because(error)
-                .hint("see to room and rights there, or name another folder as spool.dir")
-        })?;
-        let bytes = HEADER_LEN as u64;
-        let segment = Segment { first: next, start, bytes };
+    ) -> Result<Running> {
+        let header = recovered.head(system_id, start);
+        let Recovered { dir, lock, .. } = recovered;
+        let segment = Segment { first: header.first, start, bytes: HEADER_LEN as u64 };
         let segment_size = {
             let mut state = shared.lock();
             let files =
                 state.files.as_mut().ok_or_else(|| Error::new(Kind::Internal, "no files"))?;
-            files.segments.push_back(segment);
             (files.end, files.durable) = (start, start);
             segment_size(files.limit)
         };
         ledger.send_modify(|ledger| ledger.spooled(start, start));
-        let writer = Writer {
-            shared,
-            ledger,
-            dir,
-            _lock: lock,
-            system_id,
-            segment_size,
-            file,
-            segment,
-            synced: bytes,
-            whole: bytes,
-            open: false,
-            next,
-            end: start,
-            buffer: Vec::new(),
-            tables: BTreeMap::new(),
-            synced_at: Instant::now(),
-            failing,
+        let room = Room { shared, dir, failing };
+        let (running, ended) = mpsc::channel();
+        // large files are freed beside
+        let runtime = Handle::try_current().ok();
+        let work = move || {
+            // dropped last
+            let _running: mpsc::Sender<()> = running;
+            let lock = lock;
+            let _inside = runtime.as_ref().map(Handle::enter);
+            let made = file
+                .map_or_else(|| room.retry(|| room.create(segment.first, &header.to_bytes())), Ok);
+            let file = match made {
+                Ok(file) => file,
+                Err(failure) => return room.give_up(failure, None),
+            };
+            if let Some(files) = &mut room.shared.lock().files {
+                files.segments.push_back(segment);
+            }
+            let writer = Writer {
+                room,
+                ledger,
+                _lock: lock,
+                system_id,
+                segment_size,
+                file,
+                segment,
+                synced: segment.bytes,
+                whole: segment.bytes,
+                behind_whole: segment.first,
+                open: false,
+                next: segment.first,
+                end: start,
+                buffer: Vec::new(),
+                tables: BTreeMap::new(),
+                synced_at: Instant::now(),
+            };
+            writer.run();
         };
-        let thread = thread::Builder::new().name("spool".into()).spawn(|| writer.run());
-        thread.map_err(|error| Error::new(Kind::Internal, "no thread for the spool").because(error))
+        let thread = thread::Builder::new().name("spool".into()).spawn(work);
+        thread.map_err(|error| {
+            Error::new(Kind::Internal, "no thread for the spool").because(error)
+        })?;
+        Ok(Running(Mutex::new(ended)))
     }
 
     fn run(mut self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.work()));
+        if let Err(failure) = ended.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            self.fail(failure);
+        }
+    }
+
+    fn work(&mut self) -> Result<()> {
         loop {
-            let done = match self.wait() {
-                Work::Write { entries, anew } => self.round(entries, anew),
-                Work::Remove(segment) => {
-                    self.remove(segment);
-                    Ok(())
-                }
-                Work::End => return,
-            };
-            if let Err(failure) = done {
-                self.fail(failure);
-                return;
+            match self.wait() {
+                Work::Write { entries, anew } => self.round(entries, anew)?,
+                Work::Remove(segment) => self.room.remove(segment),
+                Work::End => return Ok(()),
             }
         }
     }
 
     /// Waits for something to do.
     fn wait(&self) -> Work {
-        let mut state = self.shared.lock();
+        let mut state = self.room.shared.lock();
         loop {
             let closed = state.closed;
             let unwritten = state.end_sequence() > state.written;
@@ -154,7 +202,7 @@ impl Writer {
                 return Work::End;
             }
             let limit = if unwritten { waits } else { PROGRESS_INTERVAL };
-            state = self.shared.wait(state, limit);
+            state = self.room.shared.wait(state, limit);
         }
     }
 
@@ -218,6 +266,7 @@ impl Writer {
         }
         if !self.open {
             self.whole = self.segment.bytes + self.buffer.len() as u64;
+            self.behind_whole = sequence + 1;
         }
         Ok(())
     }
@@ -253,10 +302,10 @@ impl Writer {
         let buffer = std::mem::take(&mut self.buffer);
         if !buffer.is_empty() {
             let at = self.segment.bytes;
-            self.retry(|writer| {
-                writer.failing.write(&writer.file, &buffer, at).inspect_err(|_| {
+            self.room.retry(|| {
+                self.room.failing.write(&self.file, &buffer, at).inspect_err(|_| {
                     // what is there of it is in nobody's way, if this fails, too
-                    let _ = writer.file.set_len(at);
+                    let _ = self.file.set_len(at);
                 })
             })?;
             self.segment.bytes += buffer.len() as u64;
@@ -267,48 +316,6 @@ impl Writer {
             self.buffer = Vec::new();
         }
         Ok(())
-    }
-
-    /// Until it succeeds, or nobody waits for it any more.
-    fn retry<T>(&mut self, mut work: impl FnMut(&Writer) -> io::Result<T>) -> Result<T> {
-        let mut told = false;
-        loop {
-            let failure = match work(self) {
-                Ok(done) => {
-                    if told {
-                        info!("the spool is written to again");
-                        self.shared.lock().tell_stuck(None);
-                    }
-                    return Ok(done);
-                }
-                Err(error) => Error::new(
-                    Kind::Disk,
-                    format!("the spool cannot be written to in {}", self.dir.display()),
-                )
-                .because(error)
-                .hint("see to room there; nothing is lost: the source keeps what is not here"),
-            };
-            if !told {
-                error!(error = %failure, "nothing is received until the spool can be written to");
-            }
-            told = true;
-            let mut state = self.shared.lock();
-            state.tell_stuck(Some(failure.to_string()));
-            if state.closed {
-                return Err(failure);
-            }
-            let since = Instant::now();
-            while since.elapsed() < RETRY && !state.closed {
-                if let Some(segment) = passed(&mut state) {
-                    // which makes room
-                    drop(state);
-                    self.remove(segment);
-                    state = self.shared.lock();
-                    break;
-                }
-                state = self.shared.wait(state, RETRY);
-            }
-        }
     }
 
     /// Takes away what came of a transaction that will come again.
@@ -322,39 +329,46 @@ impl Writer {
         self.segment.bytes = self.whole;
         self.synced = self.synced.min(self.whole);
         {
-            let mut state = self.shared.lock();
+            let mut state = self.room.shared.lock();
             if let Some(files) = &mut state.files {
                 files.cuts += 1;
+                files.cutting = Some(self.behind_whole);
             }
             state.resized(self.segment);
         }
         self.file.set_len(self.whole).map_err(|error| self.unsynced(error))?;
         // or what comes in its place might be found mixed with it
-        self.file.sync_data().map_err(|error| self.unsynced(error))?;
+        self.room.failing.sync(&self.file).map_err(|error| self.unsynced(error))?;
         self.synced = self.whole;
         Ok(())
     }
 
     /// Readers may find it in the files, and memory may do without.
     fn written(&mut self, streamed: bool) {
-        let mut state = self.shared.lock();
+        let mut state = self.room.shared.lock();
         let (segment, next, end) = (self.segment, self.next, self.end);
         state.set_written(next, streamed);
         state.resized(segment);
+        let mut cut = None;
         if let Some(files) = &mut state.files {
             files.end = end;
+            cut = files.cutting.take();
         }
         drop(state);
-        self.shared.moved();
+        if cut.is_some() {
+            // who waits for what comes in its place
+            self.room.shared.news.send_replace(());
+        }
+        self.room.shared.moved();
         self.ledger.send_modify(|ledger| ledger.written(end));
     }
 
     fn sync(&mut self) -> Result<()> {
         let begun = Instant::now();
-        self.failing.sync(&self.file).map_err(|error| self.unsynced(error))?;
+        self.room.failing.sync(&self.file).map_err(|error| self.unsynced(error))?;
         self.synced = self.segment.bytes;
         self.synced_at = Instant::now();
-        let mut state = self.shared.lock();
+        let mut state = self.room.shared.lock();
         if let Some(files) = &mut state.files {
             files.synced = self.next;
             files.durable = self.end;
@@ -364,7 +378,7 @@ impl Writer {
         drop(state);
         let end = self.end;
         self.ledger.send_modify(|ledger| ledger.spooled(end, end));
-        self.shared.moved();
+        self.room.shared.moved();
         Ok(())
     }
 
@@ -383,35 +397,22 @@ impl Writer {
             let header = RecordHeader { kind, goes_on: false, sequence, synced };
             record::put(&mut head, header, frame.bytes());
         }
-        let file = self.retry(|writer| {
-            writer.failing.room(head.len())?;
-            segment::create(&writer.dir, header.first, &head)
-        })?;
+        let file = self.room.retry(|| self.room.create(header.first, &head))?;
         let bytes = head.len() as u64;
         self.segment = Segment { first: header.first, start: header.start, bytes };
         self.file = file;
         (self.synced, self.whole) = (bytes, bytes);
-        let mut state = self.shared.lock();
+        let mut state = self.room.shared.lock();
         if let Some(files) = &mut state.files {
             files.segments.push_back(self.segment);
         }
         Ok(())
     }
 
-    /// The oldest segment, which nobody needs any more.
-    fn remove(&self, segment: Segment) {
-        let path = segment::path(&self.dir, segment.first);
-        // one after the other, so that what is left has no gaps
-        if let Err(error) = fs::remove_file(&path).and_then(|()| segment::sync_names(&self.dir)) {
-            warn!(%error, file = %path.display(), "a file of the spool cannot be removed; it takes room until the next start");
-        }
-        self.shared.moved();
-    }
-
     fn unsynced(&self, error: io::Error) -> Error {
         let what = format!(
             "the spool in {} was not synchronized with the disk, so that nobody can say what is on it",
-            self.dir.display()
+            self.room.dir.display()
         );
         Error::new(Kind::Disk, what)
             .because(error)
@@ -421,27 +422,14 @@ impl Writer {
     /// Nothing is written any more. What is not known to be on the disk is taken away, so that it is not
     /// believed at the next start.
     fn fail(&mut self, failure: Error) {
-        error!(error = %failure, "the spool has ended");
+        // before it is taken away: a reader would take what it finds for damage
+        self.segment.bytes = self.synced;
+        self.room.give_up(failure, Some(self.segment));
         let cut = self.file.set_len(self.synced).and_then(|()| self.file.sync_all());
         if let Err(error) = cut {
             warn!(%error, "what was written last cannot be taken away");
         }
-        if let Some(files) = &mut self.shared.lock().files {
-            files.failed = Some(Arc::new(failure));
-        }
-        self.shared.moved();
     }
-}
-
-/// Takes the oldest segment when every target is durably behind it; never the one that is written to.
-fn passed(state: &mut State) -> Option<Segment> {
-    let needed = state.needed();
-    let files: &mut Files = state.files.as_mut()?;
-    let second = files.segments.get(1)?;
-    if second.first > needed {
-        return None;
-    }
-    files.segments.pop_front()
 }
 
 /// A frame that describes these tables.
