@@ -25,12 +25,13 @@
 
 mod drive;
 mod feedback;
+mod options;
 mod patience;
 mod pulse;
 mod receive;
 mod under_way;
 
-pub(crate) use receive::plugin_options;
+pub(crate) use options::plugin_options;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rsrepl_wire::limits::FORMAT_VERSION;
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,12 +13,12 @@ use tracing::{debug, error, info, warn};
 
 use super::LinkState;
 use super::feedback::{FEEDBACK_DELAY, Feedback, answerable, names, spooled};
+use super::options::plugin_options;
 use super::patience::Patience;
-use crate::config::{Config, InvalidText, Retry, Source, Streaming};
+use crate::config::{Config, Retry, Streaming};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
-use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, Event, ReplicationClient, ReplicationStream, SourceInfo, StatusUpdate};
 use crate::spool::{Spool, Streamed, Streams};
@@ -447,29 +446,6 @@ impl Receiver {
             }
         }
     }
-}
-
-/// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
-pub(crate) fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
-    let mut options = vec![
-        ("format_version".to_owned(), FORMAT_VERSION.to_string()),
-        ("combine".to_owned(), "on".to_owned()),
-        ("rewrites".to_owned(), "on".to_owned()),
-    ];
-    if streaming {
-        options.push(("streaming".to_owned(), "on".to_owned()));
-    }
-    if let Some(encoding) = &source.encoding {
-        options.push(("encoding".to_owned(), encoding.clone()));
-    }
-    if source.invalid_text == InvalidText::Replace {
-        options.push(("invalid_text".to_owned(), "replace".to_owned()));
-    }
-    if !source.publications.is_empty() {
-        let quoted = source.publications.iter().map(|name| identifier(name));
-        options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));
-    }
-    options
 }
 
 fn no_slot(name: &str, was_there: bool) -> Error {

@@ -1,6 +1,7 @@
 //! A disk that fails, fills up, or takes its time.
 
 use super::*;
+use crate::spool::Item;
 use crate::spool::log::Faults;
 
 fn faults(rig: &Rig) -> Arc<Faults> {
