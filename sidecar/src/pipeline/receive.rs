@@ -98,13 +98,20 @@ impl Receiver {
     /// What keeps the spool on disk from being written to: only another process can begin with it.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut backoff = Backoff::new(SOURCE_RETRY);
-        let broken = self.spool.broken();
+        let (broken, shutdown) = (self.spool.broken(), self.shutdown.clone());
+        // at shutdown nothing waits for it, and what can be confirmed still is
+        let failed = || async {
+            broken.cancelled().await;
+            if shutdown.is_cancelled() {
+                std::future::pending().await
+            }
+        };
         while !self.shutdown.is_cancelled() {
             let before = self.spool.end();
             // also while nothing comes: commits that wait for the spool would wait for ever
             let result = tokio::select! {
                 biased;
-                () = broken.cancelled() => Ok(Leave::Shutdown),
+                () = failed() => Ok(Leave::Shutdown),
                 result = guarded(self.connection()) => result,
             };
             if self.spool.end() > before {
@@ -141,14 +148,14 @@ impl Receiver {
                     self.patience.gave_up(self.spool.end());
                     tokio::select! {
                         () = self.wait_for_room() => {}
-                        () = broken.cancelled() => {}
+                        () = failed() => {}
                     }
                 }
                 Err(_) if self.shutdown.is_cancelled() => break,
                 Err(error) if error.kind() == Kind::Disk => self.refuse_streaming(&error),
                 Err(error) => tokio::select! {
                     () = self.wait_after(&error, &mut backoff) => {}
-                    () = broken.cancelled() => {}
+                    () = failed() => {}
                 },
             }
             self.status.update_source(|source| source.reconnects += 1);

@@ -71,25 +71,25 @@ impl Spool {
             return Err(behind(&log.dir, end, confirmed, &source.slot));
         }
         let meta = Meta::new(source, log.meta.as_ref());
-        // a new one has nothing yet that targets could be served from; it is begun again with the next connection
+        let start = if log.meta.is_some() { end } else { confirmed };
+        // nothing is there yet that targets could be served from; it is begun again with the next connection
         let file = match &log.recovered {
-            Some(recovered) if log.meta.is_none() => {
-                let begin = || recovered.begin(source.system_id, confirmed, &log.failing);
+            Some(recovered) if recovered.is_empty() => {
+                let begin = || recovered.begin(source.system_id, start, &log.failing);
                 Some(wait_for_disk(begin).map_err(|error| cannot_write(&log.dir, error))?)
             }
             _ => None,
         };
         if let Some(recovered) = log.recovered.take() {
-            let end = if file.is_none() { end } else { confirmed };
-            if file.is_some() {
+            if log.meta.is_none() {
                 info!(dir = %log.dir.display(), from = %confirmed, "a new spool begins");
             }
             {
                 let mut state = self.shared.lock();
-                (state.end, state.received) = (end, end);
+                (state.end, state.received) = (start, start);
             }
             let (shared, ledger) = (self.shared.clone(), log.ledger.clone());
-            let (begin, failing) = ((source.system_id, end), log.failing.clone());
+            let (begin, failing) = ((source.system_id, start), log.failing.clone());
             let thread = Writer::start(recovered, file, begin, shared, ledger, failing);
             log.thread = Some(thread.map_err(|error| {
                 // nothing can be appended without it

@@ -41,15 +41,17 @@ async fn what_ends_the_spool_is_told_to_who_appends_nothing() {
 async fn what_a_failure_takes_away_is_not_taken_for_damage() {
     let folder = Folder::new();
     let mut rig = started(&folder.0, (1000, 1 << 20), 1);
-    let mut taker = Taker::at(&mut rig.readers[0], START);
+    Taker::at(&mut rig.readers[0], START);
     let faults = faults(&rig);
     faults.slow.store(true, Ordering::Relaxed);
-    rig.append(&transaction(1, 4, 1)).await;
-    // memory gives up what is written
-    rig.append(&transaction(2, 4, 1)).await;
-    taker.take(&mut rig.readers[0], 1).unwrap();
     let cursor = rig.spool.shared.lock().cursors[0].next;
-    assert!(cursor < rig.spool.shared.lock().base, "it reads a file");
+    for n in 1.. {
+        rig.append(&transaction(n, 1, 1)).await;
+        // memory gives up what is written
+        if rig.spool.shared.lock().base > cursor {
+            break;
+        }
+    }
     faults.sync.store(true, Ordering::Relaxed);
     faults.slow.store(false, Ordering::Relaxed);
     let broken = rig.spool.broken();

@@ -107,6 +107,11 @@ impl Recovered {
         self.meta.as_ref()
     }
 
+    /// There is no segment.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
     /// The number of the oldest entry.
     pub(in super::super) fn oldest(&self) -> u64 {
         self.segments.front().map_or(self.next, |segment| segment.first)

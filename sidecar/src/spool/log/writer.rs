@@ -87,7 +87,7 @@ impl Recovered {
         Header { first: self.next, previous, previous_len, start, system_id }
     }
 
-    /// The first segment of a new spool.
+    /// The first segment where there is none: readers have nowhere to begin without it.
     pub(in super::super) fn begin(
         &self,
         system_id: u64,
@@ -119,6 +119,9 @@ impl Writer {
             let files =
                 state.files.as_mut().ok_or_else(|| Error::new(Kind::Internal, "no files"))?;
             (files.end, files.durable) = (start, start);
+            if file.is_some() {
+                files.segments.push_back(segment);
+            }
             segment_size(files.limit)
         };
         ledger.send_modify(|ledger| ledger.spooled(start, start));
@@ -131,15 +134,18 @@ impl Writer {
             let _running: mpsc::Sender<()> = running;
             let lock = lock;
             let _inside = runtime.as_ref().map(Handle::enter);
-            let made = file
-                .map_or_else(|| room.retry(|| room.create(segment.first, &header.to_bytes())), Ok);
-            let file = match made {
-                Ok(file) => file,
-                Err(failure) => return room.give_up(failure, None),
+            let file = match file {
+                Some(file) => file,
+                None => match room.retry(|| room.create(segment.first, &header.to_bytes())) {
+                    Ok(file) => {
+                        if let Some(files) = &mut room.shared.lock().files {
+                            files.segments.push_back(segment);
+                        }
+                        file
+                    }
+                    Err(failure) => return room.give_up(failure, None),
+                },
             };
-            if let Some(files) = &mut room.shared.lock().files {
-                files.segments.push_back(segment);
-            }
             let writer = Writer {
                 room,
                 ledger,
