@@ -88,9 +88,9 @@ async fn a_file_that_cannot_be_removed_keeps_those_behind_it() {
     let mut taker = Taker::at(&mut rig.readers[0], START);
     for n in 1..=40 {
         rig.append(&transaction(n, 3, 1)).await;
+        rig.synced().await;
         taker.take(&mut rig.readers[0], usize::MAX).unwrap();
     }
-    rig.synced().await;
     rig.spool.end_writing();
     let before = folder.segments().len();
     assert!(before > 3);
