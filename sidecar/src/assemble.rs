@@ -113,7 +113,12 @@ impl Assembler {
             }
             Item::Unreadable(error) => {
                 let message = "a transaction in the spool cannot be read";
-                Err(Error::new(Kind::Frame, message).because(error))
+                // what the spool has lost for good stays what it is; anything else may be over the next time
+                let kind = match error.kind() {
+                    Kind::Identity => Kind::Identity,
+                    _ => Kind::Frame,
+                };
+                Err(Error::new(kind, message).because(error))
             }
             Item::Streamed(_) => Err(disorder("a streamed transaction that was not read")),
             Item::Progress { lsn, urgent } => {

@@ -1,5 +1,8 @@
 //! The ledger: how far each target is, and so how far the slot may go (invariant 4).
 //!
+//! With a spool on disk (`confirm = "spooled"`) that stands in for the targets: the slot goes where it is durable. What follows
+//! is said of the other case.
+//!
 //! # Progress tracking
 //!
 //! A target's position is what it has *stored* so that no crash takes it back: `end_lsn` of the last transaction in it, or a later
@@ -20,12 +23,54 @@ use rsrepl_wire::Lsn;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     applied: Vec<Option<Lsn>>,
+    /// `None`: what the targets have stored is confirmed.
+    spool: Option<Spooled>,
+}
+
+/// A spool on disk that stands in for the targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Spooled {
+    written: Lsn,
+    durable: Lsn,
+    /// Every target has been seen to miss nothing that is before the spool.
+    accepted: bool,
 }
 
 impl Ledger {
     /// No target's position is known yet.
     pub fn new(targets: usize) -> Self {
-        Ledger { applied: vec![None; targets] }
+        Ledger { applied: vec![None; targets], spool: None }
+    }
+
+    /// The same where a spool on disk stands in for the targets: what is durable there is confirmed, once all
+    /// targets are known to miss nothing that is before it.
+    pub fn of_spool(targets: usize) -> Self {
+        Ledger { spool: Some(Spooled::default()), ..Ledger::new(targets) }
+    }
+
+    /// The spool on disk goes to `written`, and nothing takes away again what is before `durable`.
+    pub fn spooled(&mut self, written: Lsn, durable: Lsn) {
+        if let Some(spool) = &mut self.spool {
+            spool.written = spool.written.max(written);
+            spool.durable = spool.durable.max(durable);
+        }
+    }
+
+    /// The spool on disk goes to `written`.
+    pub fn written(&mut self, written: Lsn) {
+        self.spooled(written, Lsn::INVALID);
+    }
+
+    /// See [`Self::of_spool`].
+    pub fn accept(&mut self) {
+        if let Some(spool) = &mut self.spool {
+            spool.accepted = true;
+        }
+    }
+
+    /// Every target's position is known.
+    pub fn all_opened(&self) -> bool {
+        self.applied.iter().all(Option::is_some)
     }
 
     /// Target `index` was opened and has `position` stored; a restored backup may have less than before.
@@ -42,9 +87,33 @@ impl Ledger {
         }
     }
 
-    /// What may be confirmed to the slot; `None` while a target's position is unknown.
+    /// What may be confirmed to the slot; `None` while a target's position is unknown, or, where a spool stands in
+    /// for the targets, while it has not been accepted.
     pub fn confirmable(&self) -> Option<Lsn> {
+        match self.spool {
+            None => self.applied_everywhere(),
+            Some(spool) => Some(spool.durable).filter(|_| spool.accepted),
+        }
+    }
+
+    /// What all targets have stored; `None` while a target's position is unknown.
+    pub fn applied_everywhere(&self) -> Option<Lsn> {
         self.applied.iter().copied().min().flatten()
+    }
+
+    /// What a crash of this process would leave of what was received up to `received`.
+    pub fn written_of(&self, received: Lsn) -> Lsn {
+        self.spool.map_or(received, |spool| spool.written)
+    }
+
+    /// What is durable here or, without a spool on disk, in its memory.
+    pub fn spooled_of(&self, received: Lsn) -> Lsn {
+        self.spool.map_or(received, |spool| spool.durable)
+    }
+
+    /// A spool on disk stands in for the targets.
+    pub fn is_of_spool(&self) -> bool {
+        self.spool.is_some()
     }
 
     /// The highest position of any target, as far as they are known.

@@ -187,16 +187,44 @@ pub async fn check_source(config: &Config, mask: &Mask) -> (PartReport, Vec<Rela
     let checked =
         tokio::time::timeout(PART_TIMEOUT, source::check(&config.source, config.copy.data)).await;
     let (mut findings, tables) = checked.unwrap_or_else(|_| (vec![no_answer()], Vec::new()));
-    if config.source.streaming != config::Streaming::Off {
+    let on_disk = config.spool.confirm == config::Confirm::Spooled;
+    if config.source.streaming != config::Streaming::Off || on_disk {
         findings.extend(check_spool(&config.spool));
     }
     (PartReport::new(name, findings, mask), tables)
 }
 
 fn check_spool(spool: &config::Spool) -> Option<Finding> {
+    if spool.confirm == config::Confirm::Spooled && !spool.lasts {
+        return Some(Finding::error(
+            "spool.dir must be set with confirm = \"spooled\"",
+            "name a folder that nothing clears, on a disk",
+        ));
+    }
     let (dir, max_disk) = (spool.dir.display(), ByteSize(spool.max_disk));
     match spool::check_dir(&spool.dir) {
         Err(error) => Some(Finding::from(&error)),
+        Ok(Some(medium)) if medium.in_memory && spool.confirm == config::Confirm::Spooled => {
+            Some(Finding::warning(
+                format!(
+                    "spool.dir {dir} is not on a disk but in memory, and confirm is \"spooled\": \
+                    what is confirmed to the slot is lost when the machine goes down"
+                ),
+                "name a folder on a disk as spool.dir",
+            ))
+        }
+        Ok(Some(medium))
+            if medium.free < spool.max_size && spool.confirm == config::Confirm::Spooled =>
+        {
+            Some(Finding::warning(
+                format!(
+                    "where spool.dir {dir} is, {} are free: the spool may take {}; when the disk is full, the slot waits",
+                    ByteSize(medium.free),
+                    ByteSize(spool.max_size)
+                ),
+                "make room there, or lower spool.max_size",
+            ))
+        }
         Ok(Some(medium)) if medium.in_memory => Some(Finding::warning(
             format!(
                 "spool.dir {dir} is not on a disk but in memory: transactions in progress may take {max_disk} of it"
@@ -314,6 +342,19 @@ fn no_answer() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spool_on_disk_lies_where_somebody_said() {
+        let dir = std::env::temp_dir();
+        let check = |confirm, lasts| {
+            let spool =
+                config::Spool { dir: dir.clone(), lasts, max_disk: 1, max_size: 1, confirm };
+            check_spool(&spool).map(|finding| finding.severity)
+        };
+        assert_eq!(check(config::Confirm::Spooled, false), Some(Severity::Error));
+        assert_ne!(check(config::Confirm::Spooled, true), Some(Severity::Error));
+        assert_ne!(check(config::Confirm::Applied, false), Some(Severity::Error));
+    }
 
     #[test]
     fn a_report_shows_the_worst_first_and_no_secret() {

@@ -251,10 +251,9 @@ fn payload(sender: &Sender, snapshot: &Snapshot, rates: &[f64], mask: &Mask) -> 
         "pid": sender.pid,
         "host": sender.host,
         "received_lsn": lsn(source.received),
-        // the spool is in memory: what was received is in it
-        "spooled_lsn": lsn(source.received),
+        "spooled_lsn": lsn(source.spooled),
         "confirmed_lsn": lsn(source.confirmed),
-        "spool_bytes": source.spool_bytes,
+        "spool_bytes": source.spool.as_ref().map_or(source.spool_bytes, |spool| spool.bytes),
         "reconnects": source.reconnects,
         "targets": snapshot.targets.iter().zip(rates).map(target).collect::<Vec<_>>(),
     })
@@ -277,7 +276,7 @@ mod tests {
         target.next_attempt = Some(SystemTime::UNIX_EPOCH);
         target.last_error = Some("no hunter2\0".into());
         let mut snapshot = Snapshot { targets: vec![target], ..Snapshot::default() };
-        snapshot.source.received = Lsn(0x10);
+        (snapshot.source.received, snapshot.source.spooled) = (Lsn(0x10), Lsn(0x10));
         let sender = Sender { slot: "s".into(), version: "0.1.0", pid: 7, host: "h".into() };
         let report = payload(&sender, &snapshot, &[2.5], &Mask::new(["hunter2".to_owned()]));
         let expected = json!({

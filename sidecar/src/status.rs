@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use rsrepl_wire::Lsn;
 
 use crate::copy::Progress;
+use crate::spool::OnDisk;
 
 /// Shared by all tasks; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,12 @@ pub struct SourceStatus {
     pub reconnects: u64,
     /// Without secrets.
     pub last_error: Option<String>,
-    /// Bytes of frames in the spool.
+    /// End of what is in the spool: durable, when it is on disk.
+    pub spooled: Lsn,
+    /// Bytes of frames in the spool, in memory.
     pub spool_bytes: u64,
+    /// With `confirm = "spooled"`.
+    pub spool: Option<OnDisk>,
     /// Bytes on disk of transactions in progress, and of those that are not applied everywhere.
     pub streamed_bytes: u64,
     /// Transactions in progress of which something has come.

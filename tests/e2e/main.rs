@@ -22,6 +22,7 @@
 //! | `identities` | replica identities that change, and TRUNCATE |
 //! | `history` | a ClickHouse target that keeps every change |
 //! | `slot` | the slot advances while nothing of interest happens |
+//! | `spooled` | the spool on disk, and commits that wait for it |
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
@@ -56,6 +57,7 @@ mod schema_changes;
 mod sequences;
 mod shutdown;
 mod slot;
+mod spooled;
 mod streaming;
 mod truth;
 mod types;

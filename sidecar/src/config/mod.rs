@@ -221,10 +221,29 @@ pub struct CopyOptions {
 pub struct Spool {
     /// Where transactions in progress wait for their commits.
     pub dir: PathBuf,
+    /// Somebody has said that it is there: nothing clears it.
+    pub lasts: bool,
     /// Bytes there, over all transactions.
     pub max_disk: u64,
     /// Bytes of frames held for the slowest target before the slot waits.
     pub max_size: u64,
+    pub confirm: Confirm,
+}
+
+impl Spool {
+    /// Where a spool on disk is.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+}
+
+/// What lets the slot move on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// Every target has stored the position.
+    Applied,
+    /// The spool is on disk, and has it there.
+    Spooled,
 }
 
 /// `[telemetry]`

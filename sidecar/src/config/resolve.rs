@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::read::{Key, Reading, Table};
 use super::value::{Listen, Names, Size};
 use super::{
-    BatchLimits, ClickHouse, Config, Consistency, CopyOptions, Environment, Logging, Pipeline,
-    Postgres, Retry, Source, Spool, Target, TargetOptions, Telemetry,
+    BatchLimits, ClickHouse, Config, Confirm, Consistency, CopyOptions, Environment, Logging,
+    Pipeline, Postgres, Retry, Source, Spool, Target, TargetOptions, Telemetry,
 };
 use crate::redact::Secret;
 use crate::target::clickhouse::{
@@ -53,6 +53,7 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
     table.finish();
 
     let mut table = root.table("spool");
+    let has_state = environment.get("STATE_DIRECTORY").is_some_and(|dirs| !dirs.is_empty());
     let spool = spool(&mut table);
     table.finish();
     let default_dir = |slot_name: &str| match environment.get("STATE_DIRECTORY") {
@@ -81,14 +82,15 @@ pub(super) fn config(mut root: Table<'_>, environment: &Environment) -> Option<C
     }
     root.finish();
 
-    let (source, (dir, max_disk, max_size)) = (source?, spool?);
+    let (source, (dir, max_disk, max_size, confirm)) = (source?, spool?);
+    let lasts = has_state || dir.is_some();
     let dir = dir.unwrap_or_else(|| default_dir(&source.slot_name));
     Some(Config {
         source,
         targets: targets?,
         pipeline: pipeline?,
         copy: copy?,
-        spool: Spool { dir, max_disk, max_size },
+        spool: Spool { dir, lasts, max_disk, max_size, confirm },
         telemetry: Telemetry { address: address?.0 },
         logging: Logging { level: level?, format: format? },
     })
@@ -358,20 +360,15 @@ fn copy(table: &mut Table<'_>) -> Option<CopyOptions> {
     })
 }
 
-/// `dir`, `max_disk` and `max_size`.
-fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64, u64)> {
+/// `dir`, `max_disk`, `max_size` and `confirm`.
+fn spool(table: &mut Table<'_>) -> Option<(Option<PathBuf>, u64, u64, Confirm)> {
     let dir = table.optional::<String>("dir").map(|dir| dir.map(PathBuf::from));
+    let confirm = table.or::<Confirm>("confirm", "applied");
     let max_disk = table.or_if("max_disk", "10GiB", enough);
-    let max_size = table.or_if("max_size", "64MiB", enough);
-    let confirm = table.or_if("confirm", "applied", |rule: &String| match rule.as_str() {
-        "applied" => None,
-        "spooled" => {
-            Some("\"spooled\" needs a durable spool, which this version does not have".into())
-        }
-        _ => Some("expected \"applied\"".into()),
-    });
-    confirm?;
-    Some((dir?, max_disk?.0, max_size?.0))
+    // the default is that of "applied", which the catalog of keys shows
+    let spooled = confirm == Some(Confirm::Spooled);
+    let max_size = table.or_if("max_size", if spooled { "10GiB" } else { "64MiB" }, enough);
+    Some((dir?, max_disk?.0, max_size?.0, confirm?))
 }
 
 /// Every key that there is, in the order in which it is read.

@@ -53,9 +53,17 @@ fn a_minimal_file_has_the_documented_defaults() {
 #[test]
 fn the_spool_lies_where_it_is_said_or_where_systemd_has_room() {
     let state = [("STATE_DIRECTORY", "/var/lib/rsrepl:/var/lib/other")];
-    let dir = |text: &str| parse(text, &state).expect("valid").spool.dir;
-    assert_eq!(dir(MINIMAL), Path::new("/var/lib/rsrepl"));
-    assert_eq!(dir(&format!("{MINIMAL}\n[spool]\ndir = \"/scratch\"")), Path::new("/scratch"));
+    let named = format!("{MINIMAL}\n[spool]\nconfirm = \"spooled\"\ndir = \"/scratch\"");
+    let dir = |text: &str, state: &[_]| {
+        let spool = parse(text, state).expect("valid").spool;
+        (spool.dir, spool.lasts)
+    };
+    assert_eq!(dir(MINIMAL, &state), (PathBuf::from("/var/lib/rsrepl"), true));
+    assert_eq!(dir(&named, &state), (PathBuf::from("/scratch"), true));
+    assert_eq!(dir(&named, &[]), (PathBuf::from("/scratch"), true));
+    // for a shell, which has no such variable, it is good enough; `run` does not take it for a spool on disk
+    let nowhere = format!("{MINIMAL}\n[spool]\nconfirm = \"spooled\"");
+    assert_eq!(dir(&nowhere, &[]), (std::env::temp_dir().join("rsrepl-shop"), false));
 }
 
 #[test]
@@ -116,7 +124,6 @@ confirm = "spooled"
              \"1m 30s\", not 200",
             "targets.postgres[1].name: another target has the name \"a\" too",
             "targets.postgres[1].connection_string: expected a text",
-            "spool.confirm: \"spooled\" needs a durable spool, which this version does not have",
             "source.connection_strin: unknown key; the nearest known key is source.connection_string",
             "targets.postgres[0].retry.max_attemps: unknown key; the nearest known key is \
              targets.postgres[].retry.max_attempts",

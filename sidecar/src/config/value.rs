@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Compression, Consistency, InvalidText, LogFormat, MissingRows, Mode, Streaming};
+use super::{
+    Compression, Confirm, Consistency, InvalidText, LogFormat, MissingRows, Mode, Streaming,
+};
 use crate::redact::Secret;
 use crate::schema::Policy;
 use crate::target::clickhouse::{ChosenType, Unrepresentable};
@@ -63,6 +65,18 @@ impl Setting for bool {
         match value {
             Value::Bool(flag) => Some(*flag),
             Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Setting for Confirm {
+    const EXPECTED: &'static str = "\"applied\" or \"spooled\"";
+
+    fn read(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "applied" => Some(Confirm::Applied),
+            "spooled" => Some(Confirm::Spooled),
             _ => None,
         }
     }

@@ -195,18 +195,33 @@ impl<T: Target> Drive<T> {
             _ => link.source.wal_end.max(self.reached),
         };
         let slot = &link.source.identity.slot;
-        verify_position(slot, &self.name, stored, confirmed, wal_end).inspect_err(|_| {
-            self.refused = (stored > wal_end).then_some((stored, wal_end));
-        })?;
+        // what is not in a spool on disk the source may not have any more, and the other way round
+        let least = self.reader.begin();
+        verify_position(slot, &self.name, stored, least.unwrap_or(confirmed), wal_end)
+            .inspect_err(|_| self.refused = (stored > wal_end).then_some((stored, wal_end)))?;
         if stored == Lsn::INVALID && self.copied {
             return Err(new_target(&self.name));
         }
         if stored == Lsn::INVALID {
-            info!(target_name = self.name, from = %confirmed, "new target: it gets what is committed from here on, not the rows that are already there");
-            self.store_first(confirmed).await?;
-            stored = confirmed;
+            let from = confirmed.max(least.unwrap_or(Lsn::INVALID));
+            info!(target_name = self.name, %from, "new target: it gets what is committed from here on, not the rows that are already there");
+            self.store_first(from).await?;
+            stored = from;
         }
-        if stored < self.checkpoint.position {
+        let went_back = stored < self.checkpoint.position;
+        if let Some(begin) = least
+            && (went_back || self.checkpoint.position == Lsn::INVALID)
+        {
+            if went_back {
+                warn!(target_name = self.name, %stored, expected = %self.checkpoint.position, "target went back");
+            }
+            self.checkpoint = Checkpoint::default();
+            if !self.reader.seek(stored) {
+                // it has just been given up, as this target had seemed to need it no more
+                let begin = self.reader.begin().unwrap_or(begin);
+                verify_position(slot, &self.name, stored, begin, wal_end)?;
+            }
+        } else if went_back {
             // it has lost what it had stored, but the slot can still send it again
             warn!(target_name = self.name, stored = %stored, expected = %self.checkpoint.position, "target went back");
             self.checkpoint = Checkpoint::default();

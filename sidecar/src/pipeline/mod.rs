@@ -10,7 +10,7 @@
 //!
 //! | queue | limit |
 //! |---|---|
-//! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit` |
+//! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit`; with `confirm = "spooled"` `pipeline.memory_limit` bytes, and `spool.max_size` and one transaction on disk |
 //! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and a frame that is written or read |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
 //! | batches of a target | 1 gathering; under way: 2 that wait or are encoded (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
@@ -24,13 +24,16 @@
 //! bye. A transaction of which only a part was received is rolled back and comes again.
 
 mod drive;
+mod feedback;
+mod options;
 mod patience;
 mod pulse;
 mod receive;
 mod under_way;
 
-pub(crate) use receive::plugin_options;
+pub(crate) use options::plugin_options;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,13 +44,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
-use crate::config::{self, BatchLimits, Config, TargetOptions};
+use crate::config::{self, BatchLimits, Config, Confirm, TargetOptions};
 use crate::copy::{CopyTarget, Stage, When, show};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::source::SourceInfo;
-use crate::spool::{Reader, Spool, Streams};
+use crate::spool::{Reader, Recovered, Spool, Streams};
 use crate::status::Status;
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
@@ -89,19 +92,21 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    // before a long copy: who cannot have it must know now
+    let recovered = match config.spool.confirm {
+        Confirm::Applied => None,
+        Confirm::Spooled => Some(recovered(config.spool.log_dir()).await?),
+    };
     if !copy(&config, &status, &shutdown, When::AllAreNew).await {
         return Ok(());
     }
-    let limit = config.spool.max_size.min(config.pipeline.memory_limit);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (spool, readers) = Spool::new(limit, config.targets.len());
+    let (spool, readers, ledger, ledger_receiver) = open_spool(&config, recovered);
     let view = spool.view();
     let streams = Streams::new(config.spool.dir.clone(), config.spool.max_disk);
     let streams_view = streams.view();
-    let (ledger, ledger_receiver) = watch::channel(Ledger::new(config.targets.len()));
     let (link, link_receiver) = watch::channel(None);
     let shared = drive::Shared {
-        ledger: Arc::new(ledger),
+        ledger,
         link: link_receiver,
         status: status.clone(),
         metrics,
@@ -141,8 +146,8 @@ pub async fn run(
     let ended = tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
-        ended = &mut receiver => Some(("the source's task", ended.err())),
-        Some(ended) = drives.join_next() => Some(("a target's task", ended.err())),
+        ended = &mut receiver => Some(("the source's task", cause(ended))),
+        Some(ended) = drives.join_next() => Some(("a target's task", cause(ended.map(Ok)))),
     };
     shutdown.cancel();
     info!("shutting down: applying what has been received");
@@ -152,8 +157,10 @@ pub async fn run(
         drives.shutdown().await;
     }
     drained.cancel();
-    if !receiver.is_finished() {
-        let _ = receiver.await;
+    if !receiver.is_finished()
+        && let Ok(Err(error)) = receiver.await
+    {
+        warn!(%error, "the spool did not end in good order");
     }
     pulse_done.cancel();
     let _ = pulse.await;
@@ -167,6 +174,49 @@ pub async fn run(
             })
         }
     }
+}
+
+/// What a task ended with.
+fn cause(
+    ended: std::result::Result<Result<()>, tokio::task::JoinError>,
+) -> Option<Box<dyn std::error::Error + Send + Sync>> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.into()),
+        Err(error) => Some(error.into()),
+    }
+}
+
+/// What is there of a spool on disk. Its last segment is read, which has a whole transaction, however large: beside
+/// this task, which also answers probes.
+async fn recovered(dir: PathBuf) -> Result<Recovered> {
+    info!(dir = %dir.display(), "the spool is opened");
+    let opened = tokio::task::spawn_blocking(move || Recovered::open(&dir)).await;
+    opened.unwrap_or_else(|panic| {
+        Err(Error::new(Kind::Internal, "the spool was not opened").because(panic))
+    })
+}
+
+type LedgerSender = Arc<watch::Sender<Ledger>>;
+
+fn open_spool(
+    config: &Config,
+    recovered: Option<Recovered>,
+) -> (Spool, Vec<Reader>, LedgerSender, watch::Receiver<Ledger>) {
+    let targets = config.targets.len();
+    let config::Spool { max_size, .. } = config.spool;
+    let memory =
+        |limit: u64| usize::try_from(limit.min(config.pipeline.memory_limit)).unwrap_or(usize::MAX);
+    let Some(recovered) = recovered else {
+        let (ledger, receiver) = watch::channel(Ledger::new(targets));
+        let (spool, readers) = Spool::new(memory(max_size), targets);
+        return (spool, readers, Arc::new(ledger), receiver);
+    };
+    let (ledger, receiver) = watch::channel(Ledger::of_spool(targets));
+    let ledger = Arc::new(ledger);
+    let (spool, readers) =
+        Spool::on_disk(memory(u64::MAX), max_size, targets, recovered, ledger.clone());
+    (spool, readers, ledger, receiver)
 }
 
 /// Copies to the targets what the source has before its stream begins. `false`: `shutdown` came first.

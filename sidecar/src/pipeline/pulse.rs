@@ -31,6 +31,16 @@ pub(super) async fn run(
             source.received = received;
             source.spool_bytes = view.bytes() as u64;
             source.streamed_bytes = streams.bytes();
+            source.spooled = received;
+            if let Some(on_disk) = view.on_disk() {
+                source.spooled = on_disk.durable;
+                if let Some(why) = &on_disk.stuck {
+                    source.last_error = Some(why.clone());
+                } else if source.spool.as_ref().is_some_and(|before| before.stuck.is_some()) {
+                    source.last_error = None;
+                }
+                source.spool = Some(on_disk);
+            }
         });
         for index in 0..targets {
             let pending = view.first_pending(index);

@@ -5,22 +5,23 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rsrepl_wire::limits::FORMAT_VERSION;
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::LinkState;
+use super::feedback::{FEEDBACK_DELAY, Feedback, answerable, names, spooled};
+use super::options::plugin_options;
 use super::patience::Patience;
-use crate::config::{Config, InvalidText, Retry, Source, Streaming};
+use crate::config::{Config, Retry, Streaming};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
-use crate::quote::identifier;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, Event, ReplicationClient, ReplicationStream, SourceInfo, StatusUpdate};
-use crate::spool::{Spool, Streams};
+use crate::spool::{Spool, Streamed, Streams};
 use crate::status::Status;
 
 /// The source is tried again for ever.
@@ -30,16 +31,8 @@ const SOURCE_RETRY: Retry = Retry {
     max_backoff: Duration::from_secs(5),
 };
 
-/// A status goes to the source at least this often, so that `wal_sender_timeout` never strikes.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// A risen position is confirmed within this time.
-const FEEDBACK_DELAY: Duration = Duration::from_millis(50);
-
-/// A source that shuts down asks, after each of our replies, whether everything is confirmed. After so
-/// many questions for the same LSN that a failing target keeps us from answering with yes, the
-/// connection is given up, so that the shutdown is not held up (invariant 11).
-const SHUTDOWN_PINGS: u32 = 4;
+/// How long a spool on disk may take at the end to make durable what was received; the rest comes again.
+const SYNC_LIMIT: Duration = Duration::from_secs(10);
 
 /// After a failure to keep a transaction in progress on disk, the source keeps them itself for so long at
 /// least. The time doubles with each failure, up to a limit: each costs a new connection, and the source
@@ -56,6 +49,12 @@ enum Leave {
     Rewind,
     /// Transactions in progress can be kept here again.
     Stream,
+}
+
+/// What comes from the source for the spool.
+enum Entry {
+    Frame(Frame),
+    Streamed(Arc<Streamed>),
 }
 
 /// Transactions in progress could not be kept here.
@@ -92,26 +91,29 @@ pub(super) struct Receiver {
     pub gone_back: Option<String>,
 }
 
-/// What has been told to the source on this connection.
-struct Feedback {
-    stream: ReplicationStream,
-    ledger: watch::Receiver<Ledger>,
-    status: Status,
-    link: watch::Sender<Option<LinkState>>,
-    confirmed: Lsn,
-    sent_at: Instant,
-    /// The source wants to hear that this is confirmed.
-    asked: Option<Lsn>,
-    pings: u32,
-}
-
 impl Receiver {
     /// Runs until shutdown; closes the spool.
-    pub(super) async fn run(mut self) {
+    ///
+    /// # Errors
+    /// What keeps the spool on disk from being written to: only another process can begin with it.
+    pub(super) async fn run(mut self) -> Result<()> {
         let mut backoff = Backoff::new(SOURCE_RETRY);
+        let (broken, shutdown) = (self.spool.broken(), self.shutdown.clone());
+        // at shutdown nothing waits for it, and what can be confirmed still is
+        let failed = || async {
+            broken.cancelled().await;
+            if shutdown.is_cancelled() {
+                std::future::pending().await
+            }
+        };
         while !self.shutdown.is_cancelled() {
             let before = self.spool.end();
-            let result = guarded(self.connection()).await;
+            // also while nothing comes: commits that wait for the spool would wait for ever
+            let result = tokio::select! {
+                biased;
+                () = failed() => Ok(Leave::Shutdown),
+                result = guarded(self.connection()) => result,
+            };
             if self.spool.end() > before {
                 // not for a connection alone: what breaks it may be the next thing that is sent
                 backoff.reset();
@@ -122,6 +124,12 @@ impl Receiver {
                 source.connected = false;
                 source.open_streams = 0;
             });
+            if let Some(failure) = self.spool.failure() {
+                self.status.update_source(|source| source.last_error = Some(failure.to_string()));
+                // what may not be on the disk is taken away there
+                self.spool.end_writing();
+                return Err(failure);
+            }
             match result {
                 Ok(Leave::Shutdown) => break,
                 Ok(Leave::Rewind) => {
@@ -138,15 +146,24 @@ impl Receiver {
                         "the spool is full: not receiving until the slowest target has caught up"
                     );
                     self.patience.gave_up(self.spool.end());
-                    self.wait_for_room().await;
+                    tokio::select! {
+                        () = self.wait_for_room() => {}
+                        () = failed() => {}
+                    }
                 }
                 Err(_) if self.shutdown.is_cancelled() => break,
                 Err(error) if error.kind() == Kind::Disk => self.refuse_streaming(&error),
-                Err(error) => self.wait_after(&error, &mut backoff).await,
+                Err(error) => tokio::select! {
+                    () = self.wait_after(&error, &mut backoff) => {}
+                    () = failed() => {}
+                },
             }
             self.status.update_source(|source| source.reconnects += 1);
         }
         self.spool.close();
+        let _ = timeout(SYNC_LIMIT, self.spool.synced()).await;
+        self.spool.end_writing();
+        Ok(())
     }
 
     /// What is on the disk of the source alone is lost nowhere.
@@ -229,6 +246,7 @@ impl Receiver {
             status: self.status.clone(),
             link: self.link.clone(),
             confirmed,
+            said: StatusUpdate::default(),
             sent_at: Instant::now(),
             asked: None,
             pings: 0,
@@ -238,6 +256,8 @@ impl Receiver {
             self.spool.cut();
             self.streams.clear();
             self.spool.close();
+            // a spool on disk: what is there is confirmed
+            let _ = timeout(SYNC_LIMIT, self.spool.synced()).await;
             feedback.until(&self.drained, self.spool.end()).await?;
         }
         let last = feedback.update(self.spool.end());
@@ -265,21 +285,29 @@ impl Receiver {
         if let Some(known) = &known {
             known.check_successor(&info.identity, self.reached())?;
         }
+        self.spool.verify(&info.identity)?;
         let confirmed = match slot {
             Some(slot) => {
                 let confirmed = source::verify_slot(&info, &slot, source::PLUGIN)?;
-                if known.is_some() {
-                    self.check_present(&mut client, info.wal_end).await?;
-                }
+                self.check_present(&mut client, info.wal_end).await?;
                 confirmed
             }
             // a slot that was there and is gone has taken changes with it: it is not made anew silently
-            None if source.create_slot && known.is_none() => {
+            None if source.create_slot && known.is_none() && !self.spool.is_used() => {
                 info!(slot = source.slot_name, "creating the slot");
                 client.create_slot(&source.slot_name, source::PLUGIN).await?
             }
-            None => return Err(no_slot(&source.slot_name, known.is_some())),
+            None => {
+                let was_there = known.is_some() || self.spool.is_used();
+                return Err(no_slot(&source.slot_name, was_there));
+            }
         };
+        if self.spool.is_on_disk() {
+            self.spool.belongs_to(&info.identity, confirmed)?;
+            let standbys = client.show("synchronous_standby_names").await?;
+            let name = source.connection.config().get_application_name().unwrap_or_default();
+            self.spool.hurry_progress(names(&standbys, name));
+        }
         if self.spool.rewind_wanted() {
             self.spool.rewind();
         }
@@ -295,7 +323,8 @@ impl Receiver {
         Ok((stream, confirmed, streaming))
     }
 
-    /// What this process knows to have come from the source; also what targets had before it began.
+    /// What this process knows to have come from the source; also what targets, and a spool on disk, had before it
+    /// began.
     fn reached(&self) -> Lsn {
         self.spool.received().max(self.ledger.borrow().highest())
     }
@@ -322,6 +351,7 @@ impl Receiver {
     async fn receive(&mut self, feedback: &mut Feedback, streaming: bool) -> Result<Leave> {
         let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ledger = self.ledger.clone();
         loop {
             if self.spool.rewind_wanted() {
                 return Ok(Leave::Rewind);
@@ -332,10 +362,15 @@ impl Receiver {
                     if self.may_stream_again(streaming) {
                         return Ok(Leave::Stream);
                     }
+                    self.spool.accept()?;
                     feedback.tick(self.spool.end()).await?;
                     continue;
                 }
                 () = answerable(&mut self.ledger, feedback.asked) => {
+                    feedback.send(self.spool.end()).await?;
+                    continue;
+                }
+                () = spooled(&mut ledger, feedback.said) => {
                     feedback.send(self.spool.end()).await?;
                     continue;
                 }
@@ -349,14 +384,19 @@ impl Receiver {
             match event {
                 Event::Frame { frame, .. } if frame.streams() => {
                     if let Some(streamed) = self.streams.take(&frame)? {
-                        self.spool.append_streamed(streamed)?;
+                        let entry = Entry::Streamed(Arc::new(streamed));
+                        if let ControlFlow::Break(leave) =
+                            self.append(&entry, feedback, &mut ticks).await?
+                        {
+                            return Ok(leave);
+                        }
                     }
                     let open = self.streams.open() as u64;
                     self.status.update_source(|source| source.open_streams = open);
                 }
                 Event::Frame { frame, .. } => {
                     if let ControlFlow::Break(leave) =
-                        self.append(&frame, feedback, &mut ticks).await?
+                        self.append(&Entry::Frame(frame), feedback, &mut ticks).await?
                     {
                         return Ok(leave);
                     }
@@ -381,59 +421,37 @@ impl Receiver {
         }
     }
 
-    /// Puts a frame into the spool; while it waits for room, the source goes on hearing from us.
+    /// Puts an entry into the spool; while it waits for room, the source goes on hearing from us.
     async fn append(
         &mut self,
-        frame: &Frame,
+        entry: &Entry,
         feedback: &mut Feedback,
         ticks: &mut tokio::time::Interval,
     ) -> Result<ControlFlow<Leave>> {
         let patience = Instant::now() + self.patience.wait();
         let end = self.spool.end();
         loop {
+            let spool = &mut self.spool;
+            let append = async {
+                match entry {
+                    Entry::Frame(frame) => spool.append(frame).await,
+                    Entry::Streamed(streamed) => spool.append_streamed(streamed).await,
+                }
+            };
             tokio::select! {
                 biased;
-                appended = self.spool.append(frame) => return appended.map(ControlFlow::Continue),
-                _ = ticks.tick() => feedback.tick(end).await?,
+                appended = append => return appended.map(ControlFlow::Continue),
+                _ = ticks.tick() => {
+                    self.spool.accept()?;
+                    feedback.tick(end).await?;
+                }
+                () = spooled(&mut self.ledger, feedback.said) => feedback.send(end).await?,
                 () = self.shutdown.cancelled() => return Ok(ControlFlow::Break(Leave::Shutdown)),
             }
             if Instant::now() >= patience {
                 return Ok(ControlFlow::Break(Leave::Full));
             }
         }
-    }
-}
-
-/// Options of the plugin; publications as a list of quoted identifiers, none for all tables.
-pub(crate) fn plugin_options(source: &Source, streaming: bool) -> Vec<(String, String)> {
-    let mut options = vec![
-        ("format_version".to_owned(), FORMAT_VERSION.to_string()),
-        ("combine".to_owned(), "on".to_owned()),
-        ("rewrites".to_owned(), "on".to_owned()),
-    ];
-    if streaming {
-        options.push(("streaming".to_owned(), "on".to_owned()));
-    }
-    if let Some(encoding) = &source.encoding {
-        options.push(("encoding".to_owned(), encoding.clone()));
-    }
-    if source.invalid_text == InvalidText::Replace {
-        options.push(("invalid_text".to_owned(), "replace".to_owned()));
-    }
-    if !source.publications.is_empty() {
-        let quoted = source.publications.iter().map(|name| identifier(name));
-        options.push(("publications".to_owned(), quoted.collect::<Vec<_>>().join(",")));
-    }
-    options
-}
-
-/// Ready when what the source asked for can be confirmed.
-async fn answerable(ledger: &mut watch::Receiver<Ledger>, asked: Option<Lsn>) {
-    let Some(asked) = asked else { return std::future::pending().await };
-    let reached = |ledger: &Ledger| ledger.confirmable() >= Some(asked);
-    // the targets' tasks hold the sender; without them nothing becomes confirmable any more
-    if ledger.wait_for(reached).await.is_err() {
-        std::future::pending().await
     }
 }
 
@@ -448,82 +466,6 @@ fn no_slot(name: &str, was_there: bool) -> Error {
     }
 }
 
-impl Feedback {
-    fn confirmable(&self) -> Lsn {
-        self.ledger.borrow().confirmable().unwrap_or(Lsn::INVALID).max(self.confirmed)
-    }
-
-    /// Tells the source how far we are: `received` is written, what the ledger allows is flushed and
-    /// applied.
-    async fn send(&mut self, received: Lsn) -> Result<()> {
-        self.send_asking(received, false).await
-    }
-
-    /// The same, and has the source show that it is there.
-    async fn ping(&mut self, received: Lsn) -> Result<()> {
-        self.send_asking(received, true).await
-    }
-
-    fn update(&self, received: Lsn) -> StatusUpdate {
-        let confirmed = self.confirmable();
-        StatusUpdate { written: received.max(confirmed), flushed: confirmed, applied: confirmed }
-    }
-
-    async fn send_asking(&mut self, received: Lsn, reply: bool) -> Result<()> {
-        let update = self.update(received);
-        let confirmed = update.flushed;
-        if confirmed != self.confirmed {
-            // before it is sent: a target that opens meanwhile must be held to it
-            self.link.send_modify(|link| {
-                if let Some(link) = link {
-                    link.confirmed = confirmed;
-                }
-            });
-        }
-        self.stream.send_status(update, reply).await?;
-        self.sent_at = Instant::now();
-        self.confirmed = confirmed;
-        self.status.update_source(|source| source.confirmed = confirmed);
-        if self.asked.is_some_and(|asked| asked <= confirmed) {
-            self.asked = None;
-            self.pings = 0;
-        }
-        Ok(())
-    }
-
-    async fn tick(&mut self, received: Lsn) -> Result<()> {
-        if self.confirmable() != self.confirmed || self.sent_at.elapsed() >= HEARTBEAT {
-            self.send(received).await?;
-        }
-        Ok(())
-    }
-
-    /// The source wants a reply: at once when `lsn` is confirmed, else as soon as it is, or with the
-    /// next heartbeat.
-    async fn asked_for(&mut self, lsn: Lsn, received: Lsn) -> Result<()> {
-        if self.confirmable() >= lsn {
-            return self.send(received).await;
-        }
-        self.pings = if self.asked == Some(lsn) { self.pings + 1 } else { 1 };
-        self.asked = Some(lsn);
-        if self.pings >= SHUTDOWN_PINGS {
-            let message = format!(
-                "the source waits, probably to shut down, for {lsn} to be confirmed, which a target keeps back at {}",
-                self.confirmable()
-            );
-            return Err(Error::new(Kind::Connection, message));
-        }
-        Ok(())
-    }
-
-    /// After the last frame: confirms what the targets still apply, and says good bye.
-    async fn until(&mut self, drained: &CancellationToken, received: Lsn) -> Result<()> {
-        let mut ticks = tokio::time::interval(FEEDBACK_DELAY);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => self.tick(received).await?,
-                () = drained.cancelled() => return self.send(received).await,
-            }
-        }
-    }
-}
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -36,6 +36,8 @@
 //!
 //! > **Nothing is confirmed to the slot that is not stored as every target's position first.**
 //!
+//! (With a spool on disk: that is not durable there. Positions are then compared with where the spool begins.)
+//!
 //! For transactions this comes by itself. But the slot also moves while there is nothing to apply:
 //! keepalives carry a `wal_end` up to which the walsender has decoded everything and sent all that was
 //! for us (unless the last frame has the flag MORE), and confirming it lets the source recycle WAL that other databases or filtered tables

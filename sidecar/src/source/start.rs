@@ -105,7 +105,8 @@ pub fn verify_present(reached: Lsn, wal_end: Lsn, standby: bool) -> Result<()> {
         true => "it is a standby that is behind: connect to the primary",
         false => {
             "it was restored from a backup, or is another server. Point the connection string at the right one and \
-             restart the sidecar; if there is none any more, load the targets anew"
+             restart the sidecar; if there is none any more, load the targets anew (with confirm = \"spooled\", behind \
+             removing the spool's folder)"
         }
     }))
 }
@@ -137,8 +138,9 @@ fn gap(slot: &str, target: &str, position: Lsn, confirmed: Lsn) -> Error {
         ),
     )
     .hint(
-        "the slot was advanced or created anew, or the target restored from an older backup: \
-         forget the target's position and load the target anew",
+        "the slot was advanced or created anew, or the target restored from an older backup, \
+         or (with confirm = \"spooled\") the spool that had the rest is gone or in another folder: \
+         put that back, or forget the target's position and load the target anew",
     )
 }
 

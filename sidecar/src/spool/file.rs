@@ -202,7 +202,7 @@ impl Drop for FrameFile {
 }
 
 /// Does what may wait for the disk; the runtime's other tasks run elsewhere meanwhile.
-fn wait_for_disk<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn wait_for_disk<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         // there is no elsewhere

@@ -1,182 +1,116 @@
-//! The spool in memory.
+//! The writer's side of the spool, and of its part in memory.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rsrepl_wire::{Frame, Lsn};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::Item;
-use super::streams::{Reading, Streamed};
+use super::log::{Files, Recovered};
+use super::on_disk::Log;
+use super::state::{Cursor, Shared, State};
+use super::streams::Streamed;
+use super::{Item, Reader, View};
 use crate::error::{Error, Kind, Result};
+use crate::ledger::Ledger;
+
+/// WAL bytes without changes after which progress does not wait to become durable.
+const PROGRESS_BYTES: u64 = 16 << 20;
 
 /// Handle of the one writer; see the module's documentation.
 #[derive(Debug)]
 pub struct Spool {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// A reader moved: there may be room.
-    room: watch::Receiver<()>,
-}
-
-/// One target's place in the log.
-#[derive(Debug)]
-pub struct Reader {
-    shared: Arc<Shared>,
-    index: usize,
-    /// Something was appended.
-    news: watch::Receiver<()>,
-    /// The streamed transaction that is being read.
-    reading: Option<Reading>,
-}
-
-/// Reads how full the spool is and who lags; moves nothing.
-#[derive(Clone, Debug)]
-pub struct View {
-    shared: Arc<Shared>,
-}
-
-/// The log no longer has what the reader's checkpoint points at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Evicted;
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    limit: usize,
-    news: watch::Sender<()>,
-    room: watch::Sender<()>,
-}
-
-#[derive(Debug)]
-struct State {
-    items: VecDeque<Item>,
-    /// Sequence number of `items[0]`; numbers are never used twice.
-    base: u64,
-    bytes: usize,
-    cursors: Vec<Cursor>,
-    /// End of the last complete transaction or progress appended.
-    end: Lsn,
-    /// The highest `end` so far.
-    received: Lsn,
-    /// A transaction has begun and not ended.
-    open: bool,
-    /// The source may hold back transactions after the last frame: what it says of its position does
-    /// not mean that everything before it is here.
-    more: bool,
-    rewind: bool,
-    /// Why a streamed transaction could not be read back from the disk.
-    unreadable: Option<Arc<Error>>,
-    closed: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cursor {
-    next: u64,
-    checkpoint: u64,
-    /// Everything before is on the target, durable or not; never below `checkpoint`.
-    applied: u64,
-    /// Has asked for a rewind and takes nothing before it.
-    waits_for_rewind: bool,
-}
-
-impl Cursor {
-    fn at(sequence: u64) -> Cursor {
-        let (next, checkpoint, applied) = (sequence, sequence, sequence);
-        Cursor { next, checkpoint, applied, waits_for_rewind: false }
-    }
-}
-
-impl State {
-    fn end_sequence(&self) -> u64 {
-        self.base + self.items.len() as u64
-    }
-
-    fn get(&self, sequence: u64) -> Option<&Item> {
-        let offset = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
-        self.items.get(offset)
-    }
-
-    fn lowest(&self, place: impl Fn(&Cursor) -> u64) -> u64 {
-        let readers = self.cursors.iter().filter(|cursor| !cursor.waits_for_rewind);
-        readers.map(place).min().unwrap_or_else(|| self.end_sequence())
-    }
-
-    fn drop_below(&mut self, sequence: u64, enough: impl Fn(&State) -> bool) {
-        while self.base < sequence && !enough(self) {
-            let Some(item) = self.items.pop_front() else { break };
-            self.bytes -= item.bytes();
-            self.base += 1;
-        }
-    }
-
-    /// Frees what it may and tells whether `needed` more bytes fit.
-    fn make_room(&mut self, needed: usize, limit: usize) -> bool {
-        let fits = |state: &State| state.bytes + needed <= limit;
-        self.drop_below(self.lowest(|cursor| cursor.checkpoint), |_| false);
-        self.drop_below(self.lowest(|cursor| cursor.next), fits);
-        // an item larger than the limit goes in alone
-        fits(self) || self.items.is_empty()
-    }
-
-    fn push(&mut self, item: Item) {
-        self.bytes += item.bytes();
-        self.items.push_back(item);
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // every change of the state is complete before anything can panic
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    pub(super) room: watch::Receiver<()>,
+    /// What of it is on disk.
+    pub(super) log: Option<Log>,
 }
 
 impl Spool {
     /// A spool of at most `limit` bytes (one larger frame is let in when it is empty) and its readers.
     pub fn new(limit: usize, readers: usize) -> (Spool, Vec<Reader>) {
-        let cursor = Cursor::at(0);
-        let state = State {
-            items: VecDeque::new(),
-            base: 0,
-            bytes: 0,
-            cursors: vec![cursor; readers],
-            end: Lsn::INVALID,
-            received: Lsn::INVALID,
-            open: false,
-            more: false,
-            rewind: false,
-            unreadable: None,
-            closed: false,
-        };
-        let (news, _) = watch::channel(());
-        let (room, room_receiver) = watch::channel(());
-        let shared = Arc::new(Shared { state: Mutex::new(state), limit, news, room });
-        let readers = (0..readers)
-            .map(|index| {
-                let (shared, news) = (shared.clone(), shared.news.subscribe());
-                Reader { shared, index, news, reading: None }
-            })
-            .collect();
-        (Spool { shared, room: room_receiver }, readers)
+        Spool::with(State::new(readers), limit, None)
+    }
+
+    /// The same of what was recovered from disk: `limit` bytes of it are in memory, and on disk, but for one transaction,
+    /// `limit_on_disk`. The ledger is told what is written and what is durable.
+    pub fn on_disk(
+        limit: usize,
+        limit_on_disk: u64,
+        readers: usize,
+        recovered: Recovered,
+        ledger: Arc<watch::Sender<Ledger>>,
+    ) -> (Spool, Vec<Reader>) {
+        let mut state = State::new(readers);
+        let oldest = recovered.oldest();
+        state.cursors = vec![Cursor::at(oldest); readers];
+        state.base = recovered.next();
+        state.written = state.base;
+        (state.end, state.received) = (recovered.end(), recovered.end());
+        state.files = Some(recovered.files(limit_on_disk));
+        Spool::with(state, limit, Some(Log::new(recovered, ledger)))
+    }
+
+    fn with(state: State, limit: usize, log: Option<Log>) -> (Spool, Vec<Reader>) {
+        let readers = state.cursors.len();
+        let shared = Arc::new(Shared::new(state, limit));
+        let room = shared.room.subscribe();
+        let readers = (0..readers).map(|index| Reader::new(&shared, index)).collect();
+        (Spool { shared, room, log }, readers)
     }
 
     /// Appends a frame, waiting for room. Cancel-safe: dropped before it is ready, nothing happened.
     ///
     /// # Errors
-    /// [`Kind::Frame`] when the frame does not continue what came before.
+    /// [`Kind::Frame`] when the frame does not continue what came before; [`Kind::Disk`] when the spool on disk
+    /// has failed.
     pub async fn append(&mut self, frame: &Frame) -> Result<()> {
         if !frame.has_messages() {
             return Ok(());
         }
         let end = self.check(frame)?;
-        let item = Item::Frame(frame.clone());
+        let open = |open| (open || frame.begins()) && end.is_none();
+        self.append_item(&Item::Frame(frame.clone()), open, end).await
+    }
+
+    /// Appends a transaction that was streamed and has committed. It takes no room in memory, but maybe on disk, and
+    /// waits for that. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Kind::Frame`] when a transaction is under way; [`Kind::Disk`] as above.
+    pub async fn append_streamed(&mut self, streamed: &Arc<Streamed>) -> Result<()> {
+        let begin = &streamed.begin;
+        if self.shared.lock().open {
+            let message = format!(
+                "the change stream is out of order: transaction {} commits inside another",
+                begin.xid
+            );
+            return Err(Error::new(Kind::Frame, message).at(begin.final_lsn));
+        }
+        self.append_item(&Item::Streamed(streamed.clone()), |_| false, Some(begin.end_lsn)).await
+    }
+
+    async fn append_item(
+        &mut self,
+        item: &Item,
+        open: impl Fn(bool) -> bool,
+        end: Option<Lsn>,
+    ) -> Result<()> {
         loop {
             self.room.mark_unchanged();
             {
                 let mut state = self.shared.lock();
-                if state.make_room(item.bytes(), self.shared.limit) {
-                    state.push(item);
-                    state.open = (state.open || frame.begins()) && end.is_none();
+                if let Some(failure) = state.files.as_ref().and_then(Files::failure) {
+                    return Err(failure);
+                }
+                let streamed = matches!(item, Item::Streamed(_));
+                if (streamed && state.files.is_none()
+                    || state.make_room(item.bytes(), self.shared.limit))
+                    && state.has_room_on_disk(|limit| limit)
+                {
+                    state.push(item.clone());
+                    state.open = open(state.open);
                     state.end = end.unwrap_or(state.end);
                     state.received = state.received.max(state.end);
                     break;
@@ -185,28 +119,7 @@ impl Spool {
             // the sender lives in `shared`, so this cannot fail
             let _ = self.room.changed().await;
         }
-        self.shared.news.send_replace(());
-        Ok(())
-    }
-
-    /// Appends a transaction that was streamed and has committed. It takes no room in memory.
-    ///
-    /// # Errors
-    /// [`Kind::Frame`] when a transaction is under way.
-    pub fn append_streamed(&mut self, streamed: Streamed) -> Result<()> {
-        let mut state = self.shared.lock();
-        if state.open {
-            let message = format!(
-                "the change stream is out of order: transaction {} commits inside another",
-                streamed.begin.xid
-            );
-            return Err(Error::new(Kind::Frame, message).at(streamed.begin.final_lsn));
-        }
-        state.end = streamed.begin.end_lsn;
-        state.received = state.received.max(state.end);
-        state.push(Item::Streamed(Arc::new(streamed)));
-        drop(state);
-        self.shared.news.send_replace(());
+        self.shared.appended();
         Ok(())
     }
 
@@ -245,14 +158,18 @@ impl Spool {
         state.received = state.received.max(state.end);
         let item = Item::Progress { lsn: state.end, urgent };
         let unread = state.end_sequence().saturating_sub(1);
-        let nobody_read_it = state.cursors.iter().all(|cursor| cursor.next <= unread);
+        let nobody_read_it = state.cursors.iter().all(|cursor| cursor.next <= unread)
+            && state.files.as_ref().is_none_or(|files| files.taken <= unread);
+        if let Some(files) = &mut state.files {
+            files.due |= urgent || lsn.0.saturating_sub(files.end.0) >= PROGRESS_BYTES;
+        }
         match state.items.back_mut() {
             // one entry is enough however long the source is idle
             Some(last @ Item::Progress { .. }) if nobody_read_it => *last = item,
             _ => state.push(item),
         }
         drop(state);
-        self.shared.news.send_replace(());
+        self.shared.appended();
     }
 
     /// The connection to the source broke: a transaction under way will come again.
@@ -263,7 +180,7 @@ impl Spool {
             state.open = false;
             state.push(Item::Cut);
             drop(state);
-            self.shared.news.send_replace(());
+            self.shared.appended();
         }
     }
 
@@ -273,6 +190,10 @@ impl Spool {
         let mut state = self.shared.lock();
         state.end = state.end.max(lsn);
         state.received = state.received.max(state.end);
+        let anew = state.end_sequence();
+        if let Some(files) = &mut state.files {
+            files.anew = anew;
+        }
     }
 
     /// Where the source has to go on: the end of the last complete transaction.
@@ -314,7 +235,17 @@ impl Spool {
             *cursor = Cursor::at(restart);
         }
         drop(state);
-        self.shared.news.send_replace(());
+        self.shared.appended();
+    }
+
+    /// Cancelled when the spool on disk cannot be written to any more; see [`Self::failure`].
+    pub fn broken(&self) -> CancellationToken {
+        self.shared.broken.clone()
+    }
+
+    /// It is on disk, too.
+    pub fn is_on_disk(&self) -> bool {
+        self.log.is_some()
     }
 
     /// Waits until a reader has moved or has asked for a rewind.
@@ -331,184 +262,24 @@ impl Spool {
     pub fn has_room(&self) -> bool {
         let mut state = self.shared.lock();
         state.make_room(self.shared.limit / 2, self.shared.limit)
+            && state.has_room_on_disk(|limit| limit / 2)
     }
 
     /// Nothing more will be appended: readers get what is there and then `None`.
     pub fn close(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.news.send_replace(());
+        self.shared.appended();
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-impl Reader {
-    /// The next entry with its sequence number, if there is one.
-    pub fn try_next(&mut self) -> Option<(u64, Item)> {
-        if self.reading.is_none() {
-            let state = self.shared.lock();
-            let cursor = *state.cursors.get(self.index)?;
-            if cursor.waits_for_rewind {
-                return None;
-            }
-            let item = state.get(cursor.next)?.clone();
-            drop(state);
-            let Item::Streamed(streamed) = item else {
-                self.passed(cursor.next);
-                return Some((cursor.next, item));
-            };
-            self.reading = Some(Reading::new(cursor.next, streamed));
+        if let Some(files) = &mut self.shared.lock().files {
+            files.finish = true;
         }
-        let reading = self.reading.as_mut()?;
-        let (sequence, item) = (reading.sequence, reading.next());
-        if let Item::Unreadable(error) = &item
-            && error.kind() == Kind::Disk
-        {
-            self.shared.lock().unreadable = Some(error.clone());
-        }
-        if reading.is_done() {
-            self.reading = None;
-            self.passed(sequence);
-        }
-        Some((sequence, item))
+        self.shared.moved();
     }
-
-    /// The transaction that has begun is not wanted: when it was streamed, only its end is still given out.
-    pub fn skip(&mut self) {
-        if let Some(reading) = &mut self.reading {
-            reading.skip();
-        }
-    }
-
-    /// The entry was given out.
-    fn passed(&mut self, sequence: u64) {
-        if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {
-            cursor.next = sequence + 1;
-        }
-        self.shared.room.send_replace(());
-    }
-
-    /// The next entry; waits for it. `None` when the spool is closed and read to its end.
-    /// Cancel-safe.
-    pub async fn next(&mut self) -> Option<(u64, Item)> {
-        loop {
-            self.news.mark_unchanged();
-            if let Some(entry) = self.try_next() {
-                return Some(entry);
-            }
-            if self.shared.lock().closed {
-                return None;
-            }
-            self.news.changed().await.ok()?;
-        }
-    }
-
-    /// The highest LSN up to which everything was received.
-    pub fn received(&self) -> Lsn {
-        self.shared.lock().received
-    }
-
-    /// Bytes that the spool holds at most.
-    pub fn limit(&self) -> usize {
-        self.shared.limit
-    }
-
-    /// Everything before `sequence` shows on the target, and may have to be read again.
-    pub fn applied(&mut self, sequence: u64) {
-        if let Some(cursor) = self.shared.lock().cursors.get_mut(self.index) {
-            cursor.applied = cursor.applied.max(sequence);
-        }
-    }
-
-    /// Everything before `sequence` is durable on the target.
-    pub fn checkpoint(&mut self, sequence: u64) {
-        let mut state = self.shared.lock();
-        if let Some(cursor) = state.cursors.get_mut(self.index) {
-            cursor.checkpoint = cursor.checkpoint.max(sequence);
-            cursor.applied = cursor.applied.max(sequence);
-        }
-        let lowest = state.lowest(|cursor| cursor.checkpoint);
-        state.drop_below(lowest, |_| false);
-        drop(state);
-        self.shared.room.send_replace(());
-    }
-
-    /// Goes back to the checkpoint. When that is [`Evicted`] a rewind is asked for, and the reader
-    /// goes on behind it.
-    pub fn restart(&mut self) -> std::result::Result<(), Evicted> {
-        self.reading = None;
-        {
-            let mut state = self.shared.lock();
-            let base = state.base;
-            if let Some(cursor) = state.cursors.get_mut(self.index)
-                && cursor.checkpoint >= base
-                && !cursor.waits_for_rewind
-            {
-                cursor.next = cursor.checkpoint;
-                cursor.applied = cursor.checkpoint;
-                return Ok(());
-            }
-        }
-        self.ask_for_rewind();
-        Err(Evicted)
-    }
-
-    /// What is here is of no use (it cannot be decoded): have it sent again.
-    pub fn ask_for_rewind(&mut self) {
-        self.reading = None;
-        let mut state = self.shared.lock();
-        state.rewind = true;
-        if let Some(cursor) = state.cursors.get_mut(self.index) {
-            cursor.waits_for_rewind = true;
-        }
-        drop(state);
-        self.shared.room.send_replace(());
-    }
-}
-
-impl View {
-    /// Bytes in the spool.
-    pub fn bytes(&self) -> usize {
-        self.shared.lock().bytes
-    }
-
-    /// End of the last complete transaction or progress received.
-    pub fn received(&self) -> Lsn {
-        self.shared.lock().received
-    }
-
-    /// What target `index` has yet to apply.
-    pub fn first_pending(&self, index: usize) -> Pending {
-        let state = self.shared.lock();
-        let Some(cursor) = state.cursors.get(index) else { return Pending::Nothing };
-        if cursor.waits_for_rewind || cursor.applied < state.base {
-            return Pending::Evicted;
-        }
-        let skip = usize::try_from(cursor.applied - state.base).unwrap_or(usize::MAX);
-        let mut pending = state.items.iter().skip(skip);
-        let first = pending.find_map(|item| match item {
-            Item::Frame(frame) if frame.begins() => Some(Pending::Frame(frame.clone())),
-            Item::Streamed(streamed) => Some(Pending::Since(streamed.begin.commit_time)),
-            _ => None,
-        });
-        first.unwrap_or(Pending::Nothing)
-    }
-}
-
-/// What a target has yet to apply; see [`View::first_pending`].
-#[derive(Debug)]
-pub enum Pending {
-    Nothing,
-    /// The first frame of the oldest transaction not yet applied.
-    Frame(Frame),
-    /// A streamed transaction, which committed then: microseconds since 2000-01-01.
-    Since(i64),
-    /// There is something, but it is no longer here.
-    Evicted,
 }
 
 #[cfg(test)]

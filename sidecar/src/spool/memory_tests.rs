@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use rsrepl_wire::{Begin, Commit, FrameWriter};
 
 use super::*;
+use crate::spool::{Evicted, Pending};
 
 /// A frame of transaction `xid`, padded by `padding` bytes; `end` is 10 × xid.
 fn frame(xid: u32, begins: bool, commits: bool, padding: usize) -> Frame {

@@ -23,16 +23,38 @@
 //! transaction had come whole, from the file and piece by piece. Such an entry counts as few bytes; all
 //! files together have a limit of their own.
 //!
-//! The log itself lives in memory; the interface is that of a log on disk.
+//! # In memory, or on disk
+//!
+//! By default the log lives in memory. With `confirm = "spooled"` it is also on disk ([`log`]): everything is written
+//! there behind memory's back, and memory holds the end of it, from which targets that are up to date read. At `limit`
+//! bytes memory gives up whatever is written; who lags then reads files. Nothing is evicted, nobody asks for a rewind,
+//! and `append` waits for the limit on disk, between two transactions alone.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `memory` | [`Spool`], the writer's side |
+//! | `reader` | [`Reader`], a target's side |
+//! | `state` | what they share |
+//! | `view` | [`View`], for those who tell of it |
+//! | [`log`], `on_disk` | the files; whose they are |
+//! | `streams`, `file`, `dir` | transactions in progress |
 
 mod dir;
 mod file;
+mod log;
 mod memory;
+mod on_disk;
+mod reader;
+mod state;
 mod streams;
+mod view;
 
 pub use dir::{Medium, check_dir};
-pub use memory::{Evicted, Pending, Reader, Spool, View};
+pub use log::Recovered;
+pub use memory::Spool;
+pub use reader::{Evicted, Reader};
 pub use streams::{Streamed, Streams, StreamsView};
+pub use view::{OnDisk, Pending, View};
 
 use std::sync::Arc;
 
@@ -63,6 +85,15 @@ impl Item {
         match self {
             Item::Frame(frame) => frame.len() + ENTRY,
             Item::Streamed(_) | Item::Unreadable(_) | Item::Progress { .. } | Item::Cut => ENTRY,
+        }
+    }
+
+    /// Bytes that it takes in a file, about.
+    fn bytes_on_disk(&self) -> u64 {
+        match self {
+            Item::Frame(frame) => frame.len() as u64,
+            Item::Streamed(streamed) => streamed.size(),
+            Item::Unreadable(_) | Item::Progress { .. } | Item::Cut => 0,
         }
     }
 }

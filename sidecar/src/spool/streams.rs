@@ -168,6 +168,26 @@ fn unknown(xid: u32) -> Error {
     Error::new(Kind::Frame, message)
 }
 
+impl Streamed {
+    /// Bytes of its frames.
+    pub(super) fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    /// The frame at this place and the place behind it; `None` at the end.
+    pub(super) fn frame(&self, place: u64) -> Result<Option<(Frame, u64)>> {
+        self.file.read(place)
+    }
+
+    /// What comes before the first frame, and behind the last one.
+    pub(super) fn ends(&self) -> Result<(Frame, Frame)> {
+        let begin = &self.begin;
+        let Begin { final_lsn, end_lsn, commit_time, .. } = *begin;
+        let commit = Commit { final_lsn, end_lsn, commit_time };
+        Ok((made(begin, |w| w.begin(begin))?, made(begin, |w| w.commit(&commit))?))
+    }
+}
+
 /// One reader's way through a streamed transaction: as if it had come whole.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -211,29 +231,27 @@ impl Reading {
     }
 
     fn step(&mut self) -> Result<Item> {
-        let begin = &self.streamed.begin;
         if let Next::Begin = self.next {
             self.next = Next::Frame(0);
-            return made(begin, |writer| writer.begin(begin));
+            return Ok(Item::Frame(self.streamed.ends()?.0));
         }
         if let Next::Frame(place) = self.next
-            && let Some((frame, behind)) = self.streamed.file.read(place)?
+            && let Some((frame, behind)) = self.streamed.frame(place)?
         {
             self.next = Next::Frame(behind);
             return Ok(Item::Frame(frame));
         }
         self.next = Next::Nothing;
-        let Begin { final_lsn, end_lsn, commit_time, .. } = *begin;
-        made(begin, |writer| writer.commit(&Commit { final_lsn, end_lsn, commit_time }))
+        Ok(Item::Frame(self.streamed.ends()?.1))
     }
 }
 
 /// A frame that the source did not send.
-fn made(begin: &Begin, write: impl FnOnce(&mut FrameWriter)) -> Result<Item> {
+fn made(begin: &Begin, write: impl FnOnce(&mut FrameWriter)) -> Result<Frame> {
     let mut writer = FrameWriter::new();
     writer.start(begin.final_lsn, begin.xid);
     write(&mut writer);
-    Ok(Item::Frame(Frame::parse(Bytes::copy_from_slice(writer.finish()))?))
+    Ok(Frame::parse(Bytes::copy_from_slice(writer.finish()))?)
 }
 
 #[cfg(test)]

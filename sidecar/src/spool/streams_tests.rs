@@ -205,7 +205,7 @@ proptest! {
             let (frames, rows) = source.end(commit, Lsn(u64::from(lsn) * 10));
             for frame in frames {
                 if let Some(streamed) = streams.take(&frame).unwrap() {
-                    spool.append_streamed(streamed).unwrap();
+                    runtime.block_on(spool.append_streamed(&Arc::new(streamed))).unwrap();
                 }
             }
             expected.extend(rows);
@@ -288,12 +288,12 @@ fn bytes_are_bounded_over_all_files() {
     assert_eq!((view.files(), view.bytes()), (0, 0));
 }
 
-#[test]
-fn what_a_target_has_is_not_read_again() {
+#[tokio::test]
+async fn what_a_target_has_is_not_read_again() {
     let mut streams = streams();
     let (mut spool, mut readers) = Spool::new(1 << 20, 1);
-    spool.append_streamed(committed(&mut streams, 1, 500)).unwrap();
-    spool.append_streamed(committed(&mut streams, 2, 5)).unwrap();
+    spool.append_streamed(&Arc::new(committed(&mut streams, 1, 500))).await.unwrap();
+    spool.append_streamed(&Arc::new(committed(&mut streams, 2, 5))).await.unwrap();
     let reader = &mut readers[0];
     let mut assembler = Assembler::resume(&Checkpoint::default(), Lsn(10));
     let mut entries = Vec::new();
@@ -314,7 +314,7 @@ async fn an_entry_is_pending_until_it_is_applied_and_is_kept_while_it_is_read() 
     let mut streams = streams();
     let (mut spool, mut readers) = Spool::new(1 << 14, 1);
     let view = spool.view();
-    spool.append_streamed(committed(&mut streams, 1, 5000)).unwrap();
+    spool.append_streamed(&Arc::new(committed(&mut streams, 1, 5000))).await.unwrap();
     assert!(view.bytes() < 1 << 10, "it takes memory");
     assert_eq!(spool.end(), Lsn(10));
     let reader = &mut readers[0];

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::copy::TableProgress;
+use crate::spool::OnDisk;
 use crate::status::{Snapshot, SourceStatus, Status, TargetState, TargetStatus};
 
 /// Upper bounds of `rsrepl_batch_size`: 1 row to 262,144 rows.
@@ -138,6 +139,9 @@ impl Families<'_, '_> {
             "Bytes of frames held for the targets",
             source.spool_bytes,
         )?;
+        if let Some(spool) = &source.spool {
+            self.spool(source, spool)?;
+        }
         self.gauge(
             "rsrepl_streamed_bytes",
             "Bytes on disk of transactions that were streamed and are not applied everywhere",
@@ -149,6 +153,31 @@ impl Families<'_, '_> {
             "1 while large transactions come whole because they cannot be kept here in progress",
             u64::from(source.streaming_refused),
         )
+    }
+
+    /// On disk.
+    fn spool(&mut self, source: &SourceStatus, spool: &OnDisk) -> fmt::Result {
+        self.gauge("rsrepl_spool_disk_bytes", "Bytes of the spool on disk", spool.bytes)?;
+        self.gauge(
+            "rsrepl_spooled_lsn",
+            "End of what is durable in the spool, as a byte position",
+            source.spooled.0,
+        )?;
+        self.gauge(
+            "rsrepl_spool_begin_lsn",
+            "Begin of the spool, as a byte position",
+            spool.begin.0,
+        )?;
+        self.gauge(
+            "rsrepl_spool_stuck",
+            "1 while the spool cannot be written to",
+            u64::from(spool.stuck.is_some()),
+        )?;
+        self.counter("rsrepl_spool_syncs", "Calls of fdatasync for the spool", spool.syncs)?;
+        let name = "rsrepl_spool_sync_seconds";
+        self.family(name, "Time spent in them", MetricType::Counter, |mut metric| {
+            metric.encode_counter::<NoLabelSet, _, u64>(&spool.sync_time.as_secs_f64(), None)
+        })
     }
 
     fn copy(&mut self, tables: &[TableProgress]) -> fmt::Result {
@@ -287,6 +316,7 @@ mod tests {
     #[test]
     fn every_metric_is_documented() {
         let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
+        status.update_source(|source| source.spool = Some(OnDisk::default()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &Metrics::new(1).registry(status))
             .expect("encodes");

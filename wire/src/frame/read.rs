@@ -10,6 +10,7 @@ use crate::message::{
     Begin, Body, COMMIT_LEN, Commit, HEADER_LEN as MESSAGE_HEADER_LEN, Message, tag,
 };
 use crate::reader::Reader;
+use crate::relation::Relation;
 use crate::streamed::StreamEnd;
 
 /// A received frame whose version and checksum are right. Cloning shares the bytes.
@@ -93,6 +94,28 @@ impl Frame {
             _ => None,
         };
         Ok(end)
+    }
+
+    /// The tables that it describes. Reads no other message: it goes from one to the next by their lengths.
+    pub fn relations(&self) -> Result<Vec<Relation>, DecodeError> {
+        let mut found = Vec::new();
+        let mut at = HEADER_LEN;
+        while let Some(&kind) = self.bytes.get(at) {
+            if kind == tag::RELATION {
+                let (message, next) = self.read_at(at)?;
+                if let Message::Relation(relation) = message {
+                    found.push(relation);
+                }
+                at = next;
+                continue;
+            }
+            let mut reader = Reader::new(self.bytes.get(at..).unwrap_or_default(), at, "frame");
+            reader.u8("message tag")?;
+            let len = reader.u32("message length")? as usize;
+            reader.take(len, "message")?;
+            at += reader.at();
+        }
+        Ok(found)
     }
 
     fn flag_lies(&self, flag: u8, offset: usize) -> DecodeError {

@@ -1,0 +1,155 @@
+//! What is not taken for a spool of this source, or for a whole one.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use super::*;
+use crate::target::Ancestor;
+
+async fn some(folder: &Folder) -> Vec<u32> {
+    let mut rig = started(&folder.0, (3000, 1 << 16), 1);
+    for n in 1..=40 {
+        rig.append(&transaction(n, 3, 1)).await;
+        rig.synced().await;
+    }
+    rig.spool.end_writing();
+    assert!(folder.segments().len() > 3);
+    rows((1..=40).map(|n| (n, 3)))
+}
+
+fn refused(folder: &Folder) -> Error {
+    open(&folder.0, LARGE, 1).err().expect("it is refused")
+}
+
+#[tokio::test]
+async fn damage_is_not_taken_for_a_torn_tail() {
+    let folder = Folder::new();
+    some(&folder).await;
+    let segments = folder.segments();
+    let damage = |path: &Path, at: u64| {
+        let file = OpenOptions::new().write(true).read(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        byte[0] ^= 1;
+        file.write_all_at(&byte, at).unwrap();
+    };
+    // the first record after the tables, with others behind it
+    let last = folder.last();
+    let at = fs::metadata(&last).unwrap().len() / 2;
+    damage(&last, at);
+    let error = refused(&folder);
+    assert_eq!(error.kind(), Kind::Identity);
+    assert!(error.to_string().contains(&*last.to_string_lossy()), "{error}");
+    assert!(error.to_string().contains("at byte"), "{error}");
+    damage(&last, at);
+    // in one that is read when it is needed
+    let at = fs::metadata(&segments[1]).unwrap().len() / 2;
+    damage(&segments[1], at);
+    let error = all_behind(&folder.0, START).unwrap_err();
+    assert_eq!(error.kind(), Kind::Identity, "{error}");
+    assert!(error.to_string().contains(&*segments[1].to_string_lossy()), "{error}");
+    damage(&segments[1], at);
+    // shorter than it was
+    let cut = OpenOptions::new().write(true).open(&segments[1]).unwrap();
+    cut.set_len(fs::metadata(&segments[1]).unwrap().len() - 1).unwrap();
+    assert_eq!(refused(&folder).kind(), Kind::Identity);
+}
+
+#[tokio::test]
+async fn what_is_gone_is_missed() {
+    let folder = Folder::new();
+    some(&folder).await;
+    let segments = folder.segments();
+    let away = folder.0.join("away");
+    for (gone, part) in
+        [(&segments[1], "is gone"), (&folder.0.join("spool.json"), "spool.json is gone")]
+    {
+        fs::rename(gone, &away).unwrap();
+        let error = refused(&folder);
+        assert_eq!(error.kind(), Kind::Identity);
+        assert!(error.to_string().contains(part), "{error}");
+        fs::rename(&away, gone).unwrap();
+    }
+    segments.iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert!(refused(&folder).to_string().contains("segments are gone"));
+    // all of it: a new one begins at the slot, and targets that are behind are told
+    fs::remove_dir_all(&folder.0).unwrap();
+    let mut rig = open(&folder.0, LARGE, 1).unwrap();
+    assert!(!rig.spool.is_used());
+    rig.spool.belongs_to(&source(), Lsn(400)).unwrap();
+    assert_eq!(rig.readers[0].begin(), Some(Lsn(400)));
+    assert!(!rig.readers[0].seek(Lsn(399)) && rig.readers[0].seek(Lsn(400)));
+    assert_eq!(rig.ledger.borrow().confirmable(), None);
+}
+
+#[tokio::test]
+async fn only_its_own_source_goes_on_with_it() {
+    let folder = Folder::new();
+    some(&folder).await;
+    assert_eq!(fs::metadata(&folder.0).unwrap().permissions().mode() & 0o777, 0o700);
+    for path in folder.segments().into_iter().chain([folder.0.join("spool.json")]) {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let mut rig = open(&folder.0, LARGE, 1).unwrap();
+    assert!(refused(&folder).to_string().contains("another process uses"));
+    assert_eq!(rig.spool.end(), Lsn(400));
+    let branch = |timeline, left: &[(u32, u64)]| {
+        let ancestor = |(timeline, left_at): &(u32, u64)| Ancestor {
+            timeline: *timeline,
+            left_at: Lsn(*left_at),
+        };
+        let ancestors = Some(left.iter().map(ancestor).collect());
+        SourceIdentity { timeline, ancestors, ..source() }
+    };
+    let of = |change: fn(&mut SourceIdentity)| {
+        let mut source = source();
+        change(&mut source);
+        source
+    };
+    let mut refuses = |source: &SourceIdentity, confirmed, part: &str| {
+        let error = rig.spool.belongs_to(source, Lsn(confirmed)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Identity);
+        assert!(error.to_string().contains(part), "{error}");
+        assert!(error.advice().is_some());
+    };
+    refuses(&of(|s| s.system_id = 2), 5, "another source");
+    refuses(&of(|s| s.slot = "x".into()), 5, "slot x");
+    refuses(&source(), 401, "changes between them are missing");
+    refuses(&branch(2, &[(1, 399)]), 5, "left at 0/18F");
+    refuses(&branch(3, &[(1, 500), (2, 399)]), 5, "left at 0/18F");
+    // no history of it can be had
+    refuses(&branch(2, &[]), 5, "left at 0/0");
+    // the promoted one has all of it
+    rig.spool.belongs_to(&branch(2, &[(1, 400)]), Lsn(5)).unwrap();
+    rig.spool.starts_behind(Lsn(5));
+    rig.append(&transaction(41, 1, 1)).await;
+    rig.spool.end_writing();
+    // which is remembered, also of another one with the same number
+    for (branch, good) in [
+        (source(), false),
+        (branch(2, &[(1, 400)]), true),
+        (branch(2, &[(1, 405)]), false),
+        // is not forgotten when the source's is gone for once
+        (branch(2, &[]), true),
+        (branch(2, &[(1, 405)]), false),
+        (branch(3, &[(1, 400), (2, 410)]), true),
+        (branch(4, &[(1, 400), (2, 409)]), false),
+    ] {
+        let mut rig = open(&folder.0, LARGE, 1).unwrap();
+        let seen = rig.spool.belongs_to(&branch, Lsn(5));
+        assert_eq!(seen.is_ok(), good, "{branch:?} {seen:?}");
+        rig.spool.end_writing();
+    }
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_with_what_to_do() {
+    let folder = Folder::new();
+    some(&folder).await;
+    let path = folder.0.join("spool.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    let error = refused(&folder);
+    assert!(error.to_string().contains("format 2") && error.advice().is_some(), "{error}");
+    assert_eq!(error.kind(), Kind::Config);
+}
