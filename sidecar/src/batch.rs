@@ -24,6 +24,9 @@ pub struct Batch {
     pub bytes: usize,
     /// It is as large as batches get: more waits behind it.
     pub full: bool,
+    /// Tables, by oid, that a sync has written to and perhaps altered: what is known of them is to be looked up
+    /// again on the target before these changes.
+    pub anew: Vec<u32>,
 }
 
 /// A place between two transactions of the stream.

@@ -130,6 +130,7 @@ fn rig_with_spool(limit: usize) -> Rig {
         },
         checkpoint: Checkpoint::default(),
         copied: false,
+        share: Arc::new(watch::channel(Share::everything()).0),
     };
     Rig { kept, spool, drive, status, shutdown, _link: link }
 }

@@ -51,6 +51,8 @@ pub struct ClickHouseCopy {
     streamed: HashMap<u32, Arc<Table>>,
     /// When the last snapshot was taken, for histories: microseconds since 2000-01-01.
     at: i64,
+    /// Tables of which nothing is copied yet are made to fit, and emptied.
+    replaces: bool,
 }
 
 /// What is known from one `open` to the next.
@@ -65,7 +67,13 @@ struct Opened {
 impl ClickHouseCopy {
     pub fn new(options: ClickHouseOptions) -> Self {
         let (tables, streamed) = (Arc::default(), HashMap::new());
-        ClickHouseCopy { options, opened: None, tables, streamed, at: now() }
+        ClickHouseCopy { options, opened: None, tables, streamed, at: now(), replaces: false }
+    }
+
+    /// What the tables have is replaced: none of it came with this slot.
+    #[must_use]
+    pub fn replacing(self) -> Self {
+        ClickHouseCopy { replaces: true, ..self }
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -166,11 +174,26 @@ impl ClickHouseCopy {
         .hint(format!("TRUNCATE TABLE {table}, or set copy.data = false")))
     }
 
+    /// Empties a table, and makes it what the source's has become since rows were written to it.
+    async fn replace(&self, table: &CopiedTable, at: Lsn) -> Result<()> {
+        let Opened { context, source, dates, .. } = self.opened()?;
+        let (options, relation) = (&self.options, &table.relation);
+        let name = options.target_table(&relation.schema, &relation.name);
+        let storage = options.plan(relation, name, *dates)?.storage();
+        let sql = format!("TRUNCATE TABLE IF EXISTS {}", qualified(&options.database, &storage));
+        context.server.execute(Attempt::Truncate(&storage), &sql).await?;
+        let to = (relation, Version::copied(at, 0), at);
+        Session::follow_shape(options, context, source, *dates, to).await
+    }
+
     async fn accept(&mut self, tables: &[Arc<CopiedTable>]) -> Result<Vec<Form>> {
         let (mut accepted, mut wrong) = (HashMap::new(), Vec::new());
         let mut names: HashMap<String, &CopiedTable> = HashMap::new();
         for table in tables {
             let planned = async {
+                if self.replaces && self.opened()?.found.of(table.relation.oid).is_empty() {
+                    self.replace(table, at).await?;
+                }
                 let planned = self.copied(table).await?;
                 if self.opened()?.found.of(table.relation.oid).is_empty() {
                     self.check_empty(&planned.plan).await?;

@@ -119,6 +119,33 @@ impl Session {
         Ok((session, lsn))
     }
 
+    /// Before the rows of a table are copied anew: makes it follow from what it is known to have been.
+    pub(super) async fn follow_shape(
+        options: &ClickHouseOptions,
+        context: &Context,
+        source: &SourceIdentity,
+        dates: DateRange,
+        (relation, version, lsn): (&Arc<Relation>, Version, Lsn),
+    ) -> Result<()> {
+        let records = records::read(&context.server, &options.database, source).await?;
+        let mut session = Session {
+            options: options.clone(),
+            context: context.clone(),
+            source: source.clone(),
+            dates,
+            version: Version::default(),
+            ends_at: lsn,
+            whole: lsn,
+            tables: Tables::default(),
+            truncates: HashMap::new(),
+            records,
+        };
+        if !session.is_changed(relation, version) {
+            return Ok(());
+        }
+        session.follow(&Turn { how: How::Shown(Arc::clone(relation)), version, lsn, whole: lsn }).await
+    }
+
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before
     /// the next change of a table itself, which is given back.
     pub(super) async fn steps(
@@ -181,6 +208,20 @@ impl Session {
             == (&shown.schema, &shown.name, &shown.columns);
         // one that has begun is to be ended
         !same || !record.done && record.version == version
+    }
+
+    /// Looks up what is recorded of tables that somebody else has written to and altered.
+    pub(super) async fn look_again(&mut self, oids: &[u32]) -> Result<()> {
+        let Context { server, database, .. } = &self.context;
+        let mut recorded = records::read(server, database, &self.source).await?;
+        for oid in oids {
+            match recorded.remove(oid) {
+                Some(record) => self.records.insert(*oid, record),
+                None => self.records.remove(oid),
+            };
+            self.forget(*oid);
+        }
+        Ok(())
     }
 
     /// Forgets how a table is written to: it is another one from here on.

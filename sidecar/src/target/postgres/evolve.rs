@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::alter::{self, Actual, ActualColumn, How, Planned};
 use super::records::{self, Record};
 use super::schemas::Step;
-use super::sql::ident;
+use super::sql::{self, ident};
 use super::{ddl, errors};
 use crate::error::{Error, Kind, Result};
 use crate::schema::{Operation, Policy, Table, Verdict, What};
@@ -68,6 +68,24 @@ impl Evolution<'_> {
         let to = Table::of_relation(relation);
         let done = self.change(to, How { command: None, rewrite: false }).await;
         done.map_err(|failure| self.error(failure, relation.to_string()))
+    }
+
+    /// The statement that empties the target's table of a relation; `None`: there is none.
+    pub async fn place(&self, relation: &Arc<Relation>) -> Result<Option<String>> {
+        let to = Table::of_relation(relation);
+        let found = async {
+            let record = records::read(self.client, &self.follows.slot, to.oid).await?;
+            let record = record.filter(|record| !record.dropped);
+            self.find(record.as_ref(), &to).await
+        };
+        let found = found.await.map_err(|error| self.error(error.into(), relation.to_string()))?;
+        Ok(found.map(|actual| {
+            let name = sql::qualified(&actual.schema, &actual.name);
+            let only = if actual.partitioned { "" } else { "ONLY " };
+            // foreign keys of other tables refuse a TRUNCATE
+            let verb = if actual.referenced { "DELETE FROM" } else { "TRUNCATE" };
+            format!("{verb} {only}{name}")
+        }))
     }
 
     pub async fn follow(&self, step: &Step) -> Result<()> {

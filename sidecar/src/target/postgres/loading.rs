@@ -17,7 +17,10 @@ use tokio_postgres::Client;
 use super::catalog::{self, TargetColumn, TargetTable, Unfit};
 use super::create::{Creator, Which};
 use super::table::Table;
-use super::{PostgresOptions, copies, errors, origin, positions, session, sets};
+use super::evolve::Follows;
+use super::{
+    PostgresOptions, copies, errors, origin, positions, records, session, sets, syncs,
+};
 use crate::batch::{Change, Operation};
 use crate::config::MissingRows;
 use crate::copy::{
@@ -35,6 +38,8 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
 pub struct PostgresCopy {
     options: PostgresOptions,
     open: Option<Open>,
+    /// Tables of which nothing is copied yet are made to fit, and emptied.
+    replaces: bool,
 }
 
 struct Open {
@@ -50,7 +55,13 @@ struct Open {
 impl PostgresCopy {
     /// No connection is made before [`open`](CopyTarget::open).
     pub fn new(options: PostgresOptions) -> Self {
-        PostgresCopy { options, open: None }
+        PostgresCopy { options, open: None, replaces: false }
+    }
+
+    /// What the tables have is replaced: none of it came with this slot.
+    #[must_use]
+    pub fn replacing(self) -> Self {
+        PostgresCopy { replaces: true, ..self }
     }
 
     /// What makes missing tables, if they are to be made.
@@ -104,6 +115,9 @@ impl PostgresCopy {
                 creator.rest(Which::Keys).await?;
             }
         }
+        if self.replaces {
+            self.replace(tables).await?;
+        }
         let server = self.server("looking at its tables");
         let target = self.options.name.clone();
         let open = self.open.as_mut().ok_or_else(|| not_open(&target))?;
@@ -129,6 +143,25 @@ impl PostgresCopy {
         let mend: Vec<_> = findings.iter().map(|finding| finding.mend.as_str()).collect();
         Err(Error::new(Kind::Setup, format!("target {target}: {}", what.join("; ")))
             .hint(format!("on the target: {}", mend.join("; "))))
+    }
+
+    async fn replace(&self, tables: &[Arc<CopiedTable>]) -> Result<()> {
+        let (target, open) = (self.options.name.as_str(), self.opened()?);
+        records::create(target, self.options.connection.user(), &open.client).await?;
+        let follows = Follows { slot: open.slot.clone(), policy: self.options.schema_changes };
+        for table in tables {
+            open.begin(target).await?;
+            let oid = table.relation.oid;
+            let copied = copies::has_chunks(&open.client, &open.slot, oid).await;
+            let ready = match copied.map_err(self.server("looking for chunks"))? {
+                true => Ok(()),
+                false => syncs::prepare(target, &open.client, &follows, &table.relation).await,
+            };
+            let end = if ready.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            open.client.batch_execute(end).await.map_err(self.server("emptying a table"))?;
+            ready?;
+        }
+        Ok(())
     }
 
     async fn empty(&mut self, oid: u32) -> Result<()> {

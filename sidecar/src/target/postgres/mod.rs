@@ -39,6 +39,7 @@
 //! | `loading` | takes the initial copy |
 //! | `copies` | `rsrepl.copies`: what of it is there |
 //! | `create` | tables that the target lacks |
+//! | `syncs` | `rsrepl.syncs`: tables that are copied anew beside the stream |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -68,6 +69,7 @@ mod schemas;
 mod session;
 mod sets;
 mod sql;
+mod syncs;
 mod table;
 mod writer;
 
@@ -84,6 +86,7 @@ use tokio_postgres::Client;
 pub use self::check::check;
 pub use self::loading::PostgresCopy;
 pub(crate) use self::positions::look_up as look_up_position;
+pub use self::syncs::PostgresSyncs;
 
 use self::durability::Durability;
 use self::order::{Order, Step};

@@ -1,0 +1,232 @@
+//! `_rsrepl_syncs` on the server: which tables are copied anew beside the stream, and how far that is.
+//!
+//! What is recorded under the name of a sync's slot is not looked at any more once it has ended: such a name is
+//! used once. It is deleted where the user may do so.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rsrepl_wire::Lsn;
+
+use super::client::Server;
+use super::copies::Copies;
+use super::ddl::{literal, qualified};
+use super::failure::Attempt;
+use super::options::ClickHouseOptions;
+use super::position::{self, number};
+use super::types::put_string;
+use super::{copies, records, setup};
+use crate::copy::Promise;
+use crate::error::{Error, Kind, Result};
+use crate::sync::{Stage, SyncTarget, Table};
+use crate::target::SourceIdentity;
+
+const SYNCS: &str = "_rsrepl_syncs";
+
+/// The stage of a table that is synced no more.
+const ENDED: &str = "ended";
+
+/// Tables with something by slot.
+const OF_SLOT: [&str; 4] =
+    ["_rsrepl_positions", "_rsrepl_truncates", "_rsrepl_tables", "_rsrepl_copies"];
+
+/// See the module's documentation.
+pub struct ClickHouseSyncs {
+    options: ClickHouseOptions,
+    open: Option<Open>,
+}
+
+struct Open {
+    server: Server,
+    /// Of the main stream.
+    source: SourceIdentity,
+    /// Of the last record: of those of one table the last one counts.
+    sequence: u64,
+}
+
+fn create_statement(database: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (slot String, system_id UInt64, source_oid UInt32, sequence UInt64, \
+         `table` String, stage String, sync_slot String, hand_over UInt64, error String) \
+         ENGINE = ReplacingMergeTree(sequence) ORDER BY (slot, system_id, source_oid) \
+         SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
+        qualified(database, SYNCS)
+    )
+}
+
+impl ClickHouseSyncs {
+    pub fn new(options: ClickHouseOptions) -> Self {
+        ClickHouseSyncs { options, open: None }
+    }
+
+    fn opened(&self) -> Result<&Open> {
+        self.open.as_ref().ok_or_else(|| Error::new(Kind::Internal, "it is not open"))
+    }
+
+    fn opened_mut(&mut self) -> Result<&mut Open> {
+        self.open.as_mut().ok_or_else(|| Error::new(Kind::Internal, "it is not open"))
+    }
+
+    /// The same stream under another slot's name.
+    fn named(&self, slot: &str) -> Result<SourceIdentity> {
+        Ok(SourceIdentity { slot: slot.to_owned(), ..self.opened()?.source.clone() })
+    }
+
+    fn connect(&mut self, source: &SourceIdentity) -> Result<()> {
+        let server = Server::new(&self.options, format!("rsrepl-sync:{}:", self.options.name))?;
+        self.open = Some(Open { server, source: source.clone(), sequence: 0 });
+        Ok(())
+    }
+
+    async fn all(&mut self) -> Result<Vec<Table>> {
+        let Open { server, source, .. } = self.opened()?;
+        let database = &self.options.database;
+        if setup::describe(server, database, SYNCS).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT toString(source_oid), toString(sequence), `table`, stage, sync_slot, toString(hand_over), error \
+             FROM {} FINAL WHERE slot = {} AND system_id = {} ORDER BY source_oid",
+            qualified(database, SYNCS),
+            literal(&source.slot),
+            source.system_id
+        );
+        let rows = server.strings::<7>(Attempt::ReadPosition, &sql).await?;
+        let (mut tables, mut last) = (Vec::new(), 0);
+        for [oid, sequence, name, stage, slot, hand_over, error] in rows {
+            last = last.max(number(server, &sequence)?);
+            if stage == ENDED {
+                continue;
+            }
+            let known = Stage::parse(&stage).ok_or_else(|| {
+                let name = &self.options.name;
+                let what = format!("target {name}: {SYNCS} says {stage:?}, which is not known");
+                Error::new(Kind::Setup, what)
+                    .hint("it was written by a later version of rsrepl: use that one")
+            })?;
+            let (oid, hand_over) = (number(server, &oid)?, Lsn(number(server, &hand_over)?));
+            tables.push(Table { oid, name, stage: known, slot, hand_over, error });
+        }
+        self.opened_mut()?.sequence = last;
+        Ok(tables)
+    }
+
+    async fn record(&mut self, tables: &[Table], stage: Option<&str>) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_micros()).unwrap_or(0);
+        let open = self.opened_mut()?;
+        open.sequence = now.max(open.sequence + 1);
+        let Open { server, source, sequence } = self.opened()?;
+        let mut rows = Vec::with_capacity(256 * tables.len());
+        for table in tables {
+            put_string(&mut rows, source.slot.as_bytes());
+            rows.extend_from_slice(&source.system_id.to_le_bytes());
+            rows.extend_from_slice(&table.oid.to_le_bytes());
+            rows.extend_from_slice(&sequence.to_le_bytes());
+            put_string(&mut rows, table.name.as_bytes());
+            put_string(&mut rows, stage.unwrap_or(table.stage.as_str()).as_bytes());
+            put_string(&mut rows, table.slot.as_bytes());
+            rows.extend_from_slice(&table.hand_over.0.to_le_bytes());
+            put_string(&mut rows, table.error.as_bytes());
+        }
+        let sql = format!(
+            "INSERT INTO {} (slot, system_id, source_oid, sequence, `table`, stage, sync_slot, hand_over, error) \
+             FORMAT RowBinary",
+            qualified(&self.options.database, SYNCS)
+        );
+        server.insert(Attempt::WritePosition, &sql, Bytes::from(rows)).await
+    }
+
+    async fn write_all(&mut self, tables: &[Table]) -> Result<()> {
+        let sql = create_statement(&self.options.database);
+        let Open { server, .. } = self.opened()?;
+        if setup::describe(server, &self.options.database, SYNCS).await?.is_none() {
+            server.execute(Attempt::Prepare, &sql).await.map_err(|error| {
+                let hint = format!("run it by hand: {sql}");
+                Error::new(error.kind(), error.what()).hint(hint)
+            })?;
+        }
+        self.record(tables, None).await
+    }
+
+    async fn begun(&self, slot: &str) -> Result<bool> {
+        let Open { server, .. } = self.opened()?;
+        let (database, source) = (&self.options.database, self.named(slot)?);
+        if position::read(server, database, &source).await? != Lsn::INVALID {
+            return Ok(true);
+        }
+        if !copies::are_kept(server, database).await? {
+            return Ok(false);
+        }
+        let (_, found) = Copies::open(server, database, &source).await?;
+        Ok(found.caught_up.is_some())
+    }
+
+    /// What is known of the shapes under one slot's name is known under another's.
+    async fn move_shapes(&self, from: &str, to: &str, tables: &[Table]) -> Result<()> {
+        let Open { server, .. } = self.opened()?;
+        let database = &self.options.database;
+        if setup::describe(server, database, "_rsrepl_tables").await?.is_none() {
+            return Ok(());
+        }
+        let (from, to) = (self.named(from)?, self.named(to)?);
+        let found = records::read(server, database, &from).await?;
+        for record in tables.iter().filter_map(|table| found.get(&table.oid)) {
+            records::write(server, database, &to, record).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+        self.record(tables, Some(ENDED)).await?;
+        let Open { server, .. } = self.opened()?;
+        for table in OF_SLOT {
+            let table = qualified(&self.options.database, table);
+            let sql = format!("ALTER TABLE {table} DELETE WHERE slot = {}", literal(slot));
+            if let Err(error) = server.execute(Attempt::Prepare, &sql).await {
+                tracing::debug!(target_name = self.options.name, %error, "records of a sync are left");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SyncTarget for ClickHouseSyncs {
+    fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, ()> {
+        Box::pin(async move { self.connect(source) })
+    }
+
+    fn read(&mut self) -> Promise<'_, Vec<Table>> {
+        Box::pin(self.all())
+    }
+
+    fn write<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.write_all(tables))
+    }
+
+    fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool> {
+        Box::pin(self.begun(slot))
+    }
+
+    fn begin<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(async move {
+            let main = self.opened()?.source.slot.clone();
+            self.move_shapes(&main, slot, tables).await
+        })
+    }
+
+    fn hand_over<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(async move {
+            let main = self.opened()?.source.slot.clone();
+            self.move_shapes(slot, &main, tables).await?;
+            self.record(tables, None).await
+        })
+    }
+
+    fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.finish(slot, tables))
+    }
+}
