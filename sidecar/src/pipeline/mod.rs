@@ -27,9 +27,11 @@ mod drive;
 mod patience;
 mod pulse;
 mod receive;
+mod sync;
 mod under_way;
 
 pub(crate) use receive::plugin_options;
+pub(crate) use sync::{Sync, records_of};
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -49,6 +51,7 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
+use crate::sync::{Manager, Share};
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
@@ -102,17 +105,33 @@ pub async fn run(
     let (link, link_receiver) = watch::channel(None);
     let shared = drive::Shared {
         ledger: Arc::new(ledger),
-        link: link_receiver,
+        link: link_receiver.clone(),
         status: status.clone(),
         metrics,
         shutdown: shutdown.clone(),
     };
     let (batches, copies) = (config.pipeline.buffer_size, config.copy.data);
     let mut drives = JoinSet::new();
+    let mut syncs = JoinSet::new();
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
-        spawn_target(&mut drives, index, target, reader, (batches, copies), shared.clone())?;
+        let share = Arc::new(watch::channel(Share::main()).0);
+        syncs.spawn(
+            Manager {
+                config: Arc::clone(&config),
+                index,
+                target: records_of(&config, index)?,
+                share: Arc::clone(&share),
+                link: link_receiver.clone(),
+                view: view.clone(),
+                status: status.clone(),
+                shutdown: shutdown.clone(),
+            }
+            .run(),
+        );
+        let options = (batches, copies);
+        spawn_target(&mut drives, index, target, reader, options, (shared.clone(), share))?;
     }
-    drop(shared);
+    drop((shared, link_receiver));
 
     let pulse_done = CancellationToken::new();
     let pulse = tokio::spawn(pulse::run(
@@ -145,10 +164,15 @@ pub async fn run(
     };
     shutdown.cancel();
     info!("shutting down: applying what has been received");
-    let all_done = async { while drives.join_next().await.is_some() {} };
+    let all_done = async {
+        // a sync that is under way goes on at the next start; its sessions end in good order
+        while syncs.join_next().await.is_some() {}
+        while drives.join_next().await.is_some() {}
+    };
     if tokio::time::timeout(DRAIN_LIMIT, all_done).await.is_err() {
         warn!(limit = ?DRAIN_LIMIT, "targets were not done in time; they go on from their positions at the next start");
         drives.shutdown().await;
+        syncs.shutdown().await;
     }
     drained.cancel();
     if !receiver.is_finished() {
@@ -199,6 +223,7 @@ pub async fn copy(
         config: config.clone(),
         targets,
         when,
+        only: None,
         status: status.clone(),
         progress: status.copy().clone(),
         shutdown: shutdown.clone(),
@@ -231,13 +256,13 @@ fn spawn_target(
     config: &config::Target,
     reader: Reader,
     (batches, copies): (usize, bool),
-    shared: drive::Shared,
+    (shared, share): (drive::Shared, Arc<watch::Sender<Share>>),
 ) -> Result<()> {
     match &config.options {
         TargetOptions::Postgres(options) => {
             let target = PostgresTarget::new(postgres_options(config, options, batches));
             let drive = driver(index, config, Duration::ZERO, target, reader, shared);
-            drives.spawn(drive::Drive { copied: copies, ..drive }.run());
+            drives.spawn(drive::Drive { copied: copies, share, ..drive }.run());
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
@@ -245,7 +270,7 @@ fn spawn_target(
             let limits = BatchLimits { rows: config.batch.rows.min(ENCODED_ROWS), ..config.batch };
             let linger = ENCODE_INTERVAL.min(config.batch.interval);
             let drive = driver(index, config, linger, target, reader, shared);
-            drives.spawn(drive::Drive { limits, copied: copies, ..drive }.run());
+            drives.spawn(drive::Drive { limits, copied: copies, share, ..drive }.run());
         }
     }
     Ok(())
@@ -276,5 +301,6 @@ fn driver<T: Target>(
         shared,
         checkpoint: Checkpoint::default(),
         copied: false,
+        share: Arc::new(watch::channel(Share::everything()).0),
     }
 }

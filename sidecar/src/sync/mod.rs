@@ -34,6 +34,6 @@ mod records;
 pub mod share;
 mod source;
 
-pub(crate) use manager::{Manager, records_of};
+pub(crate) use manager::Manager;
 pub use records::{Stage, SyncTarget, Table};
 pub use share::Share;

@@ -71,7 +71,7 @@ pub(super) fn holds(tables: &[Table]) -> BTreeMap<u32, Hold> {
 
 /// A target's records of syncs. After an error the next call is `open`. What a method has returned `Ok` for is
 /// there after any crash.
-pub trait SyncTarget: Send {
+pub trait SyncTarget: Send + Sync {
     /// Connects (anew). `source`: of the main stream.
     fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, ()>;
 

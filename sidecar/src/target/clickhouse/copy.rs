@@ -27,6 +27,7 @@ use super::failure::Attempt;
 use super::insertion::Inlet;
 use super::options::ClickHouseOptions;
 use super::plan::Plan;
+use super::session::Session;
 use super::version::Version;
 use super::write::{Before, Context, Step, Table, Writer};
 use super::{position, setup};
@@ -186,7 +187,7 @@ impl ClickHouseCopy {
         Session::follow_shape(options, context, source, *dates, to).await
     }
 
-    async fn accept(&mut self, tables: &[Arc<CopiedTable>]) -> Result<Vec<Form>> {
+    async fn accept(&mut self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<Vec<Form>> {
         let (mut accepted, mut wrong) = (HashMap::new(), Vec::new());
         let mut names: HashMap<String, &CopiedTable> = HashMap::new();
         for table in tables {
@@ -364,9 +365,9 @@ impl CopyTarget for ClickHouseCopy {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        _exported: &'a str,
+        (_, at): (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>> {
-        Box::pin(self.accept(tables))
+        Box::pin(self.accept(tables, at))
     }
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {

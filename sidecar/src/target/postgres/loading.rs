@@ -313,7 +313,7 @@ impl CopyTarget for PostgresCopy {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        exported: &'a str,
+        (exported, _): (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>> {
         Box::pin(self.fit(tables, exported))
     }
