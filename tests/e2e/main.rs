@@ -24,6 +24,7 @@
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
+//! | `resync` | tables that are copied anew while the stream goes on |
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `types` | every type that there is, and those that users make |
 //! | `verify` | differences that are planted are found, no others, and mended |
@@ -47,6 +48,7 @@ mod harness;
 mod history;
 mod identities;
 mod publications;
+mod resync;
 mod roles;
 mod schema_changes;
 mod sequences;

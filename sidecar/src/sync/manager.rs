@@ -150,7 +150,8 @@ impl Manager {
             self.target.begin(&anew, &tables).await?;
             source::drop(source, &slot).await?;
             tables.iter_mut().for_each(|table| table.slot.clone_from(&anew));
-            return self.target.write(&tables).await;
+            self.target.write(&tables).await?;
+            return self.target.end(&slot, &[]).await;
         }
         let sync = Sync::new(&self.config, self.index, &slot, oids(&tables))?;
         let (status, shutdown) = (self.status.clone(), self.shutdown.child_token());

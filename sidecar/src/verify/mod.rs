@@ -65,7 +65,9 @@ use self::target::Target;
 use self::visible::Visibility;
 use crate::config::{self, Config, Mode, TargetOptions};
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::records_of;
 use crate::preflight::{self, Scope};
+use crate::target::SourceIdentity;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -94,14 +96,27 @@ pub async fn verify(config: &Config, options: &Options) -> Result<Report> {
     let end = async || postgres::wal_end(&source.look).await;
     let targets = join_all(configured.iter().map(|target| Target::open(target, &identity, end)));
     let targets = targets.await;
+    let synced = join_all(configured.iter().map(|target| synced(config, target, &identity))).await;
     let desks = Desk::all(targets.len());
     let mut run = Run { desks, targets, tables: Vec::new(), source };
     run.prepare(config, options).await?;
+    run.leave_out(&synced);
     run.compare(options).await;
     if options.repair {
         run.repair(options.delete).await;
     }
     Ok(run.report(histories, options.accept_left_out))
+}
+
+/// Tables of a target that are being copied anew, by oid. (A target that does not answer says so elsewhere.)
+async fn synced(config: &Config, target: &config::Target, source: &SourceIdentity) -> Vec<u32> {
+    let index = config.targets.iter().position(|known| known.name == target.name);
+    let read = async {
+        let mut records = records_of(config, index.unwrap_or(usize::MAX))?;
+        records.open(source).await?;
+        records.read().await
+    };
+    read.await.unwrap_or_default().into_iter().map(|table| table.oid).collect()
 }
 
 /// The names of histories, which are not meant to equal the source, and the targets that are.
@@ -171,6 +186,19 @@ impl Run {
             desk.tallies = self.tables.iter().map(|_| Tally::default()).collect();
         }
         Ok(())
+    }
+
+    /// What is being copied anew is not compared on that target.
+    fn leave_out(&mut self, synced: &[Vec<u32>]) {
+        for table in &mut self.tables {
+            let oid = table.scope.relation.oid;
+            for (there, _) in
+                table.there.iter_mut().zip(synced).filter(|(_, synced)| synced.contains(&oid))
+            {
+                let why = "it is being copied anew (rsrepl resync): verify it when that has ended";
+                *there = Err(why.to_owned());
+            }
+        }
     }
 
     /// A table that the source does not let be read is one of which nothing is known; when the source is
