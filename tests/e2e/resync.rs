@@ -14,7 +14,7 @@ use rsrepl_tests::wait;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Rows of the large table.
-const ROWS: u32 = 40_000;
+const ROWS: u32 = 8_000;
 
 /// `orders`: large. `events`: no key. `others`: never copied anew.
 const SCHEMA: &str = "
@@ -25,16 +25,16 @@ CREATE TABLE others (id int PRIMARY KEY, v text);
 ";
 
 const FILL: &str = "
-INSERT INTO orders SELECT i, i / 7.0, repeat(md5(i::text), 3), jsonb_build_object('i', i) FROM generate_series(1, 40000) i;
-INSERT INTO events SELECT i % 100, 'event ' || i % 10 FROM generate_series(1, 3000) i;
-INSERT INTO others SELECT i, 'other ' || i FROM generate_series(1, 3000) i;
+INSERT INTO orders SELECT i, i / 7.0, repeat(md5(i::text), 3), jsonb_build_object('i', i) FROM generate_series(1, 8000) i;
+INSERT INTO events SELECT i % 100, 'event ' || i % 10 FROM generate_series(1, 1000) i;
+INSERT INTO others SELECT i, 'other ' || i FROM generate_series(1, 1000) i;
 ";
 
 fn rig(name: &str) -> Rig {
     let mut rig = Rig::new(name, SCHEMA);
     rig.execute(FILL);
     rig.configure(|config| {
-        config.copy = "data = true\nworkers = 2\nchunk_size = \"64KiB\"".to_owned();
+        config.copy = "data = true\nworkers = 2\nchunk_size = \"256KiB\"".to_owned();
     });
     rig
 }
@@ -61,7 +61,7 @@ fn writes(conninfo: &str, stop: &AtomicBool, done: &AtomicU64) {
             1_000_000 + i,
             id / 3,
             i % 100,
-            1 + id % 3000,
+            1 + id % 1000,
             1_000_000 + i,
         );
         client = client.or_else(|| Client::connect(conninfo, NoTls).ok());
@@ -258,6 +258,7 @@ fn tables_that_change_or_come_while_others_are_copied_are_equal() {
 #[test]
 fn what_cannot_be_copied_anew_is_named() {
     let mut rig = rig("resync-refused");
+    rig.configure(|config| config.postgres[0].options.push_str("\nschema_changes = \"stop\"\n"));
     let refused = |rig: &Rig, arguments: &[&str], status: i32, what: &str| {
         let output = rig.sidecar.command_with("resync", arguments);
         let error = String::from_utf8_lossy(&output.stderr);

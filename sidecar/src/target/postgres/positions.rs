@@ -143,7 +143,7 @@ pub fn create_for(user: &str) -> String {
     let user = ident(user);
     format!(
         "{}; GRANT USAGE ON SCHEMA rsrepl TO {user}; \
-         GRANT SELECT, INSERT, UPDATE ON rsrepl.positions TO {user}",
+         GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.positions TO {user}",
         CREATE.join("; ").replace("\n    ", " ").replace('\n', "")
     )
 }
