@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rsrepl_wire::Lsn;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::records::holds;
 use super::share::hand_over_at;
@@ -74,7 +74,9 @@ impl Manager {
                 Decision::Stop => STOPPED_RETRY,
             };
             // a target that is down is told of by its own task
-            if self.share.borrow().known {
+            if !self.share.borrow().is_watched() {
+                debug!(target_name = self.name(), error = %failure, "no look at what is to be synced");
+            } else {
                 warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "syncing tables was interrupted, and goes on from what is recorded");
             }
             tokio::select! {
@@ -93,6 +95,9 @@ impl Manager {
             return Ok(());
         };
         let Some(identity) = link.map(|link| link.source.identity) else { return Ok(()) };
+        // it makes what is not there, and is told of what fails
+        let mut share = self.share.subscribe();
+        share.wait_for(|share| share.open).await.map(drop).map_err(|_| gone())?;
         self.target.open(&identity).await?;
         loop {
             let tables = self.target.read().await?;

@@ -53,6 +53,8 @@ pub struct Share {
     role: Role,
     /// The records on the target have been read: until then nothing is written.
     pub known: bool,
+    /// The target has been opened once.
+    pub open: bool,
     /// The last position that was decided on: nothing that ends behind it has been written or left out.
     decided: Lsn,
     /// Everything that was received up to here is handed over or was none of this stream's.
@@ -72,6 +74,7 @@ impl Share {
         Share {
             role,
             known,
+            open: false,
             decided: Lsn::INVALID,
             reached: Lsn::INVALID,
             stored: Lsn::INVALID,
@@ -141,7 +144,7 @@ impl Share {
     /// The target was opened, and has `stored`: what was handed over before is there, or will never be.
     pub fn opened(&mut self, stored: Lsn) {
         self.decided = self.decided.max(stored);
-        (self.reached, self.stored) = (stored, stored);
+        (self.open, self.reached, self.stored) = (true, stored, stored);
         self.settled = self.generation;
     }
 
