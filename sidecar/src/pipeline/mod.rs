@@ -36,6 +36,7 @@ pub(crate) use sync::{Sync, records_of};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use rsrepl_wire::Lsn;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -51,7 +52,7 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
-use crate::sync::{Manager, Share};
+use crate::sync::{Manager, Share, begin_list};
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
@@ -92,6 +93,12 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    if config.copy.data {
+        let begun = config.targets.iter().enumerate().filter_map(|(index, _)| {
+            Some(begin_list(&config, index, records_of(&config, index).ok()?))
+        });
+        join_all(begun).await;
+    }
     if !copy(&config, &status, &shutdown, When::AllAreNew).await {
         return Ok(());
     }
@@ -125,6 +132,7 @@ pub async fn run(
                 view: view.clone(),
                 status: status.clone(),
                 shutdown: shutdown.clone(),
+                lists: Default::default(),
             }
             .run(),
         );

@@ -9,13 +9,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::complete::{Looker, compare};
 use super::records::holds;
 use super::share::hand_over_at;
 use super::{Share, Stage, SyncTarget, Table, source};
-use crate::config::{Config, Retry};
+use crate::config::{Config, Mode, Retry, TargetOptions};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::pipeline::{LinkState, Sync};
+use crate::source::ReplicationClient;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::spool::View;
 use crate::status::Status;
@@ -23,6 +25,12 @@ use crate::target::SourceIdentity;
 
 /// How often a target is asked for requests, and what goes on is recorded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the source is asked what is published.
+const PUBLISHED_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a list may take to be begun, before the first copy.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A sync that brings what was received that lately is near enough: the main stream may have to wait for as long.
 const NEAR: Duration = Duration::from_millis(500);
@@ -50,6 +58,39 @@ pub(crate) struct Manager {
     pub view: View,
     pub status: Status,
     pub shutdown: CancellationToken,
+    /// Tables that are published later are copied.
+    pub lists: Lists,
+}
+
+/// Looks for tables that are published and not complete.
+#[derive(Default)]
+pub(crate) struct Lists {
+    looker: Option<Looker>,
+    looked: Option<Instant>,
+    /// Why it cannot be done was told.
+    told: bool,
+}
+
+/// Before a first copy, which takes its time: what is published now is on the list, what is published later is not.
+pub(crate) async fn begin_list(config: &Config, index: usize, mut target: Box<dyn SyncTarget>) {
+    let begin = async {
+        let source = &config.source;
+        let mut client = ReplicationClient::connect(&source.connection).await?;
+        let identity = crate::source::identify(&mut client, &source.slot_name).await?.identity;
+        client.close().await;
+        target.open(&identity).await?;
+        if target.complete().await?.is_some() {
+            return Ok(());
+        }
+        let Some(now) = Looker::connect(source).await?.look(source).await? else { return Ok(()) };
+        target.set_complete(&compare(None, &now).0).await
+    };
+    let begun = tokio::time::timeout(LIST_LIMIT, begin).await;
+    let begun: Result<()> = begun.unwrap_or_else(|_| Err(Error::new(Kind::Connection, "no answer")));
+    if let Err(error) = begun {
+        let name = config.targets.get(index).map_or("", |target| &target.name);
+        debug!(target_name = name, %error, "the list of its tables is begun later");
+    }
 }
 
 impl Manager {
@@ -104,7 +145,10 @@ impl Manager {
             self.note(&tables);
             let work = next(&tables);
             match work.first().map(|table| table.stage) {
-                None => tokio::time::sleep(LOOK_INTERVAL).await,
+                None => {
+                    self.look_for_new(&tables).await;
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
                 Some(Stage::Requested) => self.begin(work, &identity).await?,
                 Some(Stage::Copying) => self.copy(work).await?,
                 Some(Stage::HandingOver) => self.follow(work).await?,
@@ -117,6 +161,64 @@ impl Manager {
     fn note(&self, tables: &[Table]) {
         let holds = holds(tables);
         self.share.send_if_modified(|share| share.hold(holds));
+    }
+
+    /// Tables that are published and not complete are asked for, as `rsrepl resync` does.
+    async fn look_for_new(&mut self, known: &[Table]) {
+        let is_history = |target: &crate::config::Target| match &target.options {
+            TargetOptions::ClickHouse(options) => options.mode == Mode::History,
+            TargetOptions::Postgres(_) => false,
+        };
+        // what a history has of a table that comes back would be gone
+        let wanted = self.config.targets.get(self.index).is_some_and(|target| !is_history(target));
+        let due = self.lists.looked.is_none_or(|at| at.elapsed() >= PUBLISHED_INTERVAL);
+        if !(self.config.copy.data && wanted && due) {
+            return;
+        }
+        self.lists.looked = Some(Instant::now());
+        let Err(error) = self.compare_lists(known).await else {
+            self.lists.told = false;
+            return;
+        };
+        // a source that is away is told of by others
+        if error.decision() == Decision::Stop && !self.lists.told {
+            self.lists.told = true;
+            warn!(target_name = self.name(), %error, "tables that are published later are not copied by themselves before this is mended");
+        } else {
+            debug!(target_name = self.name(), %error, "no look at what is published");
+        }
+    }
+
+    async fn compare_lists(&mut self, known: &[Table]) -> Result<()> {
+        let source = &self.config.source;
+        let mut looker = match self.lists.looker.take() {
+            Some(looker) => looker,
+            None => Looker::connect(source).await?,
+        };
+        let Some(now) = looker.look(source).await? else {
+            self.lists.looker = Some(looker);
+            return Ok(());
+        };
+        let list = self.target.complete().await?;
+        let (complete, new) = compare(list.as_ref(), &now);
+        let asked: Vec<Table> = new
+            .into_iter()
+            .filter(|new| !known.iter().any(|table| table.oid == new.oid))
+            .map(|new| Table { oid: new.oid, name: new.name, ..Table::default() })
+            .collect();
+        if !asked.is_empty() {
+            info!(
+                target_name = self.name(),
+                tables = names(&asked),
+                "tables are published that this target does not have: they are copied"
+            );
+            self.target.write(&asked).await?;
+        }
+        if list.as_ref() != Some(&complete) {
+            self.target.set_complete(&complete).await?;
+        }
+        self.lists.looker = Some(looker);
+        Ok(())
     }
 
     /// From here on the main stream has them no more.

@@ -25,15 +25,18 @@
 //! | module | subject |
 //! |---|---|
 //! | `share` | which changes are whose (pure) |
+//! | `complete` | which tables are complete, so that one that is published later is copied |
 //! | `records` | what is recorded on a target |
 //! | `manager` | a target's task that does what is recorded |
 //! | `source` | slots of syncs on the source |
 
+mod complete;
 mod manager;
 mod records;
 pub mod share;
 mod source;
 
-pub(crate) use manager::Manager;
+pub use complete::Complete;
+pub(crate) use manager::{Manager, begin_list};
 pub use records::{Stage, SyncTarget, Table};
 pub use share::Share;

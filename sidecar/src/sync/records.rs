@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rsrepl_wire::Lsn;
 
+use super::complete::Complete;
 use super::share::Hold;
 use crate::copy::Promise;
 use crate::target::SourceIdentity;
@@ -94,4 +95,10 @@ pub trait SyncTarget: Send + Sync {
 
     /// Nothing is left of that slot's name, nor of these tables in the records.
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// The list of tables that are complete; `None`: none was ever recorded.
+    fn complete(&mut self) -> Promise<'_, Option<Complete>>;
+
+    /// Records another one in its place. Makes what it needs for that.
+    fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()>;
 }

@@ -10,7 +10,7 @@ use rsrepl_wire::Lsn;
 
 use super::client::Server;
 use super::copies::Copies;
-use super::ddl::{literal, qualified};
+use super::ddl::{literal, qualified, quoted};
 use super::failure::Attempt;
 use super::options::ClickHouseOptions;
 use super::position::{self, number};
@@ -18,10 +18,13 @@ use super::types::put_string;
 use super::{copies, records, setup};
 use crate::copy::Promise;
 use crate::error::{Error, Kind, Result};
-use crate::sync::{Stage, SyncTarget, Table};
+use crate::sync::{Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
 
 const SYNCS: &str = "_rsrepl_syncs";
+
+/// The list of tables that are complete, as JSON.
+const COMPLETE: &str = "_rsrepl_complete";
 
 /// The stage of a table that is synced no more.
 const ENDED: &str = "ended";
@@ -115,8 +118,7 @@ impl ClickHouseSyncs {
         if tables.is_empty() {
             return Ok(());
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_micros()).unwrap_or(0);
+        let now = micros();
         let open = self.opened_mut()?;
         open.sequence = now.max(open.sequence + 1);
         let Open { server, source, sequence } = self.opened()?;
@@ -180,6 +182,55 @@ impl ClickHouseSyncs {
         Ok(())
     }
 
+    async fn list(&self) -> Result<Option<Complete>> {
+        let Open { server, source, .. } = self.opened()?;
+        let database = &self.options.database;
+        if setup::describe(server, database, COMPLETE).await?.is_none() {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT list FROM {} FINAL WHERE slot = {} AND system_id = {}",
+            qualified(database, COMPLETE),
+            literal(&source.slot),
+            source.system_id
+        );
+        let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
+        let Some([text]) = rows.into_iter().next() else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|_| {
+            let what = format!("target {}: {COMPLETE} cannot be read", self.options.name);
+            Error::new(Kind::Setup, what)
+                .hint("it was written by a later version of rsrepl: use that one")
+        })
+    }
+
+    async fn set_list(&self, list: &Complete) -> Result<()> {
+        let Open { server, source, .. } = self.opened()?;
+        let database = &self.options.database;
+        if self.options.create_tables && !setup::has_database(server, database).await? {
+            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(database));
+            server.execute(Attempt::Prepare, &sql).await?;
+        }
+        if setup::describe(server, database, COMPLETE).await?.is_none() {
+            let sql = format!(
+                "CREATE TABLE IF NOT EXISTS {} (slot String, system_id UInt64, sequence UInt64, list String) \
+                 ENGINE = ReplacingMergeTree(sequence) ORDER BY (slot, system_id) \
+                 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
+                qualified(database, COMPLETE)
+            );
+            server.execute(Attempt::Prepare, &sql).await?;
+        }
+        let mut row = Vec::with_capacity(4096);
+        put_string(&mut row, source.slot.as_bytes());
+        row.extend_from_slice(&source.system_id.to_le_bytes());
+        row.extend_from_slice(&micros().to_le_bytes());
+        put_string(&mut row, serde_json::to_string(list).unwrap_or_default().as_bytes());
+        let sql = format!(
+            "INSERT INTO {} (slot, system_id, sequence, list) FORMAT RowBinary",
+            qualified(database, COMPLETE)
+        );
+        server.insert(Attempt::WritePosition, &sql, Bytes::from(row)).await
+    }
+
     async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
         self.record(tables, Some(ENDED)).await?;
         let Open { server, .. } = self.opened()?;
@@ -192,6 +243,11 @@ impl ClickHouseSyncs {
         }
         Ok(())
     }
+}
+
+fn micros() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0)
 }
 
 impl SyncTarget for ClickHouseSyncs {
@@ -228,5 +284,13 @@ impl SyncTarget for ClickHouseSyncs {
 
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
         Box::pin(self.finish(slot, tables))
+    }
+
+    fn complete(&mut self) -> Promise<'_, Option<Complete>> {
+        Box::pin(self.list())
+    }
+
+    fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()> {
+        Box::pin(self.set_list(list))
     }
 }

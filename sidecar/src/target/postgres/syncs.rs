@@ -10,7 +10,7 @@ use super::sql::ident;
 use super::{PostgresOptions, errors, origin, positions, session};
 use crate::copy::Promise;
 use crate::error::{Error, Kind, Result};
-use crate::sync::{Stage, SyncTarget, Table};
+use crate::sync::{Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
 
 /// What the database's owner may have to run by hand.
@@ -19,6 +19,15 @@ CREATE TABLE IF NOT EXISTS rsrepl.syncs (slot text NOT NULL, source_oid bigint N
 stage text NOT NULL, sync_slot text NOT NULL, hand_over pg_catalog.pg_lsn NOT NULL, error text NOT NULL, \
 requested timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), \
 updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), PRIMARY KEY (slot, source_oid))";
+
+/// The list of tables that are complete, as JSON.
+const CREATE_COMPLETE: &str = "\
+CREATE TABLE IF NOT EXISTS rsrepl.complete (slot text PRIMARY KEY, list text NOT NULL, \
+updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())";
+
+const SET_COMPLETE: &str = "\
+INSERT INTO rsrepl.complete (slot, list) VALUES ($1, $2)
+ON CONFLICT (slot) DO UPDATE SET list = EXCLUDED.list, updated = pg_catalog.clock_timestamp()";
 
 const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
 
@@ -87,21 +96,22 @@ impl PostgresSyncs {
         Ok(())
     }
 
-    async fn create(&self) -> Result<()> {
+    async fn create(&self, table: &str, statement: &str) -> Result<()> {
         let Open { client, .. } = self.opened()?;
         let (name, user) = (&self.options.name, self.options.connection.user());
         positions::create(name, user, client).await?;
-        if exists(client, "syncs").await.map_err(|error| self.server(error))? {
+        if exists(client, table).await.map_err(|error| self.server(error))? {
             return Ok(());
         }
-        let Err(refused) = client.batch_execute(CREATE).await else { return Ok(()) };
+        let Err(refused) = client.batch_execute(statement).await else { return Ok(()) };
         match refused.as_db_error().map(|db| db.code().code()) {
             // another one was faster
             Some("42P07" | "23505") => Ok(()),
             Some("42501") => {
-                let what = format!("target {name}: {user} may not create rsrepl.syncs");
-                Err(Error::new(Kind::Setup, what)
-                    .hint(format!("as the database's owner: {}", create_for(user))))
+                let what = format!("target {name}: {user} may not create rsrepl.{table}");
+                let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.{table} TO");
+                let mend = format!("as the database's owner: {statement}; {grant} {}", ident(user));
+                Err(Error::new(Kind::Setup, what).hint(mend))
             }
             _ => Err(self.server(refused)),
         }
@@ -206,6 +216,26 @@ impl PostgresSyncs {
         .await
     }
 
+    async fn list(&mut self) -> Result<Option<Complete>> {
+        let Open { client, slot } = self.opened()?;
+        if !exists(client, "complete").await.map_err(|error| self.server(error))? {
+            return Ok(None);
+        }
+        let sql = "SELECT list FROM rsrepl.complete WHERE slot = $1";
+        let row = client.query_opt(sql, &[slot]).await.map_err(|error| self.server(error))?;
+        let Some(row) = row else { return Ok(None) };
+        let text: String = row.try_get(0).map_err(|error| self.server(error))?;
+        serde_json::from_str(&text).map(Some).map_err(|_| self.unreadable())
+    }
+
+    async fn set_list(&mut self, list: &Complete) -> Result<()> {
+        self.create("complete", CREATE_COMPLETE).await?;
+        let Open { client, slot } = self.opened()?;
+        let text = serde_json::to_string(list).unwrap_or_default();
+        let set = client.execute(SET_COMPLETE, &[slot, &text]).await;
+        set.map(drop).map_err(|error| self.server(error))
+    }
+
     async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
         let name = self.options.name.clone();
         origin::drop_all(&name, &self.opened()?.client, slot).await;
@@ -216,11 +246,6 @@ impl PostgresSyncs {
         })
         .await
     }
-}
-
-/// The statements with which the database's owner makes the table for `user`.
-fn create_for(user: &str) -> String {
-    format!("{CREATE}; GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.syncs TO {}", ident(user))
 }
 
 async fn exists(client: &Client, table: &str) -> Result<bool, tokio_postgres::Error> {
@@ -255,7 +280,7 @@ impl SyncTarget for PostgresSyncs {
 
     fn write<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
         Box::pin(async move {
-            self.create().await?;
+            self.create("syncs", CREATE).await?;
             self.in_one(async |open| self.record(open, tables).await).await
         })
     }
@@ -274,6 +299,14 @@ impl SyncTarget for PostgresSyncs {
 
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
         Box::pin(self.finish(slot, tables))
+    }
+
+    fn complete(&mut self) -> Promise<'_, Option<Complete>> {
+        Box::pin(self.list())
+    }
+
+    fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()> {
+        Box::pin(self.set_list(list))
     }
 }
 
