@@ -146,7 +146,12 @@ fn a_table_is_copied_anew_and_the_others_do_not_notice() {
     rig.settle(LIMIT);
     rig.assert_equal();
     while_written_to(&mut rig, |rig, done| {
-        lose(rig);
+        // what the stream does not stumble over
+        rig.standby.execute(
+            DATABASE,
+            "UPDATE orders SET note = 'wrong' WHERE id % 7 = 0; INSERT INTO orders VALUES (-900000, 0, 'never was')",
+        );
+        rig.clickhouse.query(&format!("TRUNCATE TABLE {DATABASE}.orders"));
         let before = done.load(Ordering::Relaxed);
         let shown = resync(rig, &["orders", "events"]);
         for target in [STANDBY, CLICKHOUSE] {
@@ -290,4 +295,53 @@ fn what_cannot_be_copied_anew_is_named() {
     wait::until(LIMIT, "it is done", || left(&rig).is_empty());
     rig.settle(LIMIT);
     rig.assert_equal();
+}
+
+/// How often the log says that a target has got a table again.
+fn copied(rig: &Rig, target: &str, table: &str) -> usize {
+    let log = rig.sidecar.log();
+    let of = log.lines().filter(|line| {
+        line.contains("part of the stream again") && line.contains(target) && line.contains(table)
+    });
+    of.count()
+}
+
+#[test]
+fn tables_that_are_published_later_are_copied() {
+    let mut rig = rig("resync-added");
+    rig.execute("CREATE PUBLICATION some FOR TABLE others, events, rig_marker");
+    rig.configure(|config| config.source_options.push_str("\npublication = \"some\"\n"));
+    rig.run();
+    rig.settle(LIMIT);
+    let await_copies = |rig: &Rig, table: &str, times: usize| {
+        for target in [STANDBY, CLICKHOUSE] {
+            wait::until(LIMIT, "it is copied", || copied(rig, target, table) >= times);
+        }
+    };
+    while_written_to(&mut rig, |rig, _| {
+        rig.execute("ALTER PUBLICATION some ADD TABLE orders");
+        await_copies(rig, "public.orders", 1);
+        // rows that came before it was published
+        rig.execute("CREATE TABLE made (id int PRIMARY KEY, v text); INSERT INTO made VALUES (1, 'made')");
+        rig.execute("ALTER PUBLICATION some ADD TABLE made; INSERT INTO made VALUES (2, 'more')");
+        await_copies(rig, "public.made", 1);
+        // all of its rows come in the stream
+        rig.execute(
+            "BEGIN; CREATE TABLE at_once (id int PRIMARY KEY, v text); ALTER PUBLICATION some ADD TABLE at_once; COMMIT;
+             INSERT INTO at_once VALUES (1, 'made')",
+        );
+        // out and in again: what was changed meanwhile did not come
+        rig.execute("ALTER PUBLICATION some DROP TABLE orders");
+        rig.execute("DELETE FROM orders WHERE id % 5 = 0; UPDATE orders SET note = 'unseen' WHERE id % 11 = 0");
+        rig.execute("ALTER PUBLICATION some ADD TABLE orders");
+        await_copies(rig, "public.orders", 2);
+    });
+    assert_eq!(copied(&rig, STANDBY, "at_once"), 0);
+    // a restart copies nothing
+    rig.sidecar.terminate();
+    rig.run();
+    rig.execute("INSERT INTO at_once VALUES (2, 'after')");
+    rig.settle(LIMIT);
+    rig.assert_equal();
+    assert_eq!((copied(&rig, STANDBY, "public.orders"), left(&rig)), (2, String::new()));
 }

@@ -107,8 +107,12 @@ impl<T: Target> Drive<T> {
                 break;
             }
             let wait = self.after_failure(&failure);
+            let generation = self.share.borrow().generation();
+            let mut shares = self.share.subscribe();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                // without the tables that a sync has now, it may get on
+                _ = shares.wait_for(|share| share.generation() != generation) => {}
                 () = self.shared.shutdown.cancelled() => break,
             }
         }
