@@ -287,12 +287,23 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     }
     append(&mut spool, &transaction(commits + 1, 9, 1)).await;
     spool.close();
-    let Drive { index, name, reader, linger, backoff, shared, checkpoint, .. } = drive;
+    let Drive { index, name, reader, linger, backoff, shared, checkpoint, share, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
     let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
     let copied = false;
-    let drive =
-        Drive { index, name, target, reader, limits, linger, backoff, shared, checkpoint, copied };
+    let drive = Drive {
+        index,
+        name,
+        target,
+        reader,
+        limits,
+        linger,
+        backoff,
+        shared,
+        checkpoint,
+        copied,
+        share,
+    };
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
     let end = Lsn(u64::from(commits + 1) * 10);
     assert_eq!(ledger.borrow().confirmable(), Some(end));

@@ -38,6 +38,9 @@ const NEAR: Duration = Duration::from_millis(500);
 /// Until it is near, how often it may take longer: the main stream then waits for so long.
 const NEAR_ATTEMPTS: u32 = 20;
 
+/// How long something may keep the sync from getting to where it ends: the main stream may be waiting for it.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// It is tried again for ever, from what is recorded.
 const RETRY: Retry = Retry {
     max_attempts: None,
@@ -310,13 +313,27 @@ impl Manager {
         let status = sync.status.clone();
         let following = sync.follow(Arc::clone(&own), stop.clone());
         let mut following = std::pin::pin!(following);
-        tokio::select! {
+        let handed_over = tokio::select! {
             ended = &mut following => return ended,
-            near = self.until_handed_over(&mut tables, recorded, &own, &status) => near?,
-        }
+            done = self.until_handed_over(&mut tables, recorded, &own, &status) => done?,
+        };
         // its sessions end before anything of it is taken away
         stop.cancel();
         following.await?;
+        if !handed_over {
+            warn!(
+                target_name = self.name(),
+                slot,
+                tables = names(&tables),
+                "a sync does not get to where it is to end, and the stream waits for it: its tables are copied once more"
+            );
+            // without it, the sync begins anew
+            source::drop(&self.config.source, &slot).await?;
+            for table in &mut tables {
+                (table.stage, table.hand_over) = (Stage::Copying, Lsn::INVALID);
+            }
+            return self.target.write(&tables).await;
+        }
         tables.iter_mut().for_each(|table| {
             table.stage = Stage::HandedOver;
             table.error.clear();
@@ -324,14 +341,14 @@ impl Manager {
         self.target.hand_over(&slot, &tables).await
     }
 
-    /// Until the sync has brought all that is its own.
+    /// Until the sync has brought all that is its own. `false`: something keeps it from that.
     async fn until_handed_over(
         &mut self,
         tables: &mut [Table],
         recorded: Option<Lsn>,
         own: &watch::Sender<Share>,
         status: &Status,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let at = match recorded {
             Some(at) => at,
             None => {
@@ -345,11 +362,13 @@ impl Manager {
                     (table.stage, table.hand_over) = (Stage::HandingOver, at);
                 }
                 self.target.write(tables).await?;
+                own.send_modify(|own| own.end_at(at));
                 at
             }
         };
         let mut shares = own.subscribe();
-        self.watching(tables, status, shares.wait_for(|own| own.stored >= at)).await
+        self.watching(tables, status, shares.wait_for(|own| own.stored >= at), HAND_OVER_PATIENCE)
+            .await
     }
 
     /// Until the sync brings what is received without delay.
@@ -362,7 +381,8 @@ impl Manager {
         for _ in 0..NEAR_ATTEMPTS {
             let (mark, since) = (self.view.received(), Instant::now());
             let mut shares = own.subscribe();
-            self.watching(tables, status, shares.wait_for(|own| own.reached >= mark)).await?;
+            let reached = shares.wait_for(|own| own.reached >= mark);
+            self.watching(tables, status, reached, Duration::MAX).await?;
             if since.elapsed() <= NEAR {
                 return Ok(());
             }
@@ -370,18 +390,20 @@ impl Manager {
         Ok(())
     }
 
-    /// Waits for the sync to get somewhere, and records what keeps it from that.
+    /// Waits for the sync to get somewhere, and records what keeps it from that. `false`: something has for so long.
     async fn watching<T>(
         &mut self,
         tables: &mut [Table],
         status: &Status,
         reached: impl Future<Output = Result<T, watch::error::RecvError>>,
-    ) -> Result<()> {
+        patience: Duration,
+    ) -> Result<bool> {
         let mut reached = std::pin::pin!(reached);
         let slot = slot_of(tables);
+        let mut failing: Option<Instant> = None;
         loop {
             tokio::select! {
-                reached = &mut reached => return reached.map(drop).map_err(|_| gone()),
+                reached = &mut reached => return reached.map(|_| true).map_err(|_| gone()),
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             let now = status.snapshot();
@@ -389,6 +411,10 @@ impl Manager {
             let error = of_target.or(now.source.last_error);
             let failed = error.is_some();
             self.tell(tables, error).await?;
+            failing = failed.then(|| failing.unwrap_or_else(Instant::now));
+            if failing.is_some_and(|since| since.elapsed() >= patience) {
+                return Ok(false);
+            }
             // a slot that is gone does not come back
             if failed && !source::is_usable(&self.config.source, &slot).await? {
                 let what = format!("slot {slot}, of a sync, is gone, or what it needs");

@@ -43,7 +43,8 @@ pub enum Hold {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
     Main(BTreeMap<u32, Hold>),
-    Sync { tables: BTreeSet<u32>, until: Option<Lsn> },
+    /// `paused`: where it ends is being recorded, and until it is, nothing may be written or left out.
+    Sync { tables: BTreeSet<u32>, until: Option<Lsn>, paused: bool },
 }
 
 /// One stream's share in the changes, and how far it has got. Kept in a `watch` channel between the task that
@@ -96,7 +97,8 @@ impl Share {
 
     /// Of a sync of these tables, up to `until` if that is known.
     pub fn sync(tables: impl IntoIterator<Item = u32>, until: Option<Lsn>) -> Share {
-        Share::new(Role::Sync { tables: tables.into_iter().collect(), until }, true)
+        let tables = tables.into_iter().collect();
+        Share::new(Role::Sync { tables, until, paused: false }, true)
     }
 
     /// What becomes of a change of table `oid` in a transaction that ends at `end`.
@@ -109,11 +111,16 @@ impl Share {
                 Some(Hold::From { there: true, .. }) => Verdict::Apply,
                 Some(Hold::From { there: false, .. }) => Verdict::Wait,
             },
-            Role::Sync { tables, until } => {
+            Role::Sync { paused: true, .. } => Verdict::Wait,
+            Role::Sync { tables, until, .. } => {
                 let ours = tables.contains(&oid) && until.is_none_or(|until| end <= until);
                 if ours { Verdict::Apply } else { Verdict::LeaveOut }
             }
         }
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(&self.role, Role::Sync { paused: true, .. })
     }
 
     fn has_all(&self) -> bool {
@@ -129,7 +136,7 @@ impl Share {
             let waits = |change: &crate::batch::Change| {
                 verdict(change.relation.oid, change.end_lsn) == Verdict::Wait
             };
-            if batch.changes.iter().any(waits) {
+            if self.is_paused() || batch.changes.iter().any(waits) {
                 return false;
             }
             batch.changes.retain(|change| {
@@ -180,10 +187,10 @@ impl Share {
         changed
     }
 
-    /// Of a sync: nothing behind `at` is its own.
-    fn end_at(&mut self, at: Lsn) {
-        if let Role::Sync { until, .. } = &mut self.role {
-            *until = Some(at);
+    /// Of a sync: it is recorded that nothing behind `at` is its own.
+    pub fn end_at(&mut self, at: Lsn) {
+        if let Role::Sync { until, paused, .. } = &mut self.role {
+            (*until, *paused) = (Some(at), false);
         }
     }
 
@@ -201,7 +208,8 @@ impl Share {
     }
 }
 
-/// Chooses where a sync ends and the main stream goes on with `tables`: at `received`, or later. Both keep to it from here on.
+/// Chooses where a sync ends and the main stream goes on with `tables`: at `received`, or later. Neither writes anything
+/// behind it, nor leaves it out, before it is recorded: then [`Share::end_at`] is to be told.
 pub fn hand_over_at(main: &mut Share, sync: &mut Share, tables: &[u32], received: Lsn) -> Lsn {
     let at = received.max(main.decided).max(sync.decided);
     if let Role::Main(holds) = &mut main.role {
@@ -209,7 +217,9 @@ pub fn hand_over_at(main: &mut Share, sync: &mut Share, tables: &[u32], received
             holds.insert(*oid, Hold::From { at, there: false });
         }
     }
-    sync.end_at(at);
+    if let Role::Sync { paused, .. } = &mut sync.role {
+        *paused = true;
+    }
     at
 }
 

@@ -58,11 +58,11 @@ impl Stream {
         self.share.stored = Lsn(self.durable);
     }
 
-    /// Goes on from what is durable, with a share made from the records.
-    fn crash(&mut self, share: Share) {
+    /// Goes on from what is durable; with a share that was made from the records if the process was killed, too.
+    fn crash(&mut self, share: Option<Share>) {
         self.written.retain(|(end, _)| *end <= self.durable);
         self.next = self.durable + 10;
-        self.share = share;
+        self.share = share.unwrap_or(self.share.clone());
         self.share.opened(Lsn(self.durable));
     }
 }
@@ -100,13 +100,15 @@ proptest! {
     /// However both streams run, whatever crashes, and whenever it is decided where one ends: each change of the
     /// table behind its snapshot is applied once, and each of another table once, by the main stream.
     #[test]
-    fn each_change_is_applied_once(steps in prop::collection::vec(0u8..9, 1..300)) {
+    fn each_change_is_applied_once(steps in prop::collection::vec(0u8..11, 1..300)) {
         let mut end = 100;
         let mut main = Stream::new(main_share(Recorded::Nothing), 0);
         let mut sync: Option<Stream> = None;
         let (mut recorded, mut copied_at) = (Recorded::Nothing, 0);
+        // where the sync is to end, before that is recorded
+        let mut chosen = None;
         // then everything runs to its end
-        let rest = std::iter::repeat_n([1, 3, 2, 4, 7, 7, 8, 1, 3, 2, 4], 200).flatten();
+        let rest = std::iter::repeat_n([1, 3, 2, 4, 7, 9, 8, 1, 3, 2, 4], 200).flatten();
         for step in steps.into_iter().chain(rest) {
             match step {
                 0 => end += 10,
@@ -114,8 +116,13 @@ proptest! {
                 2 => main.store(),
                 3 => if let Some(sync) = &mut sync { sync.step(end) },
                 4 => if let Some(sync) = &mut sync { sync.store() },
-                5 => main.crash(main_share(recorded)),
-                6 => if let Some(sync) = &mut sync { sync.crash(sync_share(recorded)) },
+                5 => main.crash(None),
+                6 => if let Some(sync) = &mut sync { sync.crash(None) },
+                10 => {
+                    chosen = None;
+                    main.crash(Some(main_share(recorded)));
+                    if let Some(sync) = &mut sync { sync.crash(Some(sync_share(recorded))) }
+                }
                 7 if recorded == Recorded::Nothing && copied_at == 0 => {
                     recorded = Recorded::Held;
                     main.share.hold([(1, Hold::Held)].into());
@@ -128,9 +135,14 @@ proptest! {
                     main.written.iter_mut().for_each(|(_, oids)| oids.retain(|oid| *oid != 1));
                     sync = Some(Stream::new(sync_share(recorded), copied_at));
                 }
-                7 => if let (Some(sync), Recorded::Held) = (&mut sync, recorded) {
-                    let at = hand_over_at(&mut main.share, &mut sync.share, &[1], Lsn(end));
+                7 => if let (Some(sync), Recorded::Held, None) = (&mut sync, recorded, chosen) {
+                    // what was received, by whichever of the two has received less
+                    let received = Lsn(main.next.min(sync.next) - 10);
+                    chosen = Some(hand_over_at(&mut main.share, &mut sync.share, &[1], received));
+                },
+                9 => if let (Some(sync), Recorded::Held, Some(at)) = (&mut sync, recorded, chosen) {
                     recorded = Recorded::From(at);
+                    sync.share.end_at(at);
                 },
                 _ => match (&sync, recorded) {
                     (Some(sync), Recorded::From(at)) if Lsn(sync.durable) >= at => {
