@@ -108,7 +108,8 @@ fn lose(rig: &Rig) {
 
 /// Slots, records and origins of syncs that are left anywhere.
 fn left(rig: &Rig) -> String {
-    let slots = "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE slot_name LIKE '%sync%'";
+    let slots =
+        "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE slot_name LIKE '%sync%'";
     let exists = "SELECT to_regclass('rsrepl.syncs')";
     if rig.standby.value(DATABASE, exists).is_none() {
         return String::new();
@@ -117,7 +118,8 @@ fn left(rig: &Rig) -> String {
         (SELECT string_agg(slot, ',') FROM rsrepl.positions WHERE slot LIKE '%sync%'),
         (SELECT string_agg(slot, ',') FROM rsrepl.tables WHERE slot LIKE '%sync%'),
         (SELECT string_agg(roname, ',') FROM pg_replication_origin WHERE roname LIKE '%sync%'))";
-    let server = format!("SELECT count() FROM {DATABASE}._rsrepl_syncs FINAL WHERE stage != 'ended'");
+    let server =
+        format!("SELECT count() FROM {DATABASE}._rsrepl_syncs FINAL WHERE stage != 'ended'");
     // a server that is coming back may have something left
     let standby = rig.standby.value(DATABASE, records);
     // its table is made with the first request
@@ -322,7 +324,9 @@ fn tables_that_are_published_later_are_copied() {
         rig.execute("ALTER PUBLICATION some ADD TABLE orders");
         await_copies(rig, "public.orders", 1);
         // rows that came before it was published
-        rig.execute("CREATE TABLE made (id int PRIMARY KEY, v text); INSERT INTO made VALUES (1, 'made')");
+        rig.execute(
+            "CREATE TABLE made (id int PRIMARY KEY, v text); INSERT INTO made VALUES (1, 'made')",
+        );
         rig.execute("ALTER PUBLICATION some ADD TABLE made; INSERT INTO made VALUES (2, 'more')");
         await_copies(rig, "public.made", 1);
         // all of its rows come in the stream

@@ -102,8 +102,10 @@ fn targets(config: &Config, only: Option<&str>) -> Result<Vec<usize>> {
         TargetOptions::Postgres(_) => false,
     };
     let meant: Vec<_> = config.targets.iter().enumerate().collect();
-    let meant: Vec<_> =
-        meant.into_iter().filter(|(_, target)| only.is_none_or(|only| only == target.name)).collect();
+    let meant: Vec<_> = meant
+        .into_iter()
+        .filter(|(_, target)| only.is_none_or(|only| only == target.name))
+        .collect();
     let (histories, others): (Vec<_>, Vec<_>) =
         meant.into_iter().partition(|(_, target)| is_history(&target.options));
     if !others.is_empty() {

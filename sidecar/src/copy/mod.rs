@@ -107,6 +107,8 @@ pub struct CopiedTable {
     pub leaves: Vec<Leaf>,
     /// The row filter of its publications, an SQL condition.
     pub filter: Option<String>,
+    /// It has no other columns than those that are shown.
+    pub whole: bool,
 }
 
 impl CopiedTable {

@@ -133,7 +133,7 @@ fn table(leaves: Vec<Leaf>, key: bool) -> Arc<CopiedTable> {
         replica_identity: ReplicaIdentity::Default,
         columns: vec![column],
     };
-    Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter: None })
+    Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter: None, whole: true })
 }
 
 const ALL: Pages = Pages { first: 0, end: None };

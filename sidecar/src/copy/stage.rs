@@ -382,12 +382,7 @@ impl Runner {
     }
 
     /// Brings the targets to where chunks of this snapshot may be written.
-    async fn prepare(
-        &self,
-        sites: &mut [Site],
-        catalog: &Catalog,
-        exported: &Taken,
-    ) -> Result<()> {
+    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &Taken) -> Result<()> {
         let exported = (exported.name.as_str(), exported.lsn);
         for site in sites.iter_mut() {
             site.forms = site.target.lock().await.accept(&catalog.tables, exported).await?;

@@ -458,7 +458,8 @@ impl<T: Target> Drive<T> {
             (share.reached, share.stored) = (reached, stored);
             settled || moved && watched
         });
-        let waited_for = until.is_some_and(|until| session.stored < until && session.given >= until);
+        let waited_for =
+            until.is_some_and(|until| session.stored < until && session.given >= until);
         if waited_for && session.hurried < session.given {
             session.hurried = session.given;
             self.target.hurry();

@@ -137,8 +137,7 @@ impl Looker {
         let names: BTreeMap<u32, String> =
             scopes.iter().map(|scope| (scope.relation.oid, scope.relation.to_string())).collect();
         let oids: Vec<u32> = names.keys().copied().collect();
-        let rows =
-            client.query(TABLES, &[&oids, &source.publications]).await.map_err(failed)?;
+        let rows = client.query(TABLES, &[&oids, &source.publications]).await.map_err(failed)?;
         let mut tables = Vec::with_capacity(rows.len());
         for row in rows {
             let oid: u32 = row.try_get(0).map_err(failed)?;
@@ -146,7 +145,13 @@ impl Looker {
             let born = next.saturating_sub(i64::from(age)).max(0).cast_unsigned();
             let name = names.get(&oid).cloned().unwrap_or_default();
             let by = row.try_get(1).map_err(failed)?;
-            tables.push(Published { oid, name, by, born, at_once: row.try_get(3).map_err(failed)? });
+            tables.push(Published {
+                oid,
+                name,
+                by,
+                born,
+                at_once: row.try_get(3).map_err(failed)?,
+            });
         }
         self.fingerprint = fingerprint;
         Ok(Some(Now { next: next.cast_unsigned(), tables }))
@@ -167,7 +172,8 @@ mod tests {
             at_once,
         };
         let now = |tables: Vec<Published>| Now { next: 100, tables };
-        let (list, new) = compare(None, &now(vec![table(1, "a", 5, false), table(2, "a", 6, true)]));
+        let (list, new) =
+            compare(None, &now(vec![table(1, "a", 5, false), table(2, "a", 6, true)]));
         assert_eq!((list.since, list.tables.len(), new.len()), (100, 2, 0));
         let oids = |new: Vec<Published>| new.iter().map(|table| table.oid).collect::<Vec<_>>();
         let later = now(vec![

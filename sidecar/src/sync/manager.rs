@@ -17,8 +17,8 @@ use crate::config::{Config, Mode, Retry, TargetOptions};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::pipeline::{LinkState, Sync};
-use crate::source::ReplicationClient;
 use crate::retry::{Backoff, STOPPED_RETRY};
+use crate::source::ReplicationClient;
 use crate::spool::View;
 use crate::status::Status;
 use crate::target::SourceIdentity;
@@ -89,7 +89,8 @@ pub(crate) async fn begin_list(config: &Config, index: usize, mut target: Box<dy
         target.set_complete(&compare(None, &now).0).await
     };
     let begun = tokio::time::timeout(LIST_LIMIT, begin).await;
-    let begun: Result<()> = begun.unwrap_or_else(|_| Err(Error::new(Kind::Connection, "no answer")));
+    let begun: Result<()> =
+        begun.unwrap_or_else(|_| Err(Error::new(Kind::Connection, "no answer")));
     if let Err(error) = begun {
         let name = config.targets.get(index).map_or("", |target| &target.name);
         debug!(target_name = name, %error, "the list of its tables is begun later");

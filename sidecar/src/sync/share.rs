@@ -44,7 +44,11 @@ pub enum Hold {
 enum Role {
     Main(BTreeMap<u32, Hold>),
     /// `paused`: where it ends is being recorded, and until it is, nothing may be written or left out.
-    Sync { tables: BTreeSet<u32>, until: Option<Lsn>, paused: bool },
+    Sync {
+        tables: BTreeSet<u32>,
+        until: Option<Lsn>,
+        paused: bool,
+    },
 }
 
 /// One stream's share in the changes, and how far it has got. Kept in a `watch` channel between the task that
@@ -139,9 +143,9 @@ impl Share {
             if self.is_paused() || batch.changes.iter().any(waits) {
                 return false;
             }
-            batch.changes.retain(|change| {
-                verdict(change.relation.oid, change.end_lsn) == Verdict::Apply
-            });
+            batch
+                .changes
+                .retain(|change| verdict(change.relation.oid, change.end_lsn) == Verdict::Apply);
         }
         batch.anew = std::mem::take(&mut self.anew).into_iter().collect();
         self.decided = self.decided.max(last);

@@ -183,8 +183,8 @@ impl ClickHouseCopy {
         let storage = options.plan(relation, name, *dates)?.storage();
         let sql = format!("TRUNCATE TABLE IF EXISTS {}", qualified(&options.database, &storage));
         context.server.execute(Attempt::Truncate(&storage), &sql).await?;
-        let to = (relation, Version::copied(at, 0), at);
-        Session::follow_shape(options, context, source, *dates, to).await
+        let to = (relation, table.whole);
+        Session::follow_shape(options, context, source, *dates, to, at).await
     }
 
     async fn accept(&mut self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<Vec<Form>> {

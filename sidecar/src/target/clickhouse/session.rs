@@ -18,7 +18,7 @@ use super::write::{Context, Step, Table};
 use super::{copies, ddl, position, setup};
 use crate::batch::{Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
-use crate::schema::Table as Described;
+use crate::schema::{self, Table as Described};
 use crate::target::SourceIdentity;
 
 /// See the module's documentation.
@@ -125,7 +125,8 @@ impl Session {
         context: &Context,
         source: &SourceIdentity,
         dates: DateRange,
-        (relation, version, lsn): (&Arc<Relation>, Version, Lsn),
+        (relation, whole): (&Arc<Relation>, bool),
+        lsn: Lsn,
     ) -> Result<()> {
         let records = records::read(&context.server, &options.database, source).await?;
         let mut session = Session {
@@ -140,10 +141,20 @@ impl Session {
             truncates: HashMap::new(),
             records,
         };
+        let version = Version::copied(lsn, 0);
         if !session.is_changed(relation, version) {
             return Ok(());
         }
-        session.follow(&Turn { how: How::Shown(Arc::clone(relation)), version, lsn, whole: lsn }).await
+        let turn = |how, version| Turn { how, version, lsn, whole: lsn };
+        session.follow(&turn(How::Shown(Arc::clone(relation)), version)).await?;
+        let Some(record) = session.records.get(&relation.oid).filter(|_| whole) else {
+            return Ok(());
+        };
+        // a description by itself does not say that a column is gone
+        let table = Described::of_relation(relation).completed_by(&record.table);
+        let (command, what) = ("ALTER TABLE".to_owned(), schema::What::Is(table));
+        let message = Arc::new(schema::Message { command, what, rewrite: false });
+        session.follow(&turn(How::Told(message), Version::copied(lsn, 1))).await
     }
 
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before

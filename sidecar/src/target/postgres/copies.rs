@@ -157,7 +157,8 @@ pub async fn has_chunks(
     slot: &str,
     table: u32,
 ) -> Result<bool, tokio_postgres::Error> {
-    let sql = "SELECT EXISTS (SELECT FROM rsrepl.copied_chunks WHERE slot = $1 AND source_table = $2)";
+    let sql =
+        "SELECT EXISTS (SELECT FROM rsrepl.copied_chunks WHERE slot = $1 AND source_table = $2)";
     client.query_one(sql, &[&slot, &i64::from(table)]).await?.try_get(0)
 }
 

@@ -70,6 +70,20 @@ impl Evolution<'_> {
         done.map_err(|failure| self.error(failure, relation.to_string()))
     }
 
+    /// The same of a table that is known; `whole`: what is not described is gone from the source.
+    pub async fn fit(&self, relation: &Arc<Relation>, whole: bool) -> Result<()> {
+        let to = Table::of_relation(relation);
+        let done = async {
+            let record = records::read(self.client, &self.follows.slot, to.oid).await?;
+            let (to, command) = match record.filter(|record| !record.dropped) {
+                Some(record) => (to.completed_by(&record.table), whole.then_some("ALTER TABLE")),
+                None => (to, None),
+            };
+            self.change(to, How { command, rewrite: false }).await
+        };
+        done.await.map_err(|failure| self.error(failure, relation.to_string()))
+    }
+
     /// The statement that empties the target's table of a relation; `None`: there is none.
     pub async fn place(&self, relation: &Arc<Relation>) -> Result<Option<String>> {
         let to = Table::of_relation(relation);

@@ -16,11 +16,9 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, TargetColumn, TargetTable, Unfit};
 use super::create::{Creator, Which};
-use super::table::Table;
 use super::evolve::Follows;
-use super::{
-    PostgresOptions, copies, errors, origin, positions, records, session, sets, syncs,
-};
+use super::table::Table;
+use super::{PostgresOptions, copies, errors, origin, positions, records, session, sets, syncs};
 use crate::batch::{Change, Operation};
 use crate::config::MissingRows;
 use crate::copy::{
@@ -155,7 +153,7 @@ impl PostgresCopy {
             let copied = copies::has_chunks(&open.client, &open.slot, oid).await;
             let ready = match copied.map_err(self.server("looking for chunks"))? {
                 true => Ok(()),
-                false => syncs::prepare(target, &open.client, &follows, &table.relation).await,
+                false => syncs::prepare(target, &open.client, &follows, table).await,
             };
             let end = if ready.is_ok() { "COMMIT" } else { "ROLLBACK" };
             open.client.batch_execute(end).await.map_err(self.server("emptying a table"))?;

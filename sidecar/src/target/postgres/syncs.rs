@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 use super::evolve::{Evolution, Follows};
 use super::sql::ident;
 use super::{PostgresOptions, errors, origin, positions, session};
-use crate::copy::Promise;
+use crate::copy::{CopiedTable, Promise};
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
@@ -57,8 +57,7 @@ const TAKE_SHAPES: &str = "\
 INSERT INTO rsrepl.tables (slot, source_oid, target_oid, record)
 SELECT $1, source_oid, target_oid, record FROM rsrepl.tables WHERE slot = $2 AND source_oid = ANY ($3)";
 
-const FORGET_SHAPES: &str =
-    "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
+const FORGET_SHAPES: &str = "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
 
 /// See the module's documentation.
 pub struct PostgresSyncs {
@@ -310,19 +309,20 @@ impl SyncTarget for PostgresSyncs {
     }
 }
 
-/// Before a table is copied that is there already: makes its columns what they are on the source by now, and empties
-/// it.
+/// Before a table is copied that is there already: empties it, and makes its columns what they are on the source by now.
 pub(super) async fn prepare(
     target: &str,
     client: &Client,
     follows: &Follows,
-    relation: &std::sync::Arc<rsrepl_wire::Relation>,
+    table: &CopiedTable,
 ) -> Result<()> {
     let evolution = Evolution { target, client, follows };
-    let Some(place) = evolution.place(relation).await? else { return Ok(()) };
-    client
-        .batch_execute(&place)
-        .await
-        .map_err(|error| errors::of_server(target, &format!("emptying {relation}"), error))?;
-    evolution.seed(relation).await
+    let relation = &table.relation;
+    if let Some(empties) = evolution.place(relation).await? {
+        client
+            .batch_execute(&empties)
+            .await
+            .map_err(|error| errors::of_server(target, &format!("emptying {relation}"), error))?;
+    }
+    evolution.fit(relation, table.whole).await
 }
