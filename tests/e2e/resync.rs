@@ -311,8 +311,8 @@ fn copied(rig: &Rig, target: &str, table: &str) -> usize {
 #[test]
 fn tables_that_are_published_later_are_copied() {
     let mut rig = rig("resync-added");
-    rig.execute("CREATE PUBLICATION some FOR TABLE others, events, rig_marker");
-    rig.configure(|config| config.source_options.push_str("\npublication = \"some\"\n"));
+    rig.execute("CREATE PUBLICATION shop FOR TABLE others, events, rig_marker");
+    rig.configure(|config| config.source_options.push_str("\npublication = \"shop\"\n"));
     rig.run();
     rig.settle(LIMIT);
     let await_copies = |rig: &Rig, table: &str, times: usize| {
@@ -321,23 +321,23 @@ fn tables_that_are_published_later_are_copied() {
         }
     };
     while_written_to(&mut rig, |rig, _| {
-        rig.execute("ALTER PUBLICATION some ADD TABLE orders");
+        rig.execute("ALTER PUBLICATION shop ADD TABLE orders");
         await_copies(rig, "public.orders", 1);
         // rows that came before it was published
         rig.execute(
             "CREATE TABLE made (id int PRIMARY KEY, v text); INSERT INTO made VALUES (1, 'made')",
         );
-        rig.execute("ALTER PUBLICATION some ADD TABLE made; INSERT INTO made VALUES (2, 'more')");
+        rig.execute("ALTER PUBLICATION shop ADD TABLE made; INSERT INTO made VALUES (2, 'more')");
         await_copies(rig, "public.made", 1);
         // all of its rows come in the stream
         rig.execute(
-            "BEGIN; CREATE TABLE at_once (id int PRIMARY KEY, v text); ALTER PUBLICATION some ADD TABLE at_once; COMMIT;
+            "BEGIN; CREATE TABLE at_once (id int PRIMARY KEY, v text); ALTER PUBLICATION shop ADD TABLE at_once; COMMIT;
              INSERT INTO at_once VALUES (1, 'made')",
         );
         // out and in again: what was changed meanwhile did not come
-        rig.execute("ALTER PUBLICATION some DROP TABLE orders");
+        rig.execute("ALTER PUBLICATION shop DROP TABLE orders");
         rig.execute("DELETE FROM orders WHERE id % 5 = 0; UPDATE orders SET note = 'unseen' WHERE id % 11 = 0");
-        rig.execute("ALTER PUBLICATION some ADD TABLE orders");
+        rig.execute("ALTER PUBLICATION shop ADD TABLE orders");
         await_copies(rig, "public.orders", 2);
     });
     assert_eq!(copied(&rig, STANDBY, "at_once"), 0);
