@@ -19,7 +19,7 @@ SELECT pg_catalog.md5(pg_catalog.concat_ws('|',
        (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication),
        (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication_rel),
        (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication_namespace),
-       (SELECT pg_catalog.string_agg(oid || ':' || relnamespace || relpersistence || relispartition, ',' ORDER BY oid)
+       (SELECT pg_catalog.string_agg(oid || ':' || relnamespace || relpersistence::text || relispartition::text, ',' ORDER BY oid)
           FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND oid >= 16384)))";
 
 /// Of each table: what publishes it, the transaction that made it, and whether it was published from there on. `born` is that of
