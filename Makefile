@@ -15,7 +15,7 @@ EXTENSION := --package rsrepl --no-default-features --features pg$(PG),pg_test
 # cargo is parallel by itself, and the targets share its folder.
 .NOTPARALLEL:
 .PHONY: help setup build install demo bench bench-report test test-all test-unit test-extension test-e2e \
-	test-smoke copy-large verify-large lint lint-extension clean
+	test-smoke chaos copy-large verify-large lint lint-extension clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-e2e: setup ## Tests of the built binary against real servers (SEED=… repe
 
 test-smoke: build ## The shortest test that goes through everything: random transactions into all targets, compared
 	cargo test --locked --package rsrepl-tests --test e2e -- --nocapture whatever_happens_all_systems_are_equal
+
+chaos: build ## Faults one after the other under load: SEED=… repeats them, FAULTS=60 (ten minutes)
+	FAULTS=$${FAULTS:-60} cargo test --locked --package rsrepl-tests --test e2e -- --nocapture faults_one_after_the_other
 
 copy-large: build ## The initial copy of a large table under load, compared (ROWS=10000000, TPS=2000; minutes, and gigabytes)
 	cargo test --locked --package rsrepl-tests --test e2e -- --nocapture --ignored a_large_table

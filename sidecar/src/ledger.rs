@@ -46,6 +46,11 @@ impl Ledger {
     pub fn confirmable(&self) -> Option<Lsn> {
         self.applied.iter().copied().min().flatten()
     }
+
+    /// The highest position of any target, as far as they are known.
+    pub fn highest(&self) -> Lsn {
+        self.applied.iter().copied().flatten().max().unwrap_or(Lsn::INVALID)
+    }
 }
 
 #[cfg(test)]
@@ -57,9 +62,9 @@ mod tests {
     fn nothing_is_confirmed_while_one_target_is_unknown() {
         let mut ledger = Ledger::new(2);
         ledger.applied(0, Lsn(10));
-        assert_eq!(ledger.confirmable(), None);
+        assert_eq!((ledger.confirmable(), ledger.highest()), (None, Lsn(10)));
         ledger.applied(1, Lsn(7));
-        assert_eq!(ledger.confirmable(), Some(Lsn(7)));
+        assert_eq!((ledger.confirmable(), ledger.highest()), (Some(Lsn(7)), Lsn(10)));
     }
 
     proptest! {

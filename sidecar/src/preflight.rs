@@ -275,6 +275,8 @@ pub(crate) struct Shown {
     pub leaves: Vec<u32>,
     /// The row filter of its publications, an SQL condition.
     pub filter: Option<String>,
+    /// UPDATEs and DELETEs of all of its leaves are published.
+    pub changes: bool,
 }
 
 /// What `publications` publish, or all tables, in the snapshot that `client` has; our own tables are none of
@@ -285,18 +287,21 @@ pub(crate) async fn shown(
 ) -> Result<Vec<Shown>> {
     let leaves = publications::leaves(client, publications).await?;
     let mut tables: Vec<published::Published> = Vec::new();
-    let mut rows_of: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut rows_of: HashMap<u32, (Vec<u32>, bool)> = HashMap::new();
     for (leaf, table) in leaves {
-        rows_of.entry(table.oid).or_default().push(leaf);
+        let (leaves, changes) = rows_of.entry(table.oid).or_insert((Vec::new(), true));
+        leaves.push(leaf);
+        *changes &= table.operations.update && table.operations.delete;
         if !tables.iter().any(|known| known.oid == table.oid) {
             tables.push(table);
         }
     }
     let relations = tables::describe(client, &tables, &mut Vec::new()).await?;
-    let shown = |relation: Relation| Shown {
-        leaves: rows_of.remove(&relation.oid).unwrap_or_default(),
-        filter: tables.iter().find(|t| t.oid == relation.oid).and_then(|t| t.condition()),
-        relation,
+    let shown = |relation: Relation| {
+        let (leaves, changes) = rows_of.remove(&relation.oid).unwrap_or_default();
+        let published = tables.iter().find(|table| table.oid == relation.oid);
+        let filter = published.and_then(|table| table.condition());
+        Shown { relation, leaves, filter, changes }
     };
     Ok(relations.into_iter().filter(|relation| relation.schema != "rsrepl").map(shown).collect())
 }

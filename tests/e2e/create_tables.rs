@@ -81,7 +81,7 @@ INSERT INTO shop.slow VALUES (1, 1), (2, 2), (3, 3);
 INSERT INTO shop.whole SELECT i % 7, 'x' FROM generate_series(1, 500) i;
 INSERT INTO shop.days SELECT i % 20, i / 20, md5(i::text) FROM generate_series(1, 4000) i;
 INSERT INTO shop.parent SELECT i, 'p' FROM generate_series(1, 500) i;
-INSERT INTO shop.child SELECT i, 'c', 'w' FROM generate_series(1000, 1500) i;
+INSERT INTO shop.child SELECT i, 'c', 'w' FROM generate_series(400, 1500) i;
 INSERT INTO shop.listed SELECT i, 'a', 'secret' FROM generate_series(1, 500) i;
 INSERT INTO there SELECT i, 'v' FROM generate_series(1, 500) i;
 "#;

@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rsrepl_tests::clickhouse::ClickHouse;
 use rsrepl_tests::postgres::Postgres;
-use rsrepl_tests::proxy::Proxy;
+use rsrepl_tests::proxy::{End, Proxy};
 use rsrepl_tests::scratch::Scratch;
 
 #[test]
@@ -63,4 +63,47 @@ fn proxy_forwards_stalls_and_cuts() {
 
     proxy.cut();
     assert_eq!(client.read(&mut byte).expect("the end"), 0, "a cut connection goes on");
+}
+
+#[test]
+fn proxy_half_closes_and_slows_down() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let proxy = Proxy::start(listener.local_addr().expect("address").port());
+    let connect = || {
+        let client = TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect");
+        let (server, _) = listener.accept().expect("accept");
+        (client, server)
+    };
+    let mut byte = [0];
+
+    let (mut client, mut server) = connect();
+    client.write_all(b"a").expect("write");
+    server.read_exact(&mut byte).expect("read through the proxy");
+    proxy.half_close(End::Client);
+    assert_eq!(client.read(&mut byte).expect("the end"), 0, "the client is not told");
+    // what the server says is lost, and the connection goes on
+    server.write_all(b"lost").expect("write");
+    for sent in *b"bcd" {
+        client.write_all(&[sent]).expect("write");
+        server.read_exact(&mut byte).expect("the other direction goes on");
+        assert_eq!(byte, [sent]);
+    }
+    drop(client);
+    assert_eq!(server.read(&mut byte).expect("the end"), 0, "the server is not told");
+
+    let (mut client, mut server) = connect();
+    proxy.half_close(End::Server);
+    assert_eq!(server.read(&mut byte).expect("the end"), 0, "the server is not told");
+    server.write_all(b"e").expect("write");
+    client.read_exact(&mut byte).expect("the other direction goes on");
+
+    let (mut client, mut server) = connect();
+    proxy.slow(Some(20_000));
+    let start = Instant::now();
+    client.write_all(&[7; 10_000]).expect("write");
+    let mut all = [0; 10_000];
+    server.read_exact(&mut all).expect("all of it comes");
+    assert_eq!(all, [7; 10_000]);
+    // half a second, but for what was taken at once before the proxy was slow
+    assert!(start.elapsed() > Duration::from_millis(200), "{:?}", start.elapsed());
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
+//! | `chaos` | faults one after the other, under load (`make chaos`) |
 //! | `copy` | the rows that are there when replication begins |
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
@@ -25,6 +26,7 @@
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
 //! | `resync` | tables that are copied anew while the stream goes on |
+//! | `restored` | a source that was restored from a backup, or promoted |
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `types` | every type that there is, and those that users make |
 //! | `verify` | differences that are planted are found, no others, and mended |
@@ -33,6 +35,7 @@
 //! | `truth` | probes, metrics, reports and the preflight |
 
 mod backlog;
+mod chaos;
 mod columns;
 mod copy;
 mod copy_clickhouse;
@@ -48,6 +51,7 @@ mod harness;
 mod history;
 mod identities;
 mod publications;
+mod restored;
 mod resync;
 mod roles;
 mod schema_changes;

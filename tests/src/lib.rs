@@ -10,7 +10,8 @@
 //! | [`config`] | the sidecar's configuration file |
 //! | [`scenario`] | scenarios of publications that several tests go through |
 //! | [`sidecar`] | the `rsrepl` process, its health and metrics |
-//! | [`proxy`] | a TCP proxy that can cut and stall |
+//! | [`proxy`] | a TCP proxy that can cut, stall, half-close and slow down |
+//! | [`chaos`] | faults under load, and what must hold all the while |
 //! | [`rig`] | all of them put together, and "everything has arrived" |
 //! | [`variant`] | the configuration that a test runs in |
 //! | [`compare`] | are the tables of two systems equal, row by row |
@@ -22,6 +23,7 @@
 //! errors; a panic prints the ends of the servers' logs.
 
 pub mod build;
+pub mod chaos;
 pub mod clickhouse;
 pub mod compare;
 pub mod config;

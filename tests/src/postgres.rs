@@ -130,6 +130,33 @@ impl Postgres {
         start.elapsed()
     }
 
+    /// Copies the folder of a stopped cluster.
+    pub fn back_up(&self) {
+        assert!(self.process.is_none(), "{} is running", self.name);
+        copy_folder(&self.data, &self.data.with_extension("backup"));
+    }
+
+    /// Puts the copy of [`back_up`](Self::back_up) in the cluster's place. It starts as if nothing had happened.
+    pub fn restore(&self) {
+        assert!(self.process.is_none(), "{} is running", self.name);
+        fs::remove_dir_all(&self.data).expect("remove the cluster");
+        copy_folder(&self.data.with_extension("backup"), &self.data);
+    }
+
+    /// Starts a stopped cluster with recovery of all the WAL that it has, and waits until it goes on on a new timeline.
+    pub fn launch_on_new_timeline(&mut self) {
+        let signal = self.data.join("recovery.signal");
+        fs::write(&signal, "").expect("write recovery.signal");
+        give_to_server(&signal);
+        let conf = self.data.join("postgresql.conf");
+        let mut conf = OpenOptions::new().append(true).open(conf).expect("open postgresql.conf");
+        writeln!(conf, "restore_command = 'false'").expect("write postgresql.conf");
+        self.launch();
+        wait::until(START_LIMIT, &format!("{} has recovered", self.name), || {
+            self.value("postgres", "SELECT pg_is_in_recovery()").as_deref() == Some("false")
+        });
+    }
+
     /// SIGKILL to the postmaster and to every backend at once.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("a running server");
@@ -217,7 +244,13 @@ fn server_command(program: &Path) -> Command {
     guarded(program, "KILL", server_user())
 }
 
-/// Makes the server's user own a folder.
+/// With owners and modes.
+fn copy_folder(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("-a").args([from, to]).output().expect("run cp");
+    assert!(output.status.success(), "cp: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes the server's user own a file or folder.
 fn give_to_server(path: &Path) {
     if let Some(user) = server_user() {
         let status = Command::new("chown").arg(user).arg(path).status();

@@ -58,6 +58,15 @@ impl Process {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
+    /// Sends a signal to it and to the processes that it has started: to itself first, so that it starts no more
+    /// when it is stopped.
+    pub fn signal_family(&self, signal: Signal) {
+        self.signal(signal);
+        for child in self.children() {
+            let _ = kill_process(child, signal);
+        }
+    }
+
     /// Its status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("wait for a child")

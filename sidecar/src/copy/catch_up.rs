@@ -11,7 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
 use super::stage::Site;
-use super::{CopiedTable, Snapshot};
+use super::{BEGIN_ANEW, CopiedTable, Snapshot};
 use crate::assemble::{Assembler, Checkpoint};
 use crate::batch::{Batch, Change, Operation};
 use crate::config::Source;
@@ -111,8 +111,7 @@ async fn start(source: &Source, from: Lsn) -> Result<(ReplicationStream, Lsn)> {
     let slot = client.slot(&source.slot_name).await?;
     let slot = slot.ok_or_else(|| {
         let message = format!("slot {} is gone, and with it what the copy needs", source.slot_name);
-        Error::new(Kind::Identity, message)
-            .hint("empty the targets' tables, DELETE FROM rsrepl.copies there, and start again")
+        Error::new(Kind::Identity, message).hint(BEGIN_ANEW)
     })?;
     let confirmed = source::verify_slot(&info, &slot, source::PLUGIN)?;
     if confirmed > from {
@@ -120,8 +119,7 @@ async fn start(source: &Source, from: Lsn) -> Result<(ReplicationStream, Lsn)> {
             "slot {} was moved to {confirmed}, and the copy has only got to {from}",
             source.slot_name
         );
-        return Err(Error::new(Kind::Identity, message)
-            .hint("empty the targets' tables, DELETE FROM rsrepl.copies there, and start again"));
+        return Err(Error::new(Kind::Identity, message).hint(BEGIN_ANEW));
     }
     let options = plugin_options(source, false);
     Ok((client.start(&source.slot_name, from, &options).await?, confirmed))

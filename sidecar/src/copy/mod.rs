@@ -74,6 +74,10 @@ use crate::target::SourceIdentity;
 /// What an asynchronous method of the traits returns: they are used as trait objects.
 pub type Promise<'a, T> = BoxFuture<'a, Result<T>>;
 
+/// The way out when what an unfinished copy needs is gone.
+const BEGIN_ANEW: &str = "empty the targets' tables, remove what is recorded of the copy (PostgreSQL: DELETE FROM \
+     rsrepl.copies; DELETE FROM rsrepl.copied_chunks; ClickHouse: DROP TABLE _rsrepl_copies), and start again";
+
 /// A snapshot of the source, in a form that can be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Snapshot {
@@ -109,12 +113,14 @@ pub struct CopiedTable {
     pub filter: Option<String>,
     /// It has no other columns than those that are shown.
     pub whole: bool,
+    /// UPDATEs and DELETEs of its rows are published.
+    pub changes: bool,
 }
 
 impl CopiedTable {
-    /// Its rows can be told apart, by what the stream says of a row that is gone.
+    /// The stream says which rows are gone, and they can be told apart.
     pub fn is_keyed(&self) -> bool {
-        self.relation.columns.iter().any(|column| column.key)
+        self.changes && self.relation.columns.iter().any(|column| column.key)
     }
 }
 

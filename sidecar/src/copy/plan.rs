@@ -147,7 +147,9 @@ pub fn starts_over(
         return None;
     }
     if !table.is_keyed() {
-        Some("it has no key that its rows could be told by")
+        Some(
+            "it has no key that its rows could be told by, or not all of its changes are published",
+        )
     } else if other_shape {
         Some("its columns, or what is published of it, have changed")
     } else if recorded.iter().any(|record| leaf(record).is_none()) {

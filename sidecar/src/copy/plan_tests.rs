@@ -133,7 +133,13 @@ fn table(leaves: Vec<Leaf>, key: bool) -> Arc<CopiedTable> {
         replica_identity: ReplicaIdentity::Default,
         columns: vec![column],
     };
-    Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter: None, whole: true })
+    Arc::new(CopiedTable {
+        relation: Arc::new(relation),
+        leaves,
+        filter: None,
+        whole: true,
+        changes: true,
+    })
 }
 
 const ALL: Pages = Pages { first: 0, end: None };
@@ -144,6 +150,9 @@ fn what_cannot_be_gone_on_with_starts_over() {
     let why = |table: &CopiedTable, record: ChunkRecord, now| starts_over(table, &[&record], now);
     assert_eq!(why(&good, record(7, ALL, 10), at(20)), None);
     assert_eq!(why(&table(vec![leaf(7, 10)], false), record(7, ALL, 20), at(20)), None);
+    // what is gone between two rounds would not be told
+    let inserts = CopiedTable { changes: false, ..CopiedTable::clone(&good) };
+    assert!(why(&inserts, record(7, ALL, 10), at(20)).is_some_and(|why| why.contains("published")));
     let later = Snapshot { lsn: Lsn(20), xmin: 1000 + (1 << 31) };
     for (table, record, now, part) in [
         (table(vec![leaf(7, 10)], false), record(7, ALL, 10), at(20), "no key"),

@@ -16,7 +16,7 @@ use super::reader::Reader;
 use super::snapshot::{Exported, Taken};
 use super::tables::{self, Catalog};
 use super::workers::{self, Ended, Pass};
-use super::{CopiedTable, CopyTarget, Form, Records, Room, Snapshot, Standing, plan};
+use super::{BEGIN_ANEW, CopiedTable, CopyTarget, Form, Records, Room, Snapshot, Standing, plan};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
@@ -189,7 +189,7 @@ impl Runner {
             let mut exported = self.export(client, &info, &sites).await?;
             let mut round = self.round(&info, &exported.taken(), &mut sites).await;
             if matches!(round, Ok(Round::Copied)) {
-                round = self.finish(&sites, &mut exported).await.map(|()| Round::Copied);
+                round = self.finish(&sites, &info, &mut exported).await.map(|()| Round::Copied);
             }
             let begun = sites.iter().any(|site| site.records.caught_up.lsn != Lsn::INVALID);
             match begun {
@@ -256,6 +256,7 @@ impl Runner {
         match client.slot(&source.slot_name).await? {
             Some(slot) => {
                 source::verify_slot(info, &slot, source::PLUGIN)?;
+                info!("taking a snapshot; this waits for the transactions that are running now");
                 Exported::of_now(client).await
             }
             None if sites.iter().any(|site| !site.records.chunks.is_empty()) => {
@@ -263,9 +264,7 @@ impl Runner {
                     "slot {} is gone, and with it what the unfinished copy needs",
                     source.slot_name
                 );
-                Err(Error::new(Kind::Identity, message).hint(
-                    "empty the targets' tables, DELETE FROM rsrepl.copies there, and start again",
-                ))
+                Err(Error::new(Kind::Identity, message).hint(BEGIN_ANEW))
             }
             None if source.create_slot => {
                 info!(
@@ -339,14 +338,39 @@ impl Runner {
         Ok(Round::Copied)
     }
 
-    async fn finish(&self, sites: &[Site], exported: &mut Exported) -> Result<()> {
+    async fn finish(
+        &self,
+        sites: &[Site],
+        info: &SourceInfo,
+        exported: &mut Exported,
+    ) -> Result<()> {
         let position = exported.lsn;
         // indexes may take hours, and need no snapshot
         exported.end().await?;
-        for site in sites {
-            site.target.lock().await.finish(position).await?;
-            info!(target_name = site.name, %position, "copied: everything is there");
+        let finished = sites.iter().map(|site| self.finish_one(site, info, position));
+        join_all(finished).await.into_iter().collect()
+    }
+
+    /// Tries until it is finished: another round would read the whole source once more for what needs nothing of it.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] when the target is not where this round has brought it.
+    async fn finish_one(&self, site: &Site, info: &SourceInfo, position: Lsn) -> Result<()> {
+        let mut backoff = Backoff::new(RETRY);
+        let mut finished = site.target.lock().await.finish(position).await;
+        while let Err(failure) = finished {
+            self.wait_after(failure, &mut backoff).await;
+            finished = match open(&site.target, info).await.1 {
+                Err(error) => Err(error),
+                // the answer was lost
+                Ok(Standing::Positioned(at)) if at == position => Ok(()),
+                Ok(Standing::Unfinished(records)) if records.caught_up.lsn == position => {
+                    site.target.lock().await.finish(position).await
+                }
+                Ok(_) => return Err(taken_on(&site.name)),
+            };
         }
+        info!(target_name = site.name, %position, "copied: everything is there");
         Ok(())
     }
 
@@ -359,12 +383,7 @@ impl Runner {
         for site in sites {
             site.reopen(info).await?;
             if site.records.caught_up != catalog.snapshot {
-                let message = format!(
-                    "target {}: its copy has been taken on by somebody else, or was set back, while a snapshot was \
-                     being copied",
-                    site.name
-                );
-                return Err(Error::new(Kind::Server, message));
+                return Err(taken_on(&site.name));
             }
             self.start_over(site, catalog).await?;
         }
@@ -440,6 +459,14 @@ impl Runner {
             progress: self.progress.clone(),
         }
     }
+}
+
+fn taken_on(target: &str) -> Error {
+    let message = format!(
+        "target {target}: its copy has been taken on by somebody else, or was set back, while a snapshot was being \
+         copied"
+    );
+    Error::new(Kind::Server, message)
 }
 
 /// Opens a target, which may hang without holding up the others.

@@ -36,8 +36,8 @@ SELECT a.attrelid, a.attname::text, a.attnum
  WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// What makes a leaf's rows those of the table, and of the publications: each row of it is another one when a
-/// partition was detached and attached again, or a table taken out of a publication and put back. Between
-/// the two its changes do not come.
+/// partition was detached and attached again, or a table taken out of a publication, or of a schema that is
+/// published, and put back. Between the two its changes do not come.
 const TIES: &str = "\
 SELECT l.oid, pg_catalog.concat_ws(' ',
        (SELECT pg_catalog.string_agg(i.inhparent || ':' || i.xmin, ',' ORDER BY i.inhrelid)
@@ -49,7 +49,12 @@ SELECT l.oid, pg_catalog.concat_ws(' ',
          WHERE p.pubname = ANY ($2) AND r.prrelid = ANY (a.oids)),
        (SELECT pg_catalog.string_agg(n.oid || ':' || n.xmin, ',' ORDER BY n.oid)
           FROM pg_catalog.pg_publication_namespace AS n JOIN pg_catalog.pg_publication AS p ON p.oid = n.pnpubid
-         WHERE p.pubname = ANY ($2)))
+         WHERE p.pubname = ANY ($2)
+           AND n.pnnspid IN (SELECT c.relnamespace FROM pg_catalog.pg_class AS c WHERE c.oid = ANY (a.oids))),
+       (SELECT pg_catalog.string_agg(d.refobjid || ':' || d.xmin, ',' ORDER BY d.objid, d.refobjid)
+          FROM pg_catalog.pg_depend AS d
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = ANY (a.oids) AND d.objsubid = 0
+           AND d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass))
   FROM pg_catalog.unnest($1::oid[]) AS l (oid),
        LATERAL (SELECT pg_catalog.array_append(pg_catalog.array_agg(t.relid::oid), l.oid) AS oids
                   FROM pg_catalog.pg_partition_ancestors(l.oid) AS t) AS a";
@@ -90,8 +95,8 @@ pub(super) async fn read(
         let leaves: Vec<(Leaf, bool)> = leaves.map(|found| found.of(&shown)).collect();
         let whole = !leaves.is_empty() && leaves.iter().all(|(_, whole)| *whole);
         let leaves = leaves.into_iter().map(|(leaf, _)| leaf).collect();
-        let Shown { relation, filter, .. } = shown;
-        Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter, whole })
+        let Shown { relation, filter, changes, .. } = shown;
+        Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter, whole, changes })
     };
     Ok(Catalog {
         snapshot: Snapshot { lsn, xmin: xmin.cast_unsigned() },

@@ -67,10 +67,17 @@ pub(super) struct Drive<T> {
     pub copied: bool,
     /// Which changes are its own.
     pub share: Arc<watch::Sender<Share>>,
+    /// The end of what it was given so far, in any session.
+    pub reached: Lsn,
+    /// A position that the source did not have when it was compared, and where its WAL ended. It may have passed the
+    /// position since, with something else in that place.
+    pub refused: Option<(Lsn, Lsn)>,
 }
 
 /// One session's place in the stream.
 struct Session {
+    /// The source's timeline, which positions are stored with.
+    timeline: u32,
     assembler: Assembler,
     under_way: UnderWay,
     /// What the assembler has given out and the target has not got: it waits for another stream.
@@ -203,9 +210,16 @@ impl<T: Target> Drive<T> {
         let mut stored = self.target.open(&link.source.identity).await?;
         // what was confirmed may have risen while the target was being opened
         let confirmed = self.shared.link.borrow().as_ref().map_or(link.confirmed, |l| l.confirmed);
-        let wal_end = link.source.wal_end.max(self.reader.received());
+        // What was received since is no measure: a source that was restored from a backup sends other changes under
+        // the LSNs of those that this target has.
+        let wal_end = match self.refused {
+            Some((position, wal_end)) if position == stored => wal_end,
+            _ => link.source.wal_end.max(self.reached),
+        };
         let slot = &link.source.identity.slot;
-        verify_position(slot, &self.name, stored, confirmed, wal_end)?;
+        verify_position(slot, &self.name, stored, confirmed, wal_end).inspect_err(|_| {
+            self.refused = (stored > wal_end).then_some((stored, wal_end));
+        })?;
         if stored == Lsn::INVALID && self.copied {
             return Err(new_target(&self.name));
         }
@@ -230,6 +244,7 @@ impl<T: Target> Drive<T> {
         self.share.send_modify(|share| share.opened(stored));
         self.shared.status.update_target(self.index, |status| status.applied = stored);
         Ok(Session {
+            timeline: link.source.identity.timeline,
             assembler: Assembler::resume(&self.checkpoint, stored),
             under_way: UnderWay::default(),
             held_back: None,
@@ -274,6 +289,7 @@ impl<T: Target> Drive<T> {
     }
 
     async fn push(&mut self, session: &mut Session, sequence: u64, item: Item) -> Result<()> {
+        self.check_timeline(session)?;
         if session.assembler.push(sequence, item)? == Pushed::TakeBack {
             // the target holds a part of a transaction that will come again: opening rolls it back;
             // also while shutting down, as all of it may be here already
@@ -304,6 +320,22 @@ impl<T: Target> Drive<T> {
             session.waiting_since = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// What comes from a source that was promoted is stored with its new timeline: under the old one, the position would
+    /// lie behind the point where that was left. The receiver tells of a source before it passes on what that sends.
+    fn check_timeline(&self, session: &Session) -> Result<()> {
+        let now = self.shared.link.borrow().as_ref().map(|link| link.source.identity.timeline);
+        match now {
+            Some(now) if now != session.timeline => {
+                let message = format!(
+                    "the source has gone on from timeline {} to {now}: target {} is opened anew for it",
+                    session.timeline, self.name
+                );
+                Err(Error::new(Kind::Connection, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives the target what is due, if it has room for it.
@@ -364,6 +396,7 @@ impl<T: Target> Drive<T> {
         if let Some(commit) = batch.commit {
             session.given = commit.lsn;
             session.given_at = Instant::now();
+            self.reached = self.reached.max(commit.lsn);
         }
         self.target.submit(batch);
     }

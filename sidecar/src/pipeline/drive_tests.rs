@@ -37,6 +37,10 @@ struct Kept {
     gate: Option<Arc<Semaphore>>,
     /// Loses its last commits when it is opened for the second time.
     fails_over: bool,
+    /// Of the source that it is open for.
+    timeline: u32,
+    /// Timeline and position of each commit.
+    commits: Vec<(u32, Lsn)>,
 }
 
 fn number(row: &Row) -> u32 {
@@ -44,8 +48,9 @@ fn number(row: &Row) -> u32 {
 }
 
 impl Writer for Recorder {
-    async fn open(&mut self, _: &SourceIdentity) -> Result<Lsn> {
+    async fn open(&mut self, source: &SourceIdentity) -> Result<Lsn> {
         let mut kept = self.0.lock().unwrap();
+        kept.timeline = source.timeline;
         kept.partial.clear();
         kept.opened += 1;
         if kept.fails_over && kept.opened == 2 {
@@ -78,6 +83,8 @@ impl Writer for Recorder {
             let mut rows = std::mem::take(&mut kept.partial);
             kept.durable.append(&mut rows);
             kept.position = commit.lsn;
+            let timeline = kept.timeline;
+            kept.commits.push((timeline, commit.lsn));
         }
         Ok(())
     }
@@ -91,7 +98,7 @@ struct Rig {
     drive: Drive<OneByOne<Recorder>>,
     status: Status,
     shutdown: CancellationToken,
-    _link: watch::Sender<Option<LinkState>>,
+    link: watch::Sender<Option<LinkState>>,
 }
 
 fn rig() -> Rig {
@@ -104,8 +111,8 @@ fn rig_with_spool(limit: usize) -> Rig {
     kept.0.lock().unwrap().position = START;
     let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
     let shutdown = CancellationToken::new();
-    let identity =
-        SourceIdentity { system_id: 1, timeline: 1, database: "d".into(), slot: "s".into() };
+    let (database, slot) = ("d".to_owned(), "s".to_owned());
+    let identity = SourceIdentity { system_id: 1, timeline: 1, database, slot, ancestors: None };
     let source = SourceInfo { identity, wal_end: Lsn(1 << 40), server_version: "15".into() };
     let (link, link_receiver) = watch::channel(Some(LinkState { source, confirmed: START }));
     let retry = Retry {
@@ -131,8 +138,10 @@ fn rig_with_spool(limit: usize) -> Rig {
         checkpoint: Checkpoint::default(),
         copied: false,
         share: Arc::new(watch::channel(Share::everything()).0),
+        reached: Lsn::INVALID,
+        refused: None,
     };
-    Rig { kept, spool, drive, status, shutdown, _link: link }
+    Rig { kept, spool, drive, status, shutdown, link }
 }
 
 async fn append(spool: &mut Spool, frames: &[Frame]) {
@@ -281,7 +290,7 @@ impl Target for Lazy {
 #[tokio::test]
 async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     let commits = u32::try_from(APPLIED_MAX).unwrap();
-    let Rig { mut spool, drive, _link, .. } = rig_with_spool(64 << 20);
+    let Rig { mut spool, drive, link: _link, .. } = rig_with_spool(64 << 20);
     for xid in 1..=commits {
         append(&mut spool, &transaction(xid, 1, 1)).await;
     }
@@ -290,7 +299,7 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     let Drive { index, name, reader, linger, backoff, shared, checkpoint, share, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
     let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
-    let copied = false;
+    let (copied, reached, refused) = (false, Lsn::INVALID, None);
     let drive = Drive {
         index,
         name,
@@ -303,6 +312,8 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
         checkpoint,
         copied,
         share,
+        reached,
+        refused,
     };
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
     let end = Lsn(u64::from(commits + 1) * 10);
@@ -324,4 +335,55 @@ async fn a_target_with_a_gap_is_stopped_and_gets_nothing() {
     let kept = rig.kept.0.lock().unwrap();
     assert_eq!((kept.durable.len(), kept.partial.len(), kept.position), (0, 0, behind));
     assert_eq!(ledger.borrow().confirmable(), None, "the slot would move on");
+}
+
+/// Invariant 10: what a restored source sends goes on below the target's position, and passes it.
+#[tokio::test]
+async fn a_target_of_another_future_stays_stopped_when_the_source_passes_it() {
+    let mut rig = rig();
+    let ahead = Lsn(START.0 + 15);
+    rig.kept.0.lock().unwrap().position = ahead;
+    rig.link.send_modify(|link| {
+        link.as_mut().expect("a source").source.wal_end = Lsn(START.0 + 5);
+    });
+    for xid in 1..=3 {
+        append(&mut rig.spool, &transaction(xid, 3, 1)).await;
+    }
+    assert!(rig.spool.received() > ahead);
+    let drive = rig.drive;
+    let look = async |mut drive: Drive<OneByOne<Recorder>>| {
+        let error = drive.session().await.expect_err("another source");
+        assert_eq!(error.kind(), Kind::Identity);
+        assert!(error.to_string().contains("the source's WAL ends at"), "{error}");
+        drive
+    };
+    let drive = look(drive).await;
+    // a new connection finds more WAL
+    rig.link.send_modify(|link| {
+        link.as_mut().expect("a source").source.wal_end = Lsn(START.0 + 1000);
+    });
+    let mut drive = look(drive).await;
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [0; 0]);
+
+    // loaded anew, it has another position
+    rig.kept.0.lock().unwrap().position = START;
+    rig.spool.close();
+    drive.session().await.expect("it goes on");
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+}
+
+/// Invariant 10: a position is stored with the timeline that it was reached on.
+#[tokio::test]
+async fn what_a_promoted_source_sends_is_stored_with_its_timeline() {
+    let mut rig = rig();
+    append(&mut rig.spool, &transaction(1, 1, 1)).await;
+    let drive = tokio::spawn(run(rig.drive));
+    until(|| rig.kept.0.lock().unwrap().durable == [1]).await;
+    rig.link.send_modify(|link| link.as_mut().expect("a source").source.identity.timeline = 2);
+    append(&mut rig.spool, &transaction(2, 1, 1)).await;
+    rig.spool.close();
+    drive.await.unwrap();
+    let kept = rig.kept.0.lock().unwrap();
+    assert_eq!(kept.durable, [1, 2]);
+    assert_eq!(kept.commits, [(1, Lsn(10)), (2, Lsn(20))]);
 }

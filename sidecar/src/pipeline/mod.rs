@@ -161,6 +161,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         drained: drained.clone(),
         patience: patience::Patience::default(),
+        gone_back: None,
     };
     let mut receiver = tokio::spawn(receiver.run());
 
@@ -310,5 +311,7 @@ fn driver<T: Target>(
         checkpoint: Checkpoint::default(),
         copied: false,
         share: Arc::new(watch::channel(Share::everything()).0),
+        reached: Lsn::INVALID,
+        refused: None,
     }
 }

@@ -87,6 +87,9 @@ pub(super) struct Receiver {
     /// The targets are done: confirm the last positions and leave.
     pub drained: CancellationToken,
     pub patience: Patience,
+    /// The source was seen without what had been received from it. It may have as much WAL again the next time, with
+    /// something else in it: only who has been told can say that all is well, by a new start.
+    pub gone_back: Option<String>,
 }
 
 /// What has been told to the source on this connection.
@@ -252,15 +255,24 @@ impl Receiver {
     /// the spool already has.
     /// The last of the result: transactions in progress come as they run.
     async fn start(&mut self) -> Result<(ReplicationStream, Lsn, bool)> {
-        let source = &self.config.source;
+        let config = Arc::clone(&self.config);
+        let source = &config.source;
         let mut client = ReplicationClient::connect(&source.connection).await?;
+        let slot = client.slot(&source.slot_name).await?;
+        // behind the look at the slot: whoever had it before us has received nothing since
         let info = source::identify(&mut client, &source.slot_name).await?;
         let known = self.link.borrow().as_ref().map(|link| link.source.identity.clone());
         if let Some(known) = &known {
-            known.check_successor(&info.identity)?;
+            known.check_successor(&info.identity, self.reached())?;
         }
-        let confirmed = match client.slot(&source.slot_name).await? {
-            Some(slot) => source::verify_slot(&info, &slot, source::PLUGIN)?,
+        let confirmed = match slot {
+            Some(slot) => {
+                let confirmed = source::verify_slot(&info, &slot, source::PLUGIN)?;
+                if known.is_some() {
+                    self.check_present(&mut client, info.wal_end).await?;
+                }
+                confirmed
+            }
             // a slot that was there and is gone has taken changes with it: it is not made anew silently
             None if source.create_slot && known.is_none() => {
                 info!(slot = source.slot_name, "creating the slot");
@@ -281,6 +293,30 @@ impl Receiver {
         info!(slot = source.slot_name, from = %from.max(confirmed), "receiving");
         self.link.send_replace(Some(LinkState { source: info, confirmed }));
         Ok((stream, confirmed, streaming))
+    }
+
+    /// What this process knows to have come from the source; also what targets had before it began.
+    fn reached(&self) -> Lsn {
+        self.spool.received().max(self.ledger.borrow().highest())
+    }
+
+    /// Whether the source has all that came from it (invariant 10).
+    async fn check_present(&mut self, client: &mut ReplicationClient, wal_end: Lsn) -> Result<()> {
+        if let Some(said) = &self.gone_back {
+            let message = format!("the source was seen to have gone back: {said}");
+            return Err(Error::new(Kind::Identity, message).hint(
+                "its WAL reaches as far again, but nothing says that it is the same. When the targets have been loaded \
+                 anew, or it was another server that answered, restart the sidecar",
+            ));
+        }
+        let reached = self.reached();
+        if reached > wal_end {
+            let standby = client.show("in_hot_standby").await? == "on";
+            source::verify_present(reached, wal_end, standby).inspect_err(|error| {
+                self.gone_back = (error.kind() == Kind::Identity).then(|| error.what());
+            })?;
+        }
+        Ok(())
     }
 
     async fn receive(&mut self, feedback: &mut Feedback, streaming: bool) -> Result<Leave> {

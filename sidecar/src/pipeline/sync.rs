@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsrepl_wire::Lsn;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +158,7 @@ impl Sync {
             shutdown: stop.clone(),
             drained: drained.clone(),
             patience: patience::Patience::default(),
+            gone_back: None,
         };
         let mut receiving = JoinSet::new();
         receiving.spawn(receiver.run());
@@ -193,6 +195,8 @@ fn driver<T: Target>(
         checkpoint: Checkpoint::default(),
         copied: true,
         share,
+        reached: Lsn::INVALID,
+        refused: None,
     }
 }
 

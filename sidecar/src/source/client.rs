@@ -196,12 +196,14 @@ pub async fn identify(client: &mut ReplicationClient, slot: &str) -> Result<Sour
     let row = rows.first().ok_or_else(|| violation("IDENTIFY_SYSTEM returned nothing"))?;
     let text = |i: usize| row.get(i).and_then(Option::as_deref).unwrap_or_default();
     let unreadable = || violation("IDENTIFY_SYSTEM returned what cannot be read");
+    let timeline = text(1).parse().map_err(|_| unreadable())?;
     Ok(SourceInfo {
         identity: SourceIdentity {
             system_id: text(0).parse().map_err(|_| unreadable())?,
-            timeline: text(1).parse().map_err(|_| unreadable())?,
+            timeline,
             database: text(3).to_owned(),
             slot: slot.to_owned(),
+            ancestors: Some(client.ancestors(timeline).await?),
         },
         wal_end: lsn(row.get(2))?.ok_or_else(unreadable)?,
         server_version: client.server_version().to_owned(),

@@ -16,6 +16,7 @@
 //! | `framing` | messages in and out, bounded, cancel-safe |
 //! | `startup` | startup packet and authentication |
 //! | [`client`](ReplicationClient) | simple queries on a replication connection |
+//! | `history` | what a timeline grew out of |
 //! | [`slot`](SlotInfo) | slots and their commands |
 //! | [`start`](verify_position) | from where the stream may start; pure |
 //! | [`stream`](ReplicationStream) | the CopyBoth stream |
@@ -56,6 +57,7 @@
 mod binding;
 mod client;
 mod framing;
+mod history;
 mod server_error;
 mod slot;
 mod socket;
@@ -65,7 +67,7 @@ mod stream;
 
 pub use client::{ReplicationClient, SourceInfo, identify};
 pub use slot::SlotInfo;
-pub use start::{PLUGIN, verify_position, verify_resume, verify_slot};
+pub use start::{PLUGIN, verify_position, verify_present, verify_resume, verify_slot};
 pub use stream::{
     CLOSE_TIMEOUT, Event, GIVE_UP_AFTER, PING_AFTER, ReplicationStream, StatusUpdate, StatusWriter,
     StreamReader,

@@ -87,6 +87,29 @@ pub fn verify_position(
     Ok(())
 }
 
+/// Whether the source, which is `standby` in recovery, still has what was received from it in this process, up to
+/// `reached`. It has flushed everything before it sends it, so one whose WAL ends before was restored from a backup, or
+/// is a copy.
+///
+/// # Errors
+/// [`Kind::Identity`]; [`Kind::Connection`] of a standby, which may yet get there, or give way to the right server.
+pub fn verify_present(reached: Lsn, wal_end: Lsn, standby: bool) -> Result<()> {
+    if reached <= wal_end {
+        return Ok(());
+    }
+    let kind = if standby { Kind::Connection } else { Kind::Identity };
+    let message = format!(
+        "the source's WAL ends at {wal_end}, and {reached} was received from it: it is not the source it was"
+    );
+    Err(Error::new(kind, message).hint(match standby {
+        true => "it is a standby that is behind: connect to the primary",
+        false => {
+            "it was restored from a backup, or is another server. Point the connection string at the right one and \
+             restart the sidecar; if there is none any more, load the targets anew"
+        }
+    }))
+}
+
 /// Whether the slot still gives all that comes behind `end`, where the spool ends. `ours` is what this process has
 /// confirmed to it: that all targets have, also where the source was still sending it again. Without an end
 /// ([`Lsn::INVALID`]) the stream begins where the slot is.
@@ -128,8 +151,8 @@ fn from_the_future(target: &str, position: Lsn, wal_end: Lsn) -> Error {
         ),
     )
     .hint(
-        "the source was restored from a backup, or is another server: \
-         forget the target's position and load the target anew",
+        "the source was restored from a backup, or is another server: forget the target's position and load the target \
+         anew; or point the connection string at the right server and restart the sidecar",
     )
 }
 
@@ -141,7 +164,7 @@ mod tests {
     fn source() -> SourceInfo {
         let (database, slot) = ("d".to_owned(), "s".to_owned());
         SourceInfo {
-            identity: SourceIdentity { system_id: 1, timeline: 1, database, slot },
+            identity: SourceIdentity { system_id: 1, timeline: 1, database, slot, ancestors: None },
             wal_end: Lsn(1000),
             server_version: "15".into(),
         }
@@ -181,6 +204,17 @@ mod tests {
         let error = verify(1001).unwrap_err();
         assert_eq!(error.kind(), Kind::Identity);
         assert!(error.to_string().contains("WAL ends at 0/3E8"), "{error}");
+    }
+
+    #[test]
+    fn a_source_does_not_go_back() {
+        verify_present(Lsn::INVALID, Lsn(100), false).unwrap();
+        verify_present(Lsn(100), Lsn(100), false).unwrap();
+        for (standby, kind) in [(false, Kind::Identity), (true, Kind::Connection)] {
+            let error = verify_present(Lsn(101), Lsn(100), standby).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(error.to_string().contains("ends at 0/64, and 0/65 was received"), "{error}");
+        }
     }
 
     #[test]

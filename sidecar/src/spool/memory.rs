@@ -280,6 +280,11 @@ impl Spool {
         self.shared.lock().end
     }
 
+    /// The highest LSN up to which everything was received, whatever is to come again.
+    pub fn received(&self) -> Lsn {
+        self.shared.lock().received
+    }
+
     /// A reader needs what the spool no longer has; see [`Self::rewind`].
     pub fn rewind_wanted(&self) -> bool {
         self.shared.lock().rewind

@@ -1,56 +1,17 @@
 //! The contract of a target, and its implementations.
 
 pub mod clickhouse;
+mod identity;
 #[cfg(test)]
 pub(crate) mod one_by_one;
 pub mod postgres;
 
 use rsrepl_wire::Lsn;
 
+pub use identity::{Ancestor, SourceIdentity};
+
 use crate::batch::Batch;
-use crate::error::{Error, Kind, Result};
-
-/// Which stream a target's position belongs to (invariant 10). Stored with it, compared at `open`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceIdentity {
-    /// `IDENTIFY_SYSTEM`'s system identifier.
-    pub system_id: u64,
-    /// Its timeline. A promotion raises it; a stored higher one than the source's is a wrong source.
-    pub timeline: u32,
-    /// Database name on the source.
-    pub database: String,
-    /// Slot name.
-    pub slot: String,
-}
-
-impl SourceIdentity {
-    /// Whether `now` is the same source as this one was: same cluster, same database, same slot, and
-    /// no older timeline.
-    ///
-    /// # Errors
-    /// [`Kind::Identity`].
-    pub fn check_successor(&self, now: &SourceIdentity) -> Result<()> {
-        let same = (self.system_id, &self.database, &self.slot)
-            == (now.system_id, &now.database, &now.slot);
-        if same && now.timeline >= self.timeline {
-            return Ok(());
-        }
-        let text = format!(
-            "the source is not the one it was: it was system {} timeline {} database {} slot {}, \
-             and is system {} timeline {} database {} slot {}",
-            self.system_id,
-            self.timeline,
-            self.database,
-            self.slot,
-            now.system_id,
-            now.timeline,
-            now.database,
-            now.slot
-        );
-        Err(Error::new(Kind::Identity, text)
-            .hint("point the connection string at the right server, or load the targets anew"))
-    }
-}
+use crate::error::Result;
 
 /// A system that the stream is written to.
 ///

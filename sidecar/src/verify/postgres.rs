@@ -81,6 +81,8 @@ pub async fn identify(client: &Client, slot: &str) -> Result<SourceIdentity> {
         timeline: u32::try_from(row.get::<_, i64>(2)).unwrap_or(u32::MAX),
         database: row.get(1),
         slot: slot.to_owned(),
+        // only a replication connection shows them, and nothing is written by what is found here
+        ancestors: None,
     })
 }
 

@@ -30,7 +30,7 @@ pub fn copied(relation: &Arc<Relation>) -> Arc<CopiedTable> {
         shape: "shape".into(),
     };
     let relation = Arc::clone(relation);
-    Arc::new(CopiedTable { relation, leaves: vec![leaf], filter: None, whole: true })
+    Arc::new(CopiedTable { relation, leaves: vec![leaf], filter: None, whole: true, changes: true })
 }
 
 pub fn snapshot(lsn: u64) -> Snapshot {

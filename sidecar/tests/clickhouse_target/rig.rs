@@ -50,7 +50,13 @@ pub struct Rig {
 }
 
 pub fn source() -> SourceIdentity {
-    SourceIdentity { system_id: 7, timeline: 1, database: "shop".into(), slot: "rsrepl".into() }
+    SourceIdentity {
+        system_id: 7,
+        timeline: 1,
+        database: "shop".into(),
+        slot: "rsrepl".into(),
+        ancestors: None,
+    }
 }
 
 impl Rig {

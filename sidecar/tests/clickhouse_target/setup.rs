@@ -6,8 +6,8 @@ use rsrepl_sidecar::error::{Decision, Kind};
 use rsrepl_sidecar::redact::Secret;
 use rsrepl_sidecar::schema::Policy;
 use rsrepl_sidecar::target::clickhouse::{ClickHouseOptions, ClickHouseTarget, check};
-use rsrepl_sidecar::target::{SourceIdentity, Target};
-use rsrepl_wire::{Relation, ReplicaIdentity};
+use rsrepl_sidecar::target::{Ancestor, SourceIdentity, Target};
+use rsrepl_wire::{Lsn, Relation, ReplicaIdentity};
 
 use crate::feed::*;
 use crate::rig::{Apply, DATABASE, GROUPS, Rig, apply, refused, reopen, source};
@@ -32,8 +32,17 @@ async fn the_position_of_another_source_is_refused() {
         let error = target.open(&source).await.expect_err("another source");
         assert_eq!((error.kind(), error.decision()), (Kind::Identity, Decision::Stop), "{error}");
     }
-    // after a promotion
-    let promoted = SourceIdentity { timeline: 2, ..source() };
+    // after promotions: of a server that had less, and of one that had it all
+    let promoted = |left_at| {
+        let ancestors = Some(vec![Ancestor { timeline: 1, left_at: Lsn(left_at) }]);
+        SourceIdentity { timeline: 2, ancestors, ..source() }
+    };
+    let error = target.open(&promoted(19)).await.expect_err("another branch");
+    assert_eq!((error.kind(), error.decision()), (Kind::Identity, Decision::Stop), "{error}");
+    for part in ["0/14 of timeline 1", "left that at 0/13"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let promoted = promoted(20);
     assert_eq!(target.open(&promoted).await.unwrap().0, 20);
     // another slot has a position of its own
     let other = SourceIdentity { slot: "other".into(), ..source() };

@@ -59,6 +59,7 @@ async fn survives(name: &str, workers: usize) {
         timeline: 1,
         database: "shop".into(),
         slot: "crashes".into(),
+        ancestors: None,
     };
     let (mut durable, mut lost) = (0, 0);
     let (mut last, mut reached) = (0, 0);

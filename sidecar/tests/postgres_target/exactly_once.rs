@@ -1,6 +1,6 @@
 use rsrepl_sidecar::batch::Position;
 use rsrepl_sidecar::error::{Decision, Kind};
-use rsrepl_sidecar::target::{Event, SourceIdentity, Target};
+use rsrepl_sidecar::target::{Ancestor, Event, SourceIdentity, Target};
 use rsrepl_wire::{Lsn, ReplicaIdentity};
 
 use crate::stream::{Stream, int, int_column, key, relation};
@@ -136,6 +136,8 @@ async fn the_wrong_source_is_refused() {
     let mut target = standby.target();
     target.open(&SourceIdentity { timeline: 3, ..source.clone() }).await.unwrap();
     target.close().await;
+    // before sessions fail, which end when this thread gets to it
+    standby.execute("UPDATE rsrepl.positions SET applied_lsn = '0/500'");
     for wrong in [
         SourceIdentity { timeline: 2, ..source.clone() },
         SourceIdentity { timeline: 3, system_id: 1, ..source.clone() },
@@ -144,7 +146,17 @@ async fn the_wrong_source_is_refused() {
         let error = standby.target().open(&wrong).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Identity, "{error}");
     }
-    standby.target().open(&SourceIdentity { timeline: 4, ..source }).await.unwrap();
+    // promotions: of a server that had less, and of one that had it all
+    let promoted = |left_at| {
+        let ancestors = Some(vec![Ancestor { timeline: 3, left_at: Lsn(left_at) }]);
+        SourceIdentity { timeline: 4, ancestors, ..source.clone() }
+    };
+    let error = standby.target().open(&promoted(0x4FF)).await.unwrap_err();
+    assert_eq!((error.kind(), error.decision()), (Kind::Identity, Decision::Stop), "{error}");
+    for part in ["0/500 of timeline 3", "left that at 0/4FF", "DELETE FROM rsrepl.positions"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    standby.target().open(&promoted(0x500)).await.unwrap();
     assert_eq!(standby.rows("SELECT timeline FROM rsrepl.positions"), "(4)");
 }
 

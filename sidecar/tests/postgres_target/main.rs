@@ -146,5 +146,6 @@ fn source_for(slot: &str) -> SourceIdentity {
         timeline: 1,
         database: "shop".to_owned(),
         slot: slot.to_owned(),
+        ancestors: None,
     }
 }

@@ -188,6 +188,7 @@ mod tests {
             columns: Vec::new(),
         };
         let table = Arc::new(CopiedTable {
+            changes: true,
             relation: Arc::new(relation),
             leaves: vec![leaf(7), leaf(3)],
             filter: None,

@@ -73,13 +73,11 @@ pub(super) async fn read(server: &Server, database: &str, source: &SourceIdentit
             source.slot, source.database
         ));
     }
-    if number::<u64>(server, &timeline)? > u64::from(source.timeline) {
-        return refuse(format!(
-            "its position for slot {} was reached on timeline {timeline}, the source is on {}",
-            source.slot, source.timeline
-        ));
+    let position = Lsn(number(server, &lsn)?);
+    match source.has(number(server, &timeline)?, position) {
+        Ok(()) => Ok(position),
+        Err(why) => refuse(format!("its position for slot {} {why}", source.slot)),
     }
-    Ok(Lsn(number(server, &lsn)?))
 }
 
 pub(super) fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {

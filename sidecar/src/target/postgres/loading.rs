@@ -454,10 +454,12 @@ impl TargetTable {
             self.keys().map(|(_, c)| format!("t.{0} {1} s.{0}", c.ident, c.equals)).collect();
         format!(
             "INSERT INTO {0} ({columns}) OVERRIDING SYSTEM VALUE SELECT {1} FROM {STAGING} AS s \
-             WHERE NOT EXISTS (SELECT FROM {0} AS t WHERE {2})",
+             WHERE NOT EXISTS (SELECT FROM {3} AS t WHERE {2})",
             self.name,
             staged.join(", "),
-            same.join(" AND ")
+            same.join(" AND "),
+            // a table that inherits from it may have the same keys
+            self.only()
         )
     }
 }

@@ -165,9 +165,8 @@ pub async fn load(target: &str, client: &mut Client, source: &SourceIdentity) ->
     if stored.timeline != timeline {
         transaction.execute(SET_TIMELINE, &[&source.slot, &timeline]).await.map_err(server)?;
     }
-    let applied: PgLsn = row.try_get(3).map_err(server)?;
     transaction.commit().await.map_err(server)?;
-    Ok(Lsn(applied.into()))
+    Ok(stored.applied)
 }
 
 /// The position of `source`, for who only looks; `None`: there is none. That of another is refused, too.
@@ -180,9 +179,9 @@ pub(crate) async fn look_up(
     let Some(row) = client.query_opt(LOOK_UP, &[&source.slot]).await.map_err(server)? else {
         return Ok(None);
     };
-    Stored::read(&row).map_err(server)?.check(target, source)?;
-    let applied: PgLsn = row.try_get(3).map_err(server)?;
-    Ok(Some(Lsn(applied.into())))
+    let stored = Stored::read(&row).map_err(server)?;
+    stored.check(target, source)?;
+    Ok(Some(stored.applied))
 }
 
 /// `pg_control_system()` shows the identifier as a bigint, and so does the table.
@@ -194,12 +193,14 @@ struct Stored {
     system_id: i64,
     timeline: i64,
     database: String,
+    applied: Lsn,
 }
 
 impl Stored {
     fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let (system_id, timeline) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Stored { system_id, timeline, database: row.try_get(2)? })
+        let applied: PgLsn = row.try_get(3)?;
+        Ok(Stored { system_id, timeline, database: row.try_get(2)?, applied: Lsn(applied.into()) })
     }
 
     fn check(&self, target: &str, source: &SourceIdentity) -> Result<()> {
@@ -224,18 +225,13 @@ impl Stored {
             )
             .hint(start_over));
         }
-        if self.timeline > i64::from(source.timeline) {
-            return Err(Error::new(
-                Kind::Identity,
-                format!(
-                    "target {target}: the position of slot {slot} is of timeline {}, \
-                     and the source is on timeline {}: it is an old primary, or restored from a backup",
-                    self.timeline, source.timeline
-                ),
-            )
-            .hint(format!("connect to the promoted primary; {start_over}")));
-        }
-        Ok(())
+        // the column is wider than a timeline is
+        let timeline = u32::try_from(self.timeline).unwrap_or(u32::MAX);
+        source.has(timeline, self.applied).map_err(|why| {
+            let text = format!("target {target}: the position of slot {slot} {why}");
+            Error::new(Kind::Identity, text)
+                .hint(format!("connect to the server that went on from there; {start_over}"))
+        })
     }
 }
 
@@ -445,6 +441,7 @@ fn execute_move(from: Lsn, to: Position) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::Ancestor;
 
     #[test]
     fn only_the_source_that_wrote_a_position_may_use_it() {
@@ -453,16 +450,21 @@ mod tests {
             timeline: 2,
             database: "shop".into(),
             slot: "s".into(),
+            ancestors: Some(vec![Ancestor { timeline: 1, left_at: Lsn(100) }]),
         };
         let stored = |system_id, timeline, database: &str| Stored {
             system_id,
             timeline,
             database: database.into(),
+            applied: Lsn(100),
         };
         let id = 7_000_000_000_000_000_001;
         assert!(stored(id, 2, "shop").check("t", &source).is_ok());
         assert!(stored(id, 1, "shop").check("t", &source).is_ok(), "promotion raises it");
-        for wrong in [stored(id, 3, "shop"), stored(id, 2, "other"), stored(id + 1, 2, "shop")] {
+        let lost = Stored { applied: Lsn(101), ..stored(id, 1, "shop") };
+        for wrong in
+            [stored(id, 3, "shop"), stored(id, 2, "other"), stored(id + 1, 2, "shop"), lost]
+        {
             let error = wrong.check("t", &source).unwrap_err();
             assert_eq!(error.kind(), Kind::Identity);
             assert!(error.to_string().contains("DELETE FROM rsrepl.positions"), "{error}");

@@ -83,7 +83,8 @@ fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
 }
 
 impl TargetTable {
-    fn only(&self) -> String {
+    /// Itself, for statements that would see tables that inherit from it, too.
+    pub(super) fn only(&self) -> String {
         format!("{}{}", if self.partitioned { "" } else { "ONLY " }, self.name)
     }
 

@@ -41,6 +41,8 @@ pub async fn dump(
         .args(["--format=custom", "--schema-only", "--encoding=UTF8", "--no-password"])
         .args(LEFT_OUT);
     command.arg(format!("--snapshot={snapshot}"));
+    // it has locks of its own meanwhile, and the snapshot
+    command.arg("--lock-wait-timeout=60s");
     // between quotes, a pattern is a name
     let pattern =
         |(schema, name): &(String, String)| format!("{}.{}", identifier(schema), identifier(name));
@@ -119,8 +121,15 @@ async fn output(tool: &str, mut command: Command, input: &[u8]) -> Result<Vec<u8
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("LC_ALL", "C").kill_on_drop(true);
     let cannot = |error: std::io::Error| {
+        // each table that is not to be made is an argument
+        let way_out = match error.kind() {
+            std::io::ErrorKind::ArgumentListTooLong => {
+                "too many tables are there already: make the missing ones yourself and set create_tables = false".into()
+            }
+            _ => way_out(tool),
+        };
         let what = format!("create_tables = true needs {tool}, which cannot be run");
-        Error::new(Kind::Setup, what).because(error).hint(way_out(tool))
+        Error::new(Kind::Setup, what).because(error).hint(way_out)
     };
     let mut child = command.spawn().map_err(cannot)?;
     let stdin = child.stdin.take();
