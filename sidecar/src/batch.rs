@@ -69,6 +69,9 @@ pub enum Operation {
     /// been resolved by the source.
     Truncate {
         restart_identity: bool,
+        /// Others of its tables are left to another stream: a foreign key between the two does not let this one be
+        /// truncated by itself.
+        parted: bool,
     },
     /// The table is another one from here on, as the source's event trigger says. (Without the trigger, the
     /// `relation` of the next change shows it.)

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rsrepl_wire::Lsn;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Change, Operation};
 
 /// What a stream does with a change of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +137,22 @@ impl Share {
         let last = batch.changes.last().map_or(commit, |change| change.end_lsn.max(commit));
         if !self.has_all() {
             let verdict = |oid: u32, end: Lsn| self.verdict(oid, end);
-            let waits = |change: &crate::batch::Change| {
+            let waits = |change: &Change| {
                 verdict(change.relation.oid, change.end_lsn) == Verdict::Wait
             };
             if self.is_paused() || batch.changes.iter().any(waits) {
                 return false;
+            }
+            let truncates =
+                |change: &Change| matches!(change.operation, Operation::Truncate { .. });
+            let left: BTreeSet<(Lsn, Lsn)> = (batch.changes.iter().filter(|c| truncates(c)))
+                .filter(|change| verdict(change.relation.oid, change.end_lsn) != Verdict::Apply)
+                .map(|change| (change.end_lsn, change.lsn))
+                .collect();
+            for change in &mut batch.changes {
+                if let Operation::Truncate { parted, .. } = &mut change.operation {
+                    *parted |= left.contains(&(change.end_lsn, change.lsn));
+                }
             }
             batch
                 .changes

@@ -17,7 +17,7 @@ fn change(oid: u32, end: u64) -> Change {
         replica_identity: ReplicaIdentity::Default,
         columns: Vec::new(),
     };
-    let operation = Operation::Truncate { restart_identity: false };
+    let operation = Operation::Truncate { restart_identity: false, parted: false };
     Change { lsn: Lsn(end - 1), end_lsn: Lsn(end), relation: Arc::new(relation), operation }
 }
 

@@ -16,6 +16,7 @@
 //! | `order` | which batch is written when, and beside which others (pure) |
 //! | `writer` | a session's task |
 //! | `apply` | what a session writes |
+//! | `parted` | a TRUNCATE of which another stream has a part |
 //! | `durability` | when what was committed is on disk (pure) |
 //! | `session` | settings of a session, the right to replicate |
 //! | `origin` | the replication origin of a session |
@@ -61,6 +62,7 @@ mod in_order;
 mod loading;
 mod order;
 mod origin;
+mod parted;
 mod pipeline;
 mod positions;
 mod records;
