@@ -72,13 +72,15 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         let mut records = records_of(config, index)?;
         records.open(&identity).await?;
         let known = records.read().await?;
-        let is_known = |table: &&Table| known.iter().any(|known| known.oid == table.oid);
+        let goes_on = |known: &&Table| known.stage != Stage::ToDecide;
+        let is_known =
+            |table: &&Table| known.iter().filter(goes_on).any(|known| known.oid == table.oid);
         let (already, new): (Vec<_>, Vec<_>) = tables.iter().partition(is_known);
         for table in already {
             println!("{name}: {} is being copied anew already", table.name);
         }
         let new: Vec<Table> = new.into_iter().cloned().collect();
-        records.write(&new).await?;
+        records.request(&new).await?;
         for table in new {
             println!("{name}: {} is to be copied anew", table.name);
         }

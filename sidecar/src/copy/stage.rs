@@ -23,6 +23,7 @@ use crate::guard::guarded;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, ReplicationClient, SourceInfo};
 use crate::status::Status;
+use crate::sync::{SyncTarget, begin_list};
 
 /// The stage is tried again for ever, from what is recorded.
 const RETRY: Retry = Retry {
@@ -99,6 +100,9 @@ pub struct Stage {
     /// Those that can take a copy, by their places in the configuration.
     pub targets: Vec<(usize, Box<dyn CopyTarget>)>,
     pub when: When,
+    /// What is known of them beside the copy, by their places in the configuration: the list of their tables is begun
+    /// before the first copy.
+    pub lists: Vec<(usize, Box<dyn SyncTarget>)>,
     /// The tables that are copied, by oid; `None`: all that are published.
     pub only: Option<BTreeSet<u32>>,
     pub status: Status,
@@ -124,6 +128,7 @@ impl Stage {
             config: self.config,
             targets,
             when: self.when,
+            lists: Mutex::new(self.lists),
             only: self.only,
             status: self.status,
             progress: self.progress,
@@ -156,6 +161,7 @@ struct Runner {
     config: Arc<Config>,
     targets: Vec<(usize, Shared)>,
     when: When,
+    lists: Mutex<Vec<(usize, Box<dyn SyncTarget>)>>,
     only: Option<BTreeSet<u32>>,
     status: Status,
     progress: Progress,
@@ -185,6 +191,7 @@ impl Runner {
                 client.close().await;
                 return Ok(());
             };
+            self.begin_lists(&sites, &info).await?;
             self.status.update_source(|source| source.last_error = None);
             let mut exported = self.export(client, &info, &sites).await?;
             let mut round = self.round(&info, &exported.taken(), &mut sites).await;
@@ -244,6 +251,20 @@ impl Runner {
             return Err(error);
         }
         Ok((begins && !sites.is_empty()).then_some(sites))
+    }
+
+    /// What is published while the copy runs is known as new afterwards.
+    async fn begin_lists(&self, sites: &[Site], info: &SourceInfo) -> Result<()> {
+        for (index, list) in self.lists.lock().await.iter_mut() {
+            if sites.iter().any(|site| site.index == *index) {
+                let begun = begin_list(&self.config, info, list.as_mut());
+                tokio::time::timeout(OPEN_LIMIT, begun).await.unwrap_or_else(|_| {
+                    let message = format!("the list of tables is not begun after {OPEN_LIMIT:?}");
+                    Err(Error::new(Kind::Connection, message))
+                })?;
+            }
+        }
+        Ok(())
     }
 
     async fn export(

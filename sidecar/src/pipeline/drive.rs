@@ -378,17 +378,33 @@ impl<T: Target> Drive<T> {
         mut batch: Batch,
         checkpoint: Option<Checkpoint>,
     ) -> bool {
-        let mut taken = false;
+        let (mut taken, mut clash) = (false, None);
         // no news for who looks at it
         self.share.send_if_modified(|share| {
             taken = share.take(&mut batch);
+            clash = share.new_clash();
             false
         });
+        if let Some(table) = clash {
+            self.waits(&format!(
+                "target {}: {table} on the source is another table now than the one that is being copied anew: nothing more \
+                 is written to this target until that has ended",
+                self.name
+            ));
+        }
         match taken {
             true => self.give(session, batch, checkpoint),
             false => session.held_back = Some((batch, checkpoint)),
         }
         taken
+    }
+
+    /// Says where people look that nothing goes on, and why.
+    fn waits(&self, why: &str) {
+        warn!(target_name = self.name, "{why}");
+        self.shared.status.update_target(self.index, |status| {
+            status.last_error = Some(why.to_owned());
+        });
     }
 
     fn give(&mut self, session: &mut Session, batch: Batch, checkpoint: Option<Checkpoint>) {

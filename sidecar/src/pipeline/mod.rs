@@ -33,10 +33,9 @@ mod under_way;
 pub(crate) use receive::plugin_options;
 pub(crate) use sync::{Sync, records_of};
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join_all;
 use rsrepl_wire::Lsn;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -52,7 +51,7 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Spool, Streams};
 use crate::status::Status;
-use crate::sync::{Manager, Share, begin_list};
+use crate::sync::{Manager, Share, Slots};
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
@@ -93,12 +92,6 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    if config.copy.data {
-        let begun = config.targets.iter().enumerate().filter_map(|(index, _)| {
-            Some(begin_list(&config, index, records_of(&config, index).ok()?))
-        });
-        join_all(begun).await;
-    }
     if !copy(&config, &status, &shutdown, When::AllAreNew).await {
         return Ok(());
     }
@@ -120,6 +113,7 @@ pub async fn run(
     let (batches, copies) = (config.pipeline.buffer_size, config.copy.data);
     let mut drives = JoinSet::new();
     let mut syncs = JoinSet::new();
+    let slots: Slots = Arc::new(Mutex::new(vec![None; config.targets.len()]));
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
         let share = Arc::new(watch::channel(Share::main()).0);
         syncs.spawn(
@@ -133,6 +127,8 @@ pub async fn run(
                 status: status.clone(),
                 shutdown: shutdown.clone(),
                 lists: Default::default(),
+                slots: slots.clone(),
+                tables: Vec::new(),
             }
             .run(),
         );
@@ -228,10 +224,13 @@ pub async fn copy(
             }
         }
     }
+    let lists = targets.iter().map(|(index, _)| *index);
+    let lists = lists.filter_map(|index| Some((index, records_of(config, index).ok()?))).collect();
     let stage = Stage {
         config: config.clone(),
         targets,
         when,
+        lists,
         only: None,
         status: status.clone(),
         progress: status.copy().clone(),

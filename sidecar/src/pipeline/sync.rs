@@ -47,6 +47,8 @@ pub(crate) struct Sync {
     /// With the sync's slot, and the one target.
     pub config: Arc<Config>,
     pub tables: BTreeSet<u32>,
+    /// The slot of the main stream.
+    main: String,
     /// Of the sync alone.
     pub status: Status,
 }
@@ -62,10 +64,10 @@ impl Sync {
         let mut config = config.clone();
         let target = config.targets.get(index).cloned().ok_or_else(no_target)?;
         let status = Status::new(vec![TargetStatus::new(&target.name, target.kind())]);
-        config.source.slot_name = slot.to_owned();
+        let main = std::mem::replace(&mut config.source.slot_name, slot.to_owned());
         config.source.create_slot = true;
         config.targets = vec![target];
-        Ok(Sync { config: Arc::new(config), tables, status })
+        Ok(Sync { config: Arc::new(config), tables, main, status })
     }
 
     fn target(&self) -> Result<&crate::config::Target> {
@@ -80,17 +82,18 @@ impl Sync {
                 let creates = options.create_tables.then(|| self.config.source.connection.clone());
                 let options = postgres_options(target, options, 1);
                 let options = crate::target::postgres::PostgresOptions { creates, ..options };
-                Box::new(PostgresCopy::new(options).replacing())
+                Box::new(PostgresCopy::new(options).replacing(&self.main))
             }
             TargetOptions::ClickHouse(options) => {
                 let options = ClickHouseOptions::from_config(&target.name, options)?;
-                Box::new(ClickHouseCopy::new(options).replacing())
+                Box::new(ClickHouseCopy::new(options).replacing(&self.main))
             }
         };
         let stage = Stage {
             config: Arc::clone(&self.config),
             targets: vec![(0, copy)],
             when: When::AnyIsNew,
+            lists: Vec::new(),
             only: Some(self.tables.clone()),
             status: self.status.clone(),
             progress: main.copy().clone(),

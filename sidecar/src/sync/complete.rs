@@ -3,8 +3,12 @@
 //! A table is complete when it was copied, or when all of its rows come in the stream: because it was published from
 //! its creation on. For a table that is on no list, the catalogs of the source tell the two apart by the transactions that
 //! wrote their rows; where they do not, it is copied, which is right in any case.
+//!
+//! A table that was on the list has rows that were brought, and may be in use: it is never emptied by itself. When
+//! nothing is left of what published it (its row filter or column list changed, it was out of the publication for a
+//! time), it may lack rows, and somebody has to decide; one tie more, or less, changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
@@ -15,12 +19,12 @@ use crate::preflight;
 
 /// Changes with everything that makes a table published; cheap enough to be asked for every few seconds.
 const FINGERPRINT: &str = "\
-SELECT pg_catalog.md5(pg_catalog.concat_ws('|',
-       (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication),
-       (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication_rel),
-       (SELECT pg_catalog.string_agg(oid || ':' || xmin, ',' ORDER BY oid) FROM pg_catalog.pg_publication_namespace),
-       (SELECT pg_catalog.string_agg(oid || ':' || relnamespace || relpersistence::text || relispartition::text, ',' ORDER BY oid)
-          FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND oid >= 16384)))";
+SELECT pg_catalog.concat_ws('|',
+       (SELECT pg_catalog.sum(pg_catalog.hashtextextended(oid || ':' || xmin, 1)::numeric) FROM pg_catalog.pg_publication),
+       (SELECT pg_catalog.sum(pg_catalog.hashtextextended(oid || ':' || xmin, 2)::numeric) FROM pg_catalog.pg_publication_rel),
+       (SELECT pg_catalog.sum(pg_catalog.hashtextextended(oid || ':' || xmin, 3)::numeric) FROM pg_catalog.pg_publication_namespace),
+       (SELECT pg_catalog.sum(pg_catalog.hashtextextended(oid || ':' || relnamespace || relispartition::text, 4)::numeric)
+          FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND relpersistence = 'p' AND oid >= 16384))";
 
 /// Of each table: what publishes it, the transaction that made it, and whether it was published from there on. `born` is that of
 /// a system column's row, which is never written again.
@@ -58,13 +62,19 @@ SELECT c.oid,
 const NOW: &str = "\
 SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint";
 
+/// Which of them are still there.
+const THERE: &str = "SELECT oid FROM pg_catalog.pg_class WHERE oid = ANY ($1)";
+
+/// Of a table on the list that is not published now.
+const OUT: &str = "out";
+
 /// A target's list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complete {
     /// What the source's transactions were numbered from when the list was begun: what one of these or a later one has
     /// created was not there then.
     pub since: u64,
-    /// What published each table, by oid.
+    /// What published each table, by oid: ties that spaces and commas separate; or [`OUT`].
     pub tables: BTreeMap<u32, String>,
 }
 
@@ -89,20 +99,46 @@ pub(super) struct Now {
     pub(super) tables: Vec<Published>,
 }
 
-/// The list as it is to be, and the tables that are to be copied first. Pure.
-pub(super) fn compare(list: Option<&Complete>, now: &Now) -> (Complete, Vec<Published>) {
+/// What a look comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// The list as it is to be.
+    pub(super) list: Complete,
+    /// To be copied.
+    pub(super) new: Vec<Published>,
+    /// Complete before, and published by something else now.
+    pub(super) changed: Vec<Published>,
+}
+
+/// `there`: those on the list that the source still has. Pure.
+pub(super) fn compare(list: Option<&Complete>, now: &Now, there: &BTreeSet<u32>) -> Compared {
     let entry = |table: &Published| (table.oid, table.by.clone());
-    let tables = now.tables.iter().map(entry).collect();
+    let mut tables: BTreeMap<u32, String> = now.tables.iter().map(entry).collect();
     let Some(list) = list else {
         // nobody knows more of a deployment without a list than that it is in order
-        return (Complete { since: now.next, tables }, Vec::new());
+        return Compared { list: Complete { since: now.next, tables }, ..Compared::default() };
     };
-    let is_new = |table: &&Published| match list.tables.get(&table.oid) {
-        Some(by) => *by != table.by,
-        None => !(table.at_once && table.born >= list.since),
+    for oid in list.tables.keys().filter(|oid| there.contains(oid)) {
+        tables.entry(*oid).or_insert_with(|| OUT.to_owned());
+    }
+    let (mut new, mut changed) = (Vec::new(), Vec::new());
+    for table in &now.tables {
+        match list.tables.get(&table.oid) {
+            Some(by) if !is_tied(by, &table.by) => changed.push(table.clone()),
+            None if !(table.at_once && table.born >= list.since) => new.push(table.clone()),
+            _ => {}
+        }
+    }
+    Compared { list: Complete { since: list.since, tables }, new, changed }
+}
+
+/// Something published the table before, and still does. Without publications everything is.
+fn is_tied(before: &str, now: &str) -> bool {
+    let ties = |by: &str| -> BTreeSet<String> {
+        by.split([' ', ',']).filter(|tie| !tie.is_empty()).map(str::to_owned).collect()
     };
-    let new = now.tables.iter().filter(is_new).cloned().collect();
-    (Complete { since: list.since, tables }, new)
+    let (before, now) = (ties(before), ties(now));
+    before.is_empty() || now.is_empty() && !before.contains(OUT) || !before.is_disjoint(&now)
 }
 
 /// A session with the source that looks at what is published.
@@ -118,12 +154,15 @@ impl Looker {
         Ok(Looker { client, fingerprint: String::new() })
     }
 
+    /// Those of these tables that there are.
+    pub(super) async fn there(&self, oids: &[u32]) -> Result<BTreeSet<u32>> {
+        let rows = self.client.query(THERE, &[&oids]).await;
+        let oids = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+        oids.map_err(failed)
+    }
+
     /// What is published, if that may have changed.
     pub(super) async fn look(&mut self, source: &Source) -> Result<Option<Now>> {
-        let failed = |error: tokio_postgres::Error| {
-            let kind = if error.is_closed() { Kind::Connection } else { Kind::Server };
-            Error::new(kind, "looking at what is published").because(error)
-        };
         let client = &self.client;
         let row = client.query_one(FINGERPRINT, &[]).await.map_err(failed)?;
         let fingerprint: String = row.try_get(0).map_err(failed)?;
@@ -158,36 +197,67 @@ impl Looker {
     }
 }
 
+fn failed(error: tokio_postgres::Error) -> Error {
+    let kind = if error.is_closed() { Kind::Connection } else { Kind::Server };
+    Error::new(kind, "looking at what is published").because(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn table(oid: u32, by: &str, born: u64, at_once: bool) -> Published {
+        let (name, by) = (format!("public.t{oid}"), by.to_owned());
+        Published { oid, name, by, born, at_once }
+    }
+
+    fn oids(tables: &[Published]) -> Vec<u32> {
+        tables.iter().map(|table| table.oid).collect()
+    }
+
+    fn now(tables: Vec<Published>) -> Now {
+        Now { next: 100, tables }
+    }
+
     #[test]
     fn what_was_not_published_from_its_creation_on_is_copied() {
-        let table = |oid: u32, by: &str, born: u64, at_once: bool| Published {
-            oid,
-            name: format!("public.t{oid}"),
-            by: by.to_owned(),
-            born,
-            at_once,
-        };
-        let now = |tables: Vec<Published>| Now { next: 100, tables };
-        let (list, new) =
-            compare(None, &now(vec![table(1, "a", 5, false), table(2, "a", 6, true)]));
-        assert_eq!((list.since, list.tables.len(), new.len()), (100, 2, 0));
-        let oids = |new: Vec<Published>| new.iter().map(|table| table.oid).collect::<Vec<_>>();
+        let none = BTreeSet::new();
+        let first = now(vec![table(1, "a", 5, false), table(2, "a", 6, true)]);
+        let Compared { list, new, changed } = compare(None, &first, &none);
+        assert_eq!((list.since, list.tables.len(), new.len(), changed.len()), (100, 2, 0, 0));
         let later = now(vec![
             table(1, "a", 5, false),
-            table(2, "b", 6, true),    // taken out and put back
             table(3, "a", 120, true),  // created since
             table(4, "a", 120, false), // created since, and added with rows
             table(5, "a", 50, true),   // of before the list
         ]);
-        let (list, new) = compare(Some(&list), &later);
-        assert_eq!((list.since, oids(new)), (100, vec![2, 4, 5]));
-        assert_eq!(list.tables.len(), 5);
-        let (list, new) = compare(Some(&list), &now(vec![table(2, "b", 6, true)]));
-        assert_eq!((list.tables.len(), new.len()), (1, 0), "what is not published is forgotten");
-        assert_eq!(oids(compare(Some(&list), &later).1), [1, 4, 5]);
+        let found = compare(Some(&list), &later, &none);
+        assert_eq!(
+            (found.list.since, oids(&found.new), oids(&found.changed)),
+            (100, vec![4, 5], vec![])
+        );
+        assert_eq!(
+            found.list.tables.len(),
+            4,
+            "what the source does not have any more is forgotten"
+        );
+    }
+
+    #[test]
+    fn what_was_complete_is_never_new() {
+        let there = BTreeSet::from([1, 2, 3, 4]);
+        let tables = [(1, "7"), (2, "r1:2"), (3, "r2:2 n5:1"), (4, "")];
+        let tables = tables.map(|(oid, by)| table(oid, by, 5, false)).into();
+        let list = compare(None, &now(tables), &there).list;
+        // a tie more; another row filter; out of the publication; a publication where there was none
+        let later = [(1, "7 r9:9"), (2, "r3:4"), (4, "r8:1")];
+        let later = now(later.map(|(oid, by)| table(oid, by, 5, false)).into());
+        let found = compare(Some(&list), &later, &there);
+        assert_eq!((oids(&found.new), oids(&found.changed)), (vec![], vec![2]));
+        // it comes back by one of the ties that it had: rows were not sent meanwhile
+        let back = now(vec![table(3, "n5:1", 5, false), table(1, "7", 5, false)]);
+        let found = compare(Some(&found.list), &back, &there);
+        assert_eq!((oids(&found.new), oids(&found.changed)), (vec![], vec![3]));
+        assert_eq!(oids(&compare(Some(&found.list), &back, &there).changed), vec![]);
     }
 }

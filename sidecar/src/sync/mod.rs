@@ -17,6 +17,7 @@
 //!
 //! | stage | the main stream | what is done next |
 //! |---|---|---|
+//! | to be decided | has the table | nothing before somebody asks for it: it was complete, or has rows of others |
 //! | requested | has the table | a slot's name is chosen and recorded |
 //! | copying | leaves it out | it is emptied, copied, and followed until the sync is near |
 //! | handing over at h | leaves it out up to h, then waits | the sync goes on up to h; what it knows of the table's shape becomes the main stream's |
@@ -28,15 +29,20 @@
 //! | `complete` | which tables are complete, so that one that is published later is copied |
 //! | `records` | what is recorded on a target |
 //! | `manager` | a target's task that does what is recorded |
+//! | `ending` | the last part of that: the main stream has the tables again |
+//! | `lists` | looks at the source for tables to copy, and for slots that are nobody's |
 //! | `source` | slots of syncs on the source |
 
 mod complete;
+mod ending;
+mod lists;
 mod manager;
 mod records;
 pub mod share;
 mod source;
 
 pub use complete::Complete;
-pub(crate) use manager::{Manager, begin_list};
+pub(crate) use lists::begin_list;
+pub(crate) use manager::{Manager, Slots};
 pub use records::{Stage, SyncTarget, Table};
 pub use share::Share;

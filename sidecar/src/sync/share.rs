@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rsrepl_wire::Lsn;
+use rsrepl_wire::{Lsn, Relation};
 
 use crate::batch::{Batch, Change, Operation};
 
@@ -70,6 +70,10 @@ pub struct Share {
     generation: u64,
     /// Everything that was handed over before this generation is on the target, or will never be.
     settled: u64,
+    /// Of the main stream: what the tables that it leaves out are called.
+    names: BTreeMap<u32, String>,
+    /// Such a name, when another table has come with it, and whether that was told.
+    clash: Option<(String, bool)>,
     /// Tables that the sync has changed: what is known of them is out of date.
     anew: BTreeSet<u32>,
 }
@@ -85,6 +89,8 @@ impl Share {
             stored: Lsn::INVALID,
             generation: 0,
             settled: 0,
+            names: BTreeMap::new(),
+            clash: None,
             anew: BTreeSet::new(),
         }
     }
@@ -123,6 +129,33 @@ impl Share {
         }
     }
 
+    /// The name of a table that a sync still writes to, when `relation` is a newer one of that name: the older one
+    /// was dropped, or renamed, and on the target that is the sync's to do. (Another way round than by age, each might
+    /// wait for the other.)
+    fn clashes(&self, relation: &Relation) -> Option<&String> {
+        let Role::Main(holds) = &self.role else { return None };
+        let is_it = |oid: u32, name: &str| {
+            let newer = relation.oid.wrapping_sub(oid).cast_signed() > 0;
+            let rest = name.strip_prefix(&*relation.schema).and_then(|rest| rest.strip_prefix('.'));
+            newer && rest == Some(&*relation.name)
+        };
+        let ends = |hold: &Hold| matches!(hold, Hold::From { there: true, .. });
+        let held = holds.iter().filter(|(_, hold)| !ends(hold));
+        let mut names = held.filter_map(|(oid, _)| Some((*oid, self.names.get(oid)?)));
+        names.find(|(oid, name)| is_it(*oid, name)).map(|(_, name)| name)
+    }
+
+    /// The name of a table that is waited for because of another one of its name, once.
+    pub fn new_clash(&mut self) -> Option<String> {
+        let (name, told) = self.clash.as_mut()?;
+        (!std::mem::replace(told, true)).then(|| name.clone())
+    }
+
+    /// Of the main stream: what the tables are called that are held.
+    pub fn call(&mut self, names: BTreeMap<u32, String>) {
+        self.names = names;
+    }
+
     fn is_paused(&self) -> bool {
         matches!(&self.role, Role::Sync { paused: true, .. })
     }
@@ -136,10 +169,21 @@ impl Share {
         let commit = batch.commit.map_or(Lsn::INVALID, |commit| commit.lsn);
         let last = batch.changes.last().map_or(commit, |change| change.end_lsn.max(commit));
         if !self.has_all() {
+            let mut before = None;
+            let clash = batch.changes.iter().find_map(|change| {
+                let seen = before.replace(change.relation.oid) == Some(change.relation.oid);
+                if seen { None } else { self.clashes(&change.relation).cloned() }
+            });
+            if let Some(name) = clash {
+                if self.clash.as_ref().is_none_or(|(known, _)| *known != name) {
+                    self.clash = Some((name, false));
+                }
+                return false;
+            }
+            self.clash = None;
             let verdict = |oid: u32, end: Lsn| self.verdict(oid, end);
-            let waits = |change: &Change| {
-                verdict(change.relation.oid, change.end_lsn) == Verdict::Wait
-            };
+            let waits =
+                |change: &Change| verdict(change.relation.oid, change.end_lsn) == Verdict::Wait;
             if self.is_paused() || batch.changes.iter().any(waits) {
                 return false;
             }

@@ -192,3 +192,54 @@ fn what_waits_is_as_it_was_and_the_target_hears_of_what_the_sync_has_changed() {
     assert!(share.take(&mut next));
     assert!(next.anew.is_empty(), "it is told once");
 }
+
+#[test]
+fn a_truncate_of_which_another_stream_has_a_part_says_so() {
+    let mut share = Share::main();
+    share.hold([(1, Hold::Held)].into());
+    let parted = |batch: &Batch| -> Vec<(u32, bool)> {
+        let of = |change: &Change| match change.operation {
+            Operation::Truncate { parted, .. } => (change.relation.oid, parted),
+            _ => unreachable!("there are no others"),
+        };
+        batch.changes.iter().map(of).collect()
+    };
+    let changes = vec![change(1, 20), change(2, 20), change(2, 30)];
+    let mut batch = Batch { changes, ..Batch::default() };
+    assert!(share.take(&mut batch));
+    assert_eq!(parted(&batch), [(2, true), (2, false)]);
+}
+
+#[test]
+fn a_newer_table_of_the_same_name_waits_until_the_sync_has_written_all_of_its_own() {
+    let named = |oid: u32, name: &str| {
+        let mut change = change(oid, 20);
+        let relation = Relation { name: name.into(), ..(*change.relation).clone() };
+        change.relation = Arc::new(relation);
+        Batch { changes: vec![change], ..Batch::default() }
+    };
+    let mut share = Share::main();
+    let hold = |share: &mut Share, there: Option<bool>| {
+        let hold = match there {
+            None => Hold::Held,
+            Some(there) => Hold::From { at: Lsn(50), there },
+        };
+        share.hold([(5, hold)].into());
+        share.call([(5, "public.orders".to_owned())].into());
+    };
+    hold(&mut share, None);
+    for other in [named(4, "orders"), named(6, "others"), named(6, "s.orders")] {
+        assert!(
+            share.take(&mut { other }),
+            "an older one, which the sync may wait for, or of another name"
+        );
+    }
+    assert!(!share.take(&mut named(6, "orders")));
+    assert_eq!(share.new_clash().as_deref(), Some("public.orders"));
+    assert!(!share.take(&mut named(6, "orders")));
+    assert_eq!(share.new_clash(), None, "it is told once");
+    hold(&mut share, Some(false));
+    assert!(!share.take(&mut named(6, "orders")));
+    hold(&mut share, Some(true));
+    assert!(share.take(&mut named(6, "orders")));
+}

@@ -3,6 +3,7 @@
 //! What is recorded under the name of a sync's slot is not looked at any more once it has ended: such a name is
 //! used once. It is deleted where the user may do so.
 
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -45,6 +46,10 @@ struct Open {
     source: SourceIdentity,
     /// Of the last record: of those of one table the last one counts.
     sequence: u64,
+    /// Of the last record of each table, when they were read.
+    sequences: HashMap<u32, u64>,
+    /// Of which something has begun, as they were read.
+    begun: HashSet<u32>,
 }
 
 fn create_statement(database: &str) -> String {
@@ -77,7 +82,13 @@ impl ClickHouseSyncs {
 
     fn connect(&mut self, source: &SourceIdentity) -> Result<()> {
         let server = Server::new(&self.options, format!("rsrepl-sync:{}:", self.options.name))?;
-        self.open = Some(Open { server, source: source.clone(), sequence: 0 });
+        self.open = Some(Open {
+            server,
+            source: source.clone(),
+            sequence: 0,
+            sequences: HashMap::new(),
+            begun: HashSet::new(),
+        });
         Ok(())
     }
 
@@ -96,8 +107,11 @@ impl ClickHouseSyncs {
         );
         let rows = server.strings::<7>(Attempt::ReadPosition, &sql).await?;
         let (mut tables, mut last) = (Vec::new(), 0);
+        let (mut sequences, mut begun) = (HashMap::new(), HashSet::new());
         for [oid, sequence, name, stage, slot, hand_over, error] in rows {
-            last = last.max(number(server, &sequence)?);
+            let (of, sequence) = (number(server, &oid)?, number(server, &sequence)?);
+            last = last.max(sequence);
+            sequences.insert(of, sequence);
             if stage == ENDED {
                 continue;
             }
@@ -107,27 +121,41 @@ impl ClickHouseSyncs {
                 Error::new(Kind::Setup, what)
                     .hint("it was written by a later version of rsrepl: use that one")
             })?;
-            let (oid, hand_over) = (number(server, &oid)?, Lsn(number(server, &hand_over)?));
-            tables.push(Table { oid, name, stage: known, slot, hand_over, error });
+            if known.has_begun() {
+                begun.insert(of);
+            }
+            let hand_over = Lsn(number(server, &hand_over)?);
+            tables.push(Table { oid: of, name, stage: known, slot, hand_over, error });
         }
-        self.opened_mut()?.sequence = last;
+        let open = self.opened_mut()?;
+        (open.sequence, open.sequences, open.begun) = (last, sequences, begun);
         Ok(tables)
     }
 
     async fn record(&mut self, tables: &[Table], stage: Option<&str>) -> Result<()> {
-        if tables.is_empty() {
-            return Ok(());
-        }
         let now = micros();
         let open = self.opened_mut()?;
         open.sequence = now.max(open.sequence + 1);
-        let Open { server, source, sequence } = self.opened()?;
+        let sequence = open.sequence;
+        self.record_as(tables, stage, |_| sequence).await
+    }
+
+    async fn record_as(
+        &self,
+        tables: &[Table],
+        stage: Option<&str>,
+        sequence: impl Fn(u32) -> u64,
+    ) -> Result<()> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let Open { server, source, .. } = self.opened()?;
         let mut rows = Vec::with_capacity(256 * tables.len());
         for table in tables {
             put_string(&mut rows, source.slot.as_bytes());
             rows.extend_from_slice(&source.system_id.to_le_bytes());
             rows.extend_from_slice(&table.oid.to_le_bytes());
-            rows.extend_from_slice(&sequence.to_le_bytes());
+            rows.extend_from_slice(&sequence(table.oid).to_le_bytes());
             put_string(&mut rows, table.name.as_bytes());
             put_string(&mut rows, stage.unwrap_or(table.stage.as_str()).as_bytes());
             put_string(&mut rows, table.slot.as_bytes());
@@ -142,7 +170,68 @@ impl ClickHouseSyncs {
         server.insert(Attempt::WritePosition, &sql, Bytes::from(rows)).await
     }
 
+    /// What has begun since they were read has a higher sequence than what is recorded here: that of a time.
+    async fn ask(&mut self, tables: &[Table]) -> Result<()> {
+        self.all().await?;
+        self.create().await?;
+        let Open { sequences, begun, .. } = self.opened()?;
+        let next = |oid: u32| sequences.get(&oid).map_or(1, |last| last + 1);
+        let asked: Vec<Table> =
+            tables.iter().filter(|table| !begun.contains(&table.oid)).cloned().collect();
+        self.record_as(&asked, None, next).await
+    }
+
+    async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
+        self.all().await?;
+        let Open { sequences, begun, .. } = self.opened()?;
+        let next = |oid: u32| sequences.get(&oid).map_or(1, |last| last + 1);
+        let asked: Vec<Table> =
+            tables.iter().filter(|table| !begun.contains(&table.oid)).cloned().collect();
+        self.record_as(&asked, Some(ENDED), next).await
+    }
+
+    async fn find_strange(&self, tables: &[Table]) -> Result<Vec<u32>> {
+        let Open { server, source, .. } = self.opened()?;
+        let database = &self.options.database;
+        let known = match setup::describe(server, database, records::TABLES).await? {
+            Some(_) => records::read(server, database, source).await?,
+            None => HashMap::new(),
+        };
+        let mut strange = Vec::new();
+        for table in tables {
+            let had_rows = match known.get(&table.oid).filter(|record| !record.dropped) {
+                Some(record) => record.had_rows,
+                None => {
+                    let (schema, name) = table.name.split_once('.').unwrap_or(("", &table.name));
+                    self.has_rows(&self.options.target_table(schema, name)).await?
+                }
+            };
+            if had_rows {
+                strange.push(table.oid);
+            }
+        }
+        Ok(strange)
+    }
+
+    /// Whether there is a row in a table; a log's is behind a view.
+    async fn has_rows(&self, table: &str) -> Result<bool> {
+        let Open { server, .. } = self.opened()?;
+        let database = &self.options.database;
+        if setup::describe(server, database, table).await?.is_none() {
+            return Ok(false);
+        }
+        let name = qualified(database, table);
+        let sql = format!("SELECT toString(count()) FROM (SELECT 1 FROM {name} LIMIT 1)");
+        let rows = server.strings::<1>(Attempt::Describe(table), &sql).await?;
+        Ok(rows.first().is_some_and(|[count]| count != "0"))
+    }
+
     async fn write_all(&mut self, tables: &[Table]) -> Result<()> {
+        self.create().await?;
+        self.record(tables, None).await
+    }
+
+    async fn create(&self) -> Result<()> {
         let sql = create_statement(&self.options.database);
         let Open { server, .. } = self.opened()?;
         if setup::describe(server, &self.options.database, SYNCS).await?.is_none() {
@@ -151,7 +240,7 @@ impl ClickHouseSyncs {
                 Error::new(error.kind(), error.what()).hint(hint)
             })?;
         }
-        self.record(tables, None).await
+        Ok(())
     }
 
     async fn begun(&self, slot: &str) -> Result<bool> {
@@ -171,7 +260,7 @@ impl ClickHouseSyncs {
     async fn move_shapes(&self, from: &str, to: &str, tables: &[Table]) -> Result<()> {
         let Open { server, .. } = self.opened()?;
         let database = &self.options.database;
-        if setup::describe(server, database, "_rsrepl_tables").await?.is_none() {
+        if setup::describe(server, database, records::TABLES).await?.is_none() {
             return Ok(());
         }
         let (from, to) = (self.named(from)?, self.named(to)?);
@@ -232,6 +321,9 @@ impl ClickHouseSyncs {
     }
 
     async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+        // rows of the sync that are on their way yet would come into what is written next
+        let prefix = setup::query_prefix(&self.options, &self.named(slot)?);
+        setup::fence(&Server::new(&self.options, prefix)?).await?;
         self.record(tables, Some(ENDED)).await?;
         let Open { server, .. } = self.opened()?;
         for table in OF_SLOT {
@@ -261,6 +353,18 @@ impl SyncTarget for ClickHouseSyncs {
 
     fn write<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
         Box::pin(self.write_all(tables))
+    }
+
+    fn request<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.ask(tables))
+    }
+
+    fn withdraw<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.take_back(tables))
+    }
+
+    fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>> {
+        Box::pin(self.find_strange(tables))
     }
 
     fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool> {

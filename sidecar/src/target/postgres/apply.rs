@@ -192,7 +192,8 @@ impl Session {
         let emptied = match truncation.parted {
             true => parted::empty(&self.client, &tables, truncation.restart_identity).await,
             false => {
-                let statement = catalog::TargetTable::truncate(&tables, truncation.restart_identity);
+                let statement =
+                    catalog::TargetTable::truncate(&tables, truncation.restart_identity);
                 self.client.batch_execute(&statement).await
             }
         };

@@ -37,7 +37,8 @@ pub struct PostgresCopy {
     options: PostgresOptions,
     open: Option<Open>,
     /// Tables of which nothing is copied yet are made to fit, and emptied.
-    replaces: bool,
+    /// The slot of the stream that goes on beside it.
+    replaces: Option<String>,
 }
 
 struct Open {
@@ -53,13 +54,13 @@ struct Open {
 impl PostgresCopy {
     /// No connection is made before [`open`](CopyTarget::open).
     pub fn new(options: PostgresOptions) -> Self {
-        PostgresCopy { options, open: None, replaces: false }
+        PostgresCopy { options, open: None, replaces: None }
     }
 
     /// What the tables have is replaced: none of it came with this slot.
     #[must_use]
-    pub fn replacing(self) -> Self {
-        PostgresCopy { replaces: true, ..self }
+    pub fn replacing(self, main: &str) -> Self {
+        PostgresCopy { replaces: Some(main.to_owned()), ..self }
     }
 
     /// What makes missing tables, if they are to be made.
@@ -105,7 +106,12 @@ impl PostgresCopy {
         Ok(records.map_or(Standing::New, Standing::Unfinished))
     }
 
-    async fn fit(&mut self, tables: &[Arc<CopiedTable>], exported: &str) -> Result<Vec<Form>> {
+    async fn fit(
+        &mut self,
+        tables: &[Arc<CopiedTable>],
+        exported: &str,
+        at: Lsn,
+    ) -> Result<Vec<Form>> {
         if let Some(creator) = self.creator()? {
             creator.tables(exported, tables).await?;
             // by them rows are found that another snapshot does not have, or has already
@@ -113,8 +119,8 @@ impl PostgresCopy {
                 creator.rest(Which::Keys).await?;
             }
         }
-        if self.replaces {
-            self.replace(tables).await?;
+        if self.replaces.is_some() {
+            self.replace(tables, at).await?;
         }
         let server = self.server("looking at its tables");
         let target = self.options.name.clone();
@@ -143,10 +149,14 @@ impl PostgresCopy {
             .hint(format!("on the target: {}", mend.join("; "))))
     }
 
-    async fn replace(&self, tables: &[Arc<CopiedTable>]) -> Result<()> {
+    async fn replace(&self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<()> {
         let (target, open) = (self.options.name.as_str(), self.opened()?);
         records::create(target, self.options.connection.user(), &open.client).await?;
-        let follows = Follows { slot: open.slot.clone(), policy: self.options.schema_changes };
+        let follows = Follows {
+            slot: open.slot.clone(),
+            policy: self.options.schema_changes,
+            main: self.replaces.clone().map(|main| (main, at)),
+        };
         for table in tables {
             open.begin(target).await?;
             let oid = table.relation.oid;
@@ -311,9 +321,9 @@ impl CopyTarget for PostgresCopy {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        (exported, _): (&'a str, Lsn),
+        (exported, at): (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>> {
-        Box::pin(self.fit(tables, exported))
+        Box::pin(self.fit(tables, exported, at))
     }
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {

@@ -61,9 +61,9 @@ pub(super) async fn empty(
 fn one_by_one(references: &[(i64, Option<i64>)]) -> Vec<i64> {
     let mut out: Vec<i64> = Vec::new();
     loop {
-        let next = references.iter().find(|(of, by)| {
-            !out.contains(of) && by.is_none_or(|by| out.contains(&by))
-        });
+        let next = references
+            .iter()
+            .find(|(of, by)| !out.contains(of) && by.is_none_or(|by| out.contains(&by)));
         match next {
             Some((of, _)) => out.push(*of),
             None => return out,

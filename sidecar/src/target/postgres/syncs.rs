@@ -5,9 +5,9 @@ use rsrepl_wire::Lsn;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
-use super::evolve::{Evolution, Follows};
+use super::evolve::{Evolution, Follows, has_rows};
 use super::sql::ident;
-use super::{PostgresOptions, errors, origin, positions, session};
+use super::{PostgresOptions, errors, origin, positions, records, session};
 use crate::copy::{CopiedTable, Promise};
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Complete, Stage, SyncTarget, Table};
@@ -41,6 +41,22 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage,
     sync_slot = EXCLUDED.sync_slot, hand_over = EXCLUDED.hand_over, error = EXCLUDED.error,
     updated = pg_catalog.clock_timestamp()";
+
+/// Of two who ask at the same time, one is heard; who asks for what goes on already changes nothing.
+const REQUEST: &str = "\
+INSERT INTO rsrepl.syncs AS s (slot, source_oid, table_name, stage, sync_slot, hand_over, error)
+VALUES ($1, $2, $3, $4, '', '0/0', $5)
+ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage, error = EXCLUDED.error,
+    requested = EXCLUDED.requested, updated = EXCLUDED.updated
+ WHERE s.stage = 'to be decided'";
+
+const WITHDRAW: &str = "\
+DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2) AND stage IN ('to be decided', 'requested')";
+
+const FIND: &str =
+    "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = $1";
 
 const REMOVE: &str = "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
 
@@ -235,6 +251,57 @@ impl PostgresSyncs {
         set.map(drop).map_err(|error| self.server(error))
     }
 
+    async fn ask(&mut self, tables: &[Table]) -> Result<()> {
+        self.create("syncs", CREATE).await?;
+        self.in_one(async |open| {
+            for Table { oid, name, stage, error, .. } in tables {
+                let (oid, stage) = (i64::from(*oid), stage.as_str());
+                open.client
+                    .execute(REQUEST, &[&open.slot, &oid, name, &stage, error])
+                    .await
+                    .map_err(|error| self.server(error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
+        let Open { client, slot } = self.opened()?;
+        let taken = client.execute(WITHDRAW, &[slot, &oids(tables)]).await;
+        taken.map(drop).map_err(|error| self.server(error))
+    }
+
+    async fn find_strange(&mut self, tables: &[Table]) -> Result<Vec<u32>> {
+        let Open { client, slot } = self.opened()?;
+        let server = |error| self.server(error);
+        let recorded = exists(client, "tables").await.map_err(server)?;
+        let mut strange = Vec::new();
+        for table in tables {
+            let record = match recorded {
+                true => records::read(client, slot, table.oid).await.map_err(server)?,
+                false => None,
+            };
+            let had_rows = match record.filter(|record| !record.dropped) {
+                Some(record) => record.had_rows,
+                None => {
+                    let found = client.query_opt(FIND, &[&table.name]).await.map_err(server)?;
+                    match found {
+                        Some(row) => {
+                            let name: String = row.try_get(0).map_err(server)?;
+                            has_rows(client, &name).await.map_err(server)?
+                        }
+                        None => false,
+                    }
+                }
+            };
+            if had_rows {
+                strange.push(table.oid);
+            }
+        }
+        Ok(strange)
+    }
+
     async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
         let name = self.options.name.clone();
         origin::drop_all(&name, &self.opened()?.client, slot).await;
@@ -282,6 +349,18 @@ impl SyncTarget for PostgresSyncs {
             self.create("syncs", CREATE).await?;
             self.in_one(async |open| self.record(open, tables).await).await
         })
+    }
+
+    fn request<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.ask(tables))
+    }
+
+    fn withdraw<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.take_back(tables))
+    }
+
+    fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>> {
+        Box::pin(self.find_strange(tables))
     }
 
     fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool> {
