@@ -22,13 +22,13 @@ use crate::error::{Error, Kind, Result};
 use crate::sync::{Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
 
-const SYNCS: &str = "_rsrepl_syncs";
+pub(super) const SYNCS: &str = "_rsrepl_syncs";
 
 /// The list of tables that are complete, as JSON.
 const COMPLETE: &str = "_rsrepl_complete";
 
 /// The stage of a table that is synced no more.
-const ENDED: &str = "ended";
+pub(super) const ENDED: &str = "ended";
 
 /// Tables with something by slot.
 const OF_SLOT: [&str; 4] =
