@@ -14,18 +14,18 @@ fn open_transaction(rig: &Rig) -> Client {
 }
 
 fn await_stage(rig: &Rig, stage: &str) {
-    let sql = format!("SELECT table_name FROM rsrepl.syncs WHERE stage = '{stage}'");
+    let sql = format!("SELECT table_name FROM rsrepl.syncs WHERE stage = '{stage}' LIMIT 1");
     wait::until(LIMIT, stage, || {
         let made = rig.standby.value(DATABASE, "SELECT to_regclass('rsrepl.syncs')::text");
         made.is_some() && rig.standby.value(DATABASE, &sql).is_some()
     });
 }
 
-fn await_slot(rig: &Rig) {
-    let sql = "SELECT slot_name::text FROM pg_replication_slots
-                WHERE slot_name LIKE '%\\_sync\\_%' AND confirmed_flush_lsn IS NOT NULL";
-    wait::until(LIMIT, "a slot of a sync", || rig.source.value(DATABASE, sql).is_some());
-}
+/// Chunks of syncs that are there.
+const CHUNKS: &str = "SELECT slot FROM rsrepl.copied_chunks WHERE slot LIKE '%\\_sync\\_%' LIMIT 1";
+
+/// A session of the standby that waits for a lock on `orders`.
+const WAITS: &str = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%orders%' LIMIT 1";
 
 #[test]
 fn a_truncate_of_tables_that_two_streams_share_stops_neither() {
@@ -38,7 +38,9 @@ fn a_truncate_of_tables_that_two_streams_share_stops_neither() {
         ),
     );
     rig.execute("INSERT INTO owners SELECT i, 'x' FROM generate_series(1, 500) i; INSERT INTO pets SELECT i, i, 'y' FROM generate_series(1, 500) i");
-    rig.configure(|config| config.copy = "data = true\nworkers = 2".to_owned());
+    rig.configure(|config| {
+        config.copy = "data = true\nworkers = 2\nchunk_size = \"64KiB\"".to_owned()
+    });
     rig.run();
     rig.settle(LIMIT);
     let refill = |rig: &Rig, from: u32| {
@@ -57,13 +59,19 @@ fn a_truncate_of_tables_that_two_streams_share_stops_neither() {
     wait::until(LIMIT, "it is copied", || left(&rig).is_empty());
     rig.settle(LIMIT);
     rig.assert_equal();
-    // the parent is held: its sync truncates it alone
+    // the parent is held, and copied, but not all of its sync: that truncates it alone
     rig.standby.execute(DATABASE, "INSERT INTO owners VALUES (-1, 'never was')");
+    rig.execute(
+        "INSERT INTO owners SELECT i, repeat('x', 100) FROM generate_series(5000, 25000) i;
+                 INSERT INTO orders SELECT i, 0, repeat('y', 100) FROM generate_series(1, 5000) i",
+    );
+    ask(&rig, &["owners", "orders", "--target", STANDBY]);
+    wait::until(LIMIT, "a chunk", || rig.standby.value(DATABASE, CHUNKS).is_some());
     let mut lock = rig.standby.client(DATABASE);
-    lock.batch_execute("BEGIN; SELECT FROM owners").unwrap();
-    ask(&rig, &["owners", "--target", STANDBY]);
-    await_slot(&rig);
-    // behind its snapshot: it cannot get on before
+    lock.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE").unwrap();
+    wait::until(LIMIT, "it waits", || {
+        rig.standby.value(DATABASE, WAITS).is_some() || left(&rig).is_empty()
+    });
     refill(&rig, 2000);
     lock.batch_execute("ROLLBACK").unwrap();
     wait::until(LIMIT, "it is copied", || left(&rig).is_empty());
@@ -83,8 +91,7 @@ fn a_sync_that_loses_its_slot_while_it_copies_begins_anew() {
     rig.run();
     rig.settle(LIMIT);
     ask(&rig, &["orders", "--target", STANDBY]);
-    let chunks = "SELECT count(*)::text FROM rsrepl.copied_chunks WHERE slot LIKE '%\\_sync\\_%' HAVING count(*) > 0";
-    wait::until(LIMIT, "a chunk", || rig.standby.value(DATABASE, chunks).is_some());
+    wait::until(LIMIT, "a chunk", || rig.standby.value(DATABASE, CHUNKS).is_some());
     let mut lock = rig.standby.client(DATABASE);
     lock.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE").unwrap();
     await_stage(&rig, "copying");
@@ -92,8 +99,7 @@ fn a_sync_that_loses_its_slot_while_it_copies_begins_anew() {
         DATABASE,
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%\\_sync\\_%'",
     );
-    let waits = "SELECT pid::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%orders%'";
-    wait::until(LIMIT, "it waits", || rig.standby.value(DATABASE, waits).is_some());
+    wait::until(LIMIT, "it waits", || rig.standby.value(DATABASE, WAITS).is_some());
     // what was under way fails, and it has to go on from the slot
     rig.standby.execute(
         DATABASE,
