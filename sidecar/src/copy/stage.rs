@@ -191,7 +191,7 @@ impl Runner {
                 client.close().await;
                 return Ok(());
             };
-            self.begin_lists(&sites, &info).await?;
+            self.begin_lists(&sites, &info, &BTreeSet::new()).await?;
             self.status.update_source(|source| source.last_error = None);
             let mut exported = self.export(client, &info, &sites).await?;
             let mut round = self.round(&info, &exported.taken(), &mut sites).await;
@@ -254,10 +254,15 @@ impl Runner {
     }
 
     /// What is published while the copy runs is known as new afterwards.
-    async fn begin_lists(&self, sites: &[Site], info: &SourceInfo) -> Result<()> {
+    async fn begin_lists(
+        &self,
+        sites: &[Site],
+        info: &SourceInfo,
+        copied: &BTreeSet<u32>,
+    ) -> Result<()> {
         for (index, list) in self.lists.lock().await.iter_mut() {
             if sites.iter().any(|site| site.index == *index) {
-                let begun = begin_list(&self.config, info, list.as_mut());
+                let begun = begin_list(&self.config, info, list.as_mut(), copied);
                 tokio::time::timeout(OPEN_LIMIT, begun).await.unwrap_or_else(|_| {
                     let message = format!("the list of tables is not begun after {OPEN_LIMIT:?}");
                     Err(Error::new(Kind::Connection, message))
@@ -315,6 +320,8 @@ impl Runner {
         if let Some(only) = &self.only {
             catalog.tables.retain(|table| only.contains(&table.relation.oid));
         }
+        let copied = catalog.tables.iter().map(|table| table.relation.oid).collect();
+        self.begin_lists(sites, info, &copied).await?;
         info!(
             lsn = %exported.lsn,
             tables = catalog.tables.len(),

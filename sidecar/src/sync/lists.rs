@@ -31,7 +31,8 @@ pub(crate) struct Lists {
     looked_for_slots: Option<Instant>,
 }
 
-/// Before a first copy, which takes its time: what is published now is on the list, what is published later is not.
+/// Before a first copy, which takes its time: what is published now is on the list, what is published later is not. In
+/// each of its rounds, what is in its snapshot (`copied`) is, as it is published now: the copy looks after that.
 ///
 /// # Errors
 /// The source, or the target's.
@@ -39,14 +40,27 @@ pub(crate) async fn begin_list(
     config: &Config,
     info: &SourceInfo,
     target: &mut dyn SyncTarget,
+    copied: &BTreeSet<u32>,
 ) -> Result<()> {
     target.open(&info.identity).await?;
-    if target.complete().await?.is_some() {
+    let list = target.complete().await?;
+    if list.is_some() && copied.is_empty() {
         return Ok(());
     }
     let source = &config.source;
     let Some(now) = Looker::connect(source).await?.look(source).await? else { return Ok(()) };
-    target.set_complete(&compare(None, &now, &BTreeSet::new()).list).await
+    let begun = match list.clone() {
+        None => compare(None, &now, &BTreeSet::new()).list,
+        Some(mut list) => {
+            let of = now.tables.into_iter().filter(|table| copied.contains(&table.oid));
+            list.tables.extend(of.map(|table| (table.oid, table.by)));
+            list
+        }
+    };
+    if list.as_ref() == Some(&begun) {
+        return Ok(());
+    }
+    target.set_complete(&begun).await
 }
 
 /// What a history has of a table that comes back would be gone.
