@@ -208,7 +208,8 @@ fn resync(rig: &Rig, arguments: &[&str]) -> String {
 #[test]
 fn a_table_is_copied_anew_and_the_others_do_not_notice() {
     let mut rig = rig("resync");
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     rig.assert_equal();
     while_written_to(&mut rig, |rig, done| {
@@ -297,7 +298,8 @@ fn await_writes(done: &AtomicU64, more: u64) {
 #[test]
 fn kills_in_the_middle_of_a_sync_lose_and_double_nothing() {
     let mut rig = rig("resync-kills");
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     let mut random = fastrand::Rng::with_seed(seed());
     let mut victims = ["sidecar", "standby", "clickhouse", "source", "sidecar", "sidecar"];
@@ -327,7 +329,8 @@ fn tables_that_change_or_come_while_others_are_copied_are_equal() {
         config.postgres[0].options.push_str("\nschema_changes = \"apply\"\n");
         config.clickhouse[0].options.push_str("\nschema_changes = \"apply\"\n");
     });
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     while_written_to(&mut rig, |rig, done| {
         ask(rig, &["orders", "events"]);
@@ -358,7 +361,8 @@ fn what_cannot_be_copied_anew_is_named() {
         assert_eq!(output.status.code(), Some(status), "{error}");
     };
     refused(&rig, &["orders"], 1, "slot rsrepl does not exist");
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     refused(&rig, &["nowhere"], 2, "table public.nowhere is not there, or is not published");
     refused(&rig, &["orders", "--target", "elsewhere"], 2, "there is no target elsewhere");
@@ -398,7 +402,8 @@ fn tables_that_are_published_later_are_copied() {
     let mut rig = rig("resync-added");
     rig.execute("CREATE PUBLICATION shop FOR TABLE others, events, rig_marker");
     rig.configure(|config| config.source_options.push_str("\npublication = \"shop\"\n"));
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     let await_copies = |rig: &Rig, table: &str, times: usize| {
         for target in [STANDBY, CLICKHOUSE] {

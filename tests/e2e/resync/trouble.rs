@@ -41,7 +41,8 @@ fn a_truncate_of_tables_that_two_streams_share_stops_neither() {
     rig.configure(|config| {
         config.copy = "data = true\nworkers = 2\nchunk_size = \"64KiB\"".to_owned()
     });
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     let refill = |rig: &Rig, from: u32| {
         rig.execute(&format!(
@@ -84,11 +85,12 @@ fn a_truncate_of_tables_that_two_streams_share_stops_neither() {
 #[test]
 fn a_sync_that_loses_its_slot_while_it_copies_begins_anew() {
     let mut rig = rig("resync-slot");
-    rig.execute("INSERT INTO orders SELECT i, i / 7.0, repeat(md5(i::text), 3) FROM generate_series(8001, 60000) i");
+    rig.execute("INSERT INTO orders SELECT i, i / 7.0, repeat(md5(i::text), 3) FROM generate_series(8001, 40000) i");
     rig.configure(|config| {
-        config.copy = "data = true\nworkers = 1\nchunk_size = \"64KiB\"".to_owned()
+        config.copy = "data = true\nworkers = 1\nchunk_size = \"256KiB\"".to_owned()
     });
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     ask(&rig, &["orders", "--target", STANDBY]);
     wait::until(LIMIT, "a chunk", || rig.standby.value(DATABASE, CHUNKS).is_some());
@@ -115,7 +117,8 @@ fn a_sync_that_loses_its_slot_while_it_copies_begins_anew() {
 #[test]
 fn what_is_recorded_and_cannot_be_read_is_told() {
     let mut rig = rig("resync-unread");
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     resync(&rig, &["others", "--target", STANDBY]);
     rig.sidecar.terminate();
@@ -151,7 +154,8 @@ fn rows_of_others_are_not_replaced_by_themselves() {
     let mut rig = rig("resync-strange");
     rig.execute("CREATE PUBLICATION shop FOR TABLE others, rig_marker");
     rig.configure(|config| config.source_options.push_str("\npublication = \"shop\"\n"));
-    rig.run();
+    // as a first copy takes longer than a start may, where others use the machine
+    rig.sidecar.launch();
     rig.settle(LIMIT);
     rig.standby.execute(DATABASE, "INSERT INTO orders VALUES (-9, 0, 'of somebody')");
     rig.execute("ALTER PUBLICATION shop ADD TABLE orders");
