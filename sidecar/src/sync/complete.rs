@@ -258,6 +258,6 @@ mod tests {
         let back = now(vec![table(3, "n5:1", 5, false), table(1, "7", 5, false)]);
         let found = compare(Some(&found.list), &back, &there);
         assert_eq!((oids(&found.new), oids(&found.changed)), (vec![], vec![3]));
-        assert_eq!(oids(&compare(Some(&found.list), &back, &there).changed), vec![]);
+        assert_eq!(compare(Some(&found.list), &back, &there).changed.len(), 0, "it is told once");
     }
 }
