@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation, ReplicaIdentity};
+use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Messages, Relation, ReplicaIdentity};
 
 use crate::batch::{Batch, Change, Operation, Position};
+use crate::control::letters::Letter;
+use crate::control::{Verdict, Wait};
 use crate::error::{Error, Kind, Result};
 use crate::schema;
 use crate::spool::Item;
@@ -46,14 +48,31 @@ pub struct Assembler {
     given_out: bool,
     /// The source has nothing more for us up to here.
     progress: Option<Progress>,
+    /// A transaction that is not to be given out yet.
+    held: Option<Held>,
+    /// What was skipped, to be taken before anything is given out.
+    letters: Vec<Letter>,
 }
 
 #[derive(Debug)]
 struct Open {
     begin: Begin,
     skip: bool,
+    /// It goes to the dead letters: so many changes of it.
+    dead: Option<u64>,
     /// The tables as its own streamed frames describe them; nobody else's changes are read by these.
     tables: HashMap<u32, Arc<Relation>>,
+}
+
+/// A frame of which only what is before a transaction that waits was taken.
+#[derive(Debug)]
+struct Held {
+    sequence: u64,
+    frame: Frame,
+    begin: Begin,
+    /// Behind the begin.
+    rest: Messages,
+    wait: Wait,
 }
 
 #[derive(Debug)]
@@ -94,22 +113,31 @@ impl Assembler {
         }
     }
 
-    /// Takes one spool entry.
+    /// Takes one spool entry, all of it.
+    ///
+    /// # Errors
+    /// As [`Self::push_judged`].
+    #[cfg(test)]
+    pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
+        self.push_judged(sequence, item, |_| Verdict::Apply)
+    }
+
+    /// Takes one spool entry, up to a transaction that waits: see [`Self::held`]. Only when none does.
+    /// `judge` is asked about each transaction that the target does not have yet.
     ///
     /// # Errors
     /// [`Kind::Frame`]: the entry cannot be decoded or does not fit what came before.
-    pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
+    pub fn push_judged(
+        &mut self,
+        sequence: u64,
+        item: Item,
+        judge: impl FnMut(&Begin) -> Verdict,
+    ) -> Result<Pushed> {
         match item {
             Item::Frame(frame) => {
                 self.batch.bytes += frame.len();
-                for message in frame.messages() {
-                    let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
-                    self.message(message, &frame).map_err(|error| error.at(frame.base()))?;
-                }
-                if frame.commits() {
-                    self.between_transactions(sequence + 1);
-                }
-                Ok(Pushed::Gathered)
+                let messages = frame.messages();
+                self.take_in(sequence, frame, messages, judge).map(|()| Pushed::Gathered)
             }
             Item::Unreadable(error) => {
                 let message = "a transaction in the spool cannot be read";
@@ -122,6 +150,71 @@ impl Assembler {
             }
             Item::Cut => Ok(self.cut()),
         }
+    }
+
+    /// The transaction that waits, and why, as it was last judged. Nothing may be pushed before it goes on.
+    pub fn held(&self) -> Option<(Position, Wait)> {
+        self.held.as_ref().map(|held| (position(&held.begin), held.wait))
+    }
+
+    /// Judges the transaction that waits once more, and takes the rest of its frame. `false`: it still waits, or the next
+    /// one does.
+    ///
+    /// # Errors
+    /// As [`Self::push_judged`].
+    pub fn go_on(&mut self, mut judge: impl FnMut(&Begin) -> Verdict) -> Result<bool> {
+        let Some(mut held) = self.held.take() else { return Ok(true) };
+        match judge(&held.begin) {
+            Verdict::Wait(wait) => {
+                held.wait = wait;
+                self.held = Some(held);
+                return Ok(false);
+            }
+            verdict => self.begin(held.begin, verdict)?,
+        }
+        self.take_in(held.sequence, held.frame, held.rest, judge)?;
+        Ok(self.held.is_none())
+    }
+
+    fn take_in(
+        &mut self,
+        sequence: u64,
+        frame: Frame,
+        mut messages: Messages,
+        mut judge: impl FnMut(&Begin) -> Verdict,
+    ) -> Result<()> {
+        while let Some(message) = messages.next() {
+            let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
+            let Message::Begin(begin) = message else {
+                self.message(message, &frame).map_err(|error| error.at(frame.base()))?;
+                continue;
+            };
+            let known = begin.end_lsn <= self.position;
+            let verdict = if known { Verdict::Apply } else { judge(&begin) };
+            if let Verdict::Wait(wait) = verdict {
+                // what is before it in the frame can be given out; the frame is to be read again from its start
+                if self.ended.is_some() {
+                    self.between_transactions(sequence);
+                }
+                self.held = Some(Held { sequence, frame, begin, rest: messages, wait });
+                return Ok(());
+            }
+            self.begin(begin, verdict).map_err(|error| error.at(frame.base()))?;
+        }
+        if frame.commits() {
+            self.between_transactions(sequence + 1);
+        }
+        Ok(())
+    }
+
+    /// What was skipped since the last call. It is to be safe before anything is given out.
+    pub fn take_letters(&mut self) -> Vec<Letter> {
+        std::mem::take(&mut self.letters)
+    }
+
+    /// Something has been taken in that was not given out, or of a transaction that goes on.
+    pub fn has_any(&self) -> bool {
+        self.open.is_some() || self.whole.is_some() || !self.batch.changes.is_empty()
     }
 
     fn cut(&mut self) -> Pushed {
@@ -143,7 +236,7 @@ impl Assembler {
 
     fn message(&mut self, message: Message, frame: &Frame) -> Result<()> {
         match message {
-            Message::Begin(begin) => return self.begin(begin),
+            Message::Begin(_) => return Err(disorder("a begin that was not judged")),
             Message::Commit(commit) => return self.commit(commit),
             Message::Relation(relation) => {
                 return self.describe(relation, frame.streams());
@@ -192,8 +285,24 @@ impl Assembler {
             columns: Vec::new(),
         });
         let (end_lsn, operation) = (open.begin.end_lsn, Operation::Schema(Arc::new(message)));
-        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
+        let change = Change { lsn, end_lsn, relation, operation };
+        self.gather(change);
         Ok(())
+    }
+
+    /// A change of the transaction under way.
+    fn gather(&mut self, change: Change) {
+        let Some(open) = &mut self.open else { return };
+        let transaction = position(&open.begin);
+        if let Some(number) = &mut open.dead {
+            *number += 1;
+            self.letters.push(Letter::Change { transaction, number: *number, change });
+            return;
+        }
+        if self.batch.ends.last().is_none_or(|last| last.lsn != transaction.lsn) {
+            self.batch.ends.push(transaction);
+        }
+        self.batch.changes.push(change);
     }
 
     fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation, streamed: bool) -> Result<()> {
@@ -204,20 +313,19 @@ impl Assembler {
         let Some(relation) = tables.get(&oid).cloned() else {
             return Err(disorder(&format!("a change of relation {oid}, which was not described")));
         };
-        let Begin { xid, end_lsn, commit_time, .. } = open.begin;
-        if self.batch.ends.last().is_none_or(|last| last.lsn != end_lsn) {
-            self.batch.ends.push(Position { lsn: end_lsn, commit_time, xid });
-        }
-        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
+        let end_lsn = open.begin.end_lsn;
+        let change = Change { lsn, end_lsn, relation, operation };
+        self.gather(change);
         Ok(())
     }
 
-    fn begin(&mut self, begin: Begin) -> Result<()> {
+    fn begin(&mut self, begin: Begin, verdict: Verdict) -> Result<()> {
         if self.open.is_some() {
             return Err(disorder("a transaction begins inside another"));
         }
         let skip = begin.end_lsn <= self.position;
-        self.open = Some(Open { begin, skip, tables: HashMap::new() });
+        let dead = (!skip && verdict == Verdict::Skip).then_some(0);
+        self.open = Some(Open { begin, skip, dead, tables: HashMap::new() });
         self.progress = None;
         Ok(())
     }
@@ -232,8 +340,12 @@ impl Assembler {
         if !open.skip {
             let (lsn, commit_time) = (commit.end_lsn, commit.commit_time);
             self.position = lsn;
-            self.batch.transactions += 1;
-            self.ended = Some(Position { lsn, commit_time, xid: open.begin.xid });
+            let transaction = Position { lsn, commit_time, xid: open.begin.xid };
+            match open.dead {
+                Some(changes) => self.letters.push(Letter::End { transaction, changes }),
+                None => self.batch.transactions += 1,
+            }
+            self.ended = Some(transaction);
         }
         Ok(())
     }
@@ -298,8 +410,7 @@ impl Assembler {
     /// With nothing gathered and no transaction under way: how far the source has nothing more for
     /// this target. Storing it on the target lets the slot move on.
     pub fn progress(&self) -> Option<Progress> {
-        let idle = self.open.is_none() && self.whole.is_none() && self.batch.changes.is_empty();
-        self.progress.filter(|_| idle)
+        self.progress.filter(|_| !self.has_any())
     }
 
     /// The progress of [`Self::progress`] is stored.
@@ -319,7 +430,7 @@ impl Assembler {
     /// or, when there is none, the part of the one under way, without a checkpoint.
     pub fn take(&mut self) -> (Batch, Option<Checkpoint>) {
         let Some(whole) = self.whole.take() else {
-            self.given_out = self.open.as_ref().is_some_and(|open| !open.skip);
+            self.given_out = self.open.as_ref().is_some_and(|open| !open.skip && open.dead.is_none());
             return (std::mem::take(&mut self.batch), None);
         };
         let ends = self.batch.ends.partition_point(|end| end.lsn <= whole.commit.lsn);
@@ -335,6 +446,10 @@ impl Assembler {
         self.given_out = false;
         (batch, Some(whole.checkpoint))
     }
+}
+
+fn position(begin: &Begin) -> Position {
+    Position { lsn: begin.end_lsn, commit_time: begin.commit_time, xid: begin.xid }
 }
 
 #[cold]

@@ -75,13 +75,7 @@ pub(crate) struct LinkState {
 
 /// Microseconds since 2000-01-01, PostgreSQL's epoch, as a time.
 pub(crate) fn source_time(microseconds: i64) -> SystemTime {
-    /// Seconds from 1970-01-01 to 2000-01-01.
-    const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
-    let epoch = SystemTime::UNIX_EPOCH + POSTGRES_EPOCH;
-    let distance = Duration::from_micros(microseconds.unsigned_abs());
-    let time =
-        if microseconds >= 0 { epoch.checked_add(distance) } else { epoch.checked_sub(distance) };
-    time.unwrap_or(epoch)
+    from_stream_time(microseconds)
 }
 
 /// Replicates until `shutdown`. Faults of source and targets are retried inside; this returns an error

@@ -143,7 +143,7 @@ impl Session {
         if !session.is_changed(relation, version) {
             return Ok(());
         }
-        session.follow(&Turn { how: How::Shown(Arc::clone(relation)), version, lsn, whole: lsn }).await
+        session.follow(&Turn { how: How::Shown(Arc::clone(relation)), version, lsn, whole: lsn, transaction: Position::default() }).await
     }
 
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before
@@ -159,7 +159,8 @@ impl Session {
                 (self.whole, self.ends_at) = (self.ends_at, change.end_lsn);
             }
             let whole = self.whole;
-            let turn = |how| Turn { how, version, lsn: change.lsn, whole };
+            let transaction = changes.transaction(change.end_lsn);
+            let turn = |how| Turn { how, version, lsn: change.lsn, whole, transaction };
             if let Operation::Schema(message) = &change.operation {
                 self.version = version;
                 return Ok((steps, Some(turn(How::Told(Arc::clone(message))))));
@@ -183,7 +184,7 @@ impl Session {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
             if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.at(index)) {
-                add(steps, state, version, changes.transaction(change.end_lsn), change);
+                add(steps, state, version, transaction, change);
             }
         }
         Ok((steps, None))

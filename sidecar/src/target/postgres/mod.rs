@@ -40,6 +40,7 @@
 //! | `copies` | `rsrepl.copies`: what of it is there |
 //! | `create` | tables that the target lacks |
 //! | `syncs` | `rsrepl.syncs`: tables that are copied anew beside the stream |
+//! | `control` | `rsrepl.control`: what people ask of the target |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -49,6 +50,7 @@ mod array;
 mod catalog;
 mod check;
 mod codec;
+mod control;
 mod copies;
 mod copy;
 mod create;
@@ -84,6 +86,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 pub use self::check::check;
+pub use self::control::PostgresControl;
 pub use self::loading::PostgresCopy;
 pub(crate) use self::positions::look_up as look_up_position;
 pub use self::syncs::PostgresSyncs;
