@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use rsrepl_wire::Lsn;
+use rsrepl_wire::{Begin, Lsn};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -13,15 +13,17 @@ use tracing::{error, info, warn};
 use super::under_way::UnderWay;
 use super::{LinkState, source_time};
 use crate::assemble::{Assembler, Checkpoint, Progress, Pushed};
-use crate::batch::Batch;
+use crate::batch::{Batch, Position};
 use crate::config::BatchLimits;
+use crate::control::letters::Letter;
+use crate::control::{Control, Letters, Verdict, Wait};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::verify_position;
 use crate::spool::{Item, Reader};
-use crate::status::{Status, TargetState};
+use crate::status::{Status, TargetState, TargetStatus};
 use crate::sync::Share;
 use crate::target::{Event, Target};
 use crate::telemetry::Metrics;
@@ -67,6 +69,21 @@ pub(super) struct Drive<T> {
     pub copied: bool,
     /// Which changes are its own.
     pub share: Arc<watch::Sender<Share>>,
+    /// What is asked of the target.
+    pub control: Control,
+    /// Where what is skipped goes.
+    pub letters: Letters,
+}
+
+/// How long a look at the clock is good for: it may be set meanwhile.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a session ended that did not fail.
+enum End {
+    /// There will be nothing more.
+    Over,
+    /// What has gathered is to be judged anew.
+    Again,
 }
 
 /// One session's place in the stream.
@@ -90,8 +107,12 @@ struct Session {
     waiting_since: Option<Instant>,
     /// The last look into the spool found nothing to do.
     was_idle: bool,
-    /// The spool is closed and has been read to its end.
+    /// The spool is closed and has been read to its end, or what is left of it waits.
     ended: bool,
+    /// What has gathered may not be given out any more: but for a transaction that was begun, it is gathered anew.
+    turns: bool,
+    /// What was last said of a transaction that waits.
+    said: Option<(TargetState, Option<Position>)>,
 }
 
 impl<T: Target> Drive<T> {
@@ -99,7 +120,8 @@ impl<T: Target> Drive<T> {
     pub(super) async fn run(mut self) {
         loop {
             let failure = match guarded(self.session()).await {
-                Ok(()) => break,
+                Ok(End::Over) => break,
+                Ok(End::Again) => continue,
                 Err(error) => error,
             };
             if self.shared.shutdown.is_cancelled() {
@@ -107,8 +129,12 @@ impl<T: Target> Drive<T> {
                 break;
             }
             let wait = self.after_failure(&failure);
+            // the next attempt reads it again
+            self.control.adopt();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                // a skip, perhaps, of what failed
+                () = self.control.changed() => {}
                 () = self.shared.shutdown.cancelled() => break,
             }
         }
@@ -133,10 +159,12 @@ impl<T: Target> Drive<T> {
             }
         };
         let wait = wait.unwrap_or(STOPPED_RETRY);
+        let way_out = self.way_out(failure, state);
         self.shared.status.update_target(self.index, |status| {
             status.state = state;
             status.retries += 1;
-            status.last_error = Some(failure.to_string());
+            status.held = None;
+            status.last_error = Some(format!("{failure}{way_out}"));
             status.next_attempt = Some(SystemTime::now() + wait);
         });
         // a frame that cannot be decoded may come whole the next time
@@ -147,16 +175,27 @@ impl<T: Target> Drive<T> {
         wait
     }
 
-    async fn session(&mut self) -> Result<()> {
-        let Some(link) = self.link_state().await else { return Ok(()) };
+    /// How to go on without the transaction that stops the target.
+    fn way_out(&self, failure: &Error, state: TargetState) -> String {
+        let transaction = failure.transaction().filter(|_| state == TargetState::Stopped);
+        let Some(Position { lsn, .. }) = transaction else { return String::new() };
+        let text = format!("; to leave the transaction out: rsrepl skip --target {} --lsn {lsn}", self.name);
+        error!(target_name = self.name, "{}", text.trim_start_matches("; "));
+        text
+    }
+
+    async fn session(&mut self) -> Result<End> {
+        self.letters.restart();
+        let Some(link) = self.link_state().await else { return Ok(End::Over) };
         let mut session = self.open(link).await?;
         let mut shares = self.share.subscribe();
-        if !self.shares_known(&mut shares).await {
-            return Ok(());
+        if !self.shares_known(&mut shares).await || !self.control_known().await? {
+            return Ok(End::Over);
         }
         info!(target_name = self.name, position = %session.stored, "target is open");
         loop {
             shares.mark_unchanged();
+            self.obey(&mut session);
             self.gather(&mut session).await?;
             if self.hand_over(&mut session) {
                 continue;
@@ -164,21 +203,35 @@ impl<T: Target> Drive<T> {
             if session.ended {
                 // what waits for another stream comes again
                 if session.under_way.is_empty() {
-                    return Ok(());
+                    return Ok(End::Over);
+                }
+                self.target.hurry();
+            } else if session.turns && !session.under_way.is_open() {
+                if session.under_way.is_empty() {
+                    info!(target_name = self.name, "what is asked of the target has changed");
+                    return Ok(End::Again);
                 }
                 self.target.hurry();
             }
             self.note_idle(&mut session);
             self.note_share(&mut session);
-            let wake = session.wake(self.linger);
-            let gathers = !session.ended && !session.is_full(self.limits);
+            let due = self.note_wait(&mut session);
+            let wake = [session.wake(self.linger), due].into_iter().flatten().min();
+            let held = session.assembler.held().is_some();
+            let gathers = session.gathers(self.limits) && !held;
             tokio::select! {
                 biased;
                 event = self.target.next() => self.happened(&mut session, event?),
                 entry = self.reader.next(), if gathers => match entry {
-                    Some((sequence, item)) => self.push(&mut session, sequence, item).await?,
+                    Some((sequence, item)) => {
+                        self.push(&mut session, sequence, item).await?;
+                        self.letters.sync().await?;
+                    }
                     None => session.ended = true,
                 },
+                () = self.control.changed() => {}
+                // what waits comes again, at its time
+                () = self.shared.shutdown.cancelled(), if held && !session.ended => session.ended = true,
                 // its sender is ours
                 _ = shares.changed() => {}
                 () = sleep_until(wake) => {}
@@ -223,6 +276,7 @@ impl<T: Target> Drive<T> {
             self.checkpoint = Checkpoint::default();
         }
         self.shared.ledger.send_modify(|ledger| ledger.opened(self.index, stored));
+        self.control.stored(stored);
         self.share.send_modify(|share| share.opened(stored));
         self.shared.status.update_target(self.index, |status| status.applied = stored);
         Ok(Session {
@@ -238,7 +292,24 @@ impl<T: Target> Drive<T> {
             waiting_since: None,
             was_idle: false,
             ended: false,
+            turns: false,
+            said: None,
         })
+    }
+
+    /// Waits until it is known what is asked of the target. `false`: shutdown came first.
+    async fn control_known(&mut self) -> Result<bool> {
+        tokio::select! {
+            known = self.control.look() => known.map(|()| true),
+            () = self.shared.shutdown.cancelled() => Ok(false),
+        }
+    }
+
+    /// Keeps to what is asked of the target by now.
+    fn obey(&mut self, session: &mut Session) {
+        if self.control.is_changed() && self.control.adopt() {
+            session.turns |= session.assembler.has_any() || session.held_back.is_some();
+        }
     }
 
     /// Waits until it is known what is held of this stream. `false`: shutdown came first.
@@ -259,18 +330,29 @@ impl<T: Target> Drive<T> {
 
     /// Takes what is in the spool, up to a full batch.
     async fn gather(&mut self, session: &mut Session) -> Result<()> {
-        while !session.is_full(self.limits)
+        if session.assembler.held().is_some() && !session.turns && !session.ended {
+            let control = &self.control;
+            session.assembler.go_on(|begin| control.verdict(begin))?;
+            self.taken_in(session)?;
+        }
+        while session.gathers(self.limits)
+            && session.assembler.held().is_none()
             && let Some((sequence, item)) = self.reader.try_next()
         {
             self.push(session, sequence, item).await?;
             // what is skipped fills nothing, however much it is: others have their turn
             tokio::task::coop::consume_budget().await;
         }
-        Ok(())
+        self.letters.sync().await
     }
 
     async fn push(&mut self, session: &mut Session, sequence: u64, item: Item) -> Result<()> {
-        if session.assembler.push(sequence, item)? == Pushed::TakeBack {
+        let (control, turns) = (&self.control, session.turns);
+        let judge = |begin: &Begin| match turns {
+            true => Verdict::Wait(Wait::Paused),
+            false => control.verdict(begin),
+        };
+        if session.assembler.push_judged(sequence, item, judge)? == Pushed::TakeBack {
             // the target holds a part of a transaction that will come again: opening rolls it back;
             // also while shutting down, as all of it may be here already
             while session.under_way.is_writing() {
@@ -293,6 +375,20 @@ impl<T: Target> Drive<T> {
             session.held_back.take_if(|(batch, _)| batch.commit.is_none());
             self.happened(session, Event::Durable(stored));
         }
+        self.taken_in(session)
+    }
+
+    /// What is to be done with what the assembler has taken, but for giving it out.
+    fn taken_in(&mut self, session: &mut Session) -> Result<()> {
+        let letters = session.assembler.take_letters();
+        self.letters.write(&letters)?;
+        for letter in letters {
+            if let Letter::End { transaction: Position { lsn, xid, .. }, changes } = letter {
+                warn!(target_name = self.name, %lsn, xid, changes, dead_letters = %self.letters.path().display(), "a transaction is skipped");
+                self.control.skipped(lsn);
+                self.shared.status.update_target(self.index, |status| status.skipped += 1);
+            }
+        }
         if session.assembler.skips() {
             self.reader.skip();
         }
@@ -306,6 +402,9 @@ impl<T: Target> Drive<T> {
     fn hand_over(&mut self, session: &mut Session) -> bool {
         let full = session.is_full(self.limits);
         if !session.under_way.has_room() || !self.target.has_room(full) {
+            return false;
+        }
+        if session.turns && !session.under_way.is_open() {
             return false;
         }
         if let Some((batch, checkpoint)) = session.held_back.take() {
@@ -421,6 +520,40 @@ impl<T: Target> Drive<T> {
         }
     }
 
+    /// Tells of a transaction that waits; gives the time at which it is to be looked at again.
+    fn note_wait(&mut self, session: &mut Session) -> Option<Instant> {
+        let now = Instant::now();
+        let (mut wake, mut due_at) = (None, None);
+        let held = session.assembler.held().filter(|_| !session.turns);
+        let said = match held {
+            Some((held, Wait::Delayed { due })) => {
+                let due = source_time(due);
+                let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+                (wake, due_at) = (Some(now + left.min(CLOCK_INTERVAL)), Some(due));
+                Some((TargetState::Delayed, Some(held)))
+            }
+            Some((held, Wait::Paused)) => Some((TargetState::Paused, Some(held))),
+            None if self.control.is_paused() => Some((TargetState::Paused, None)),
+            None => None,
+        };
+        // what was given out before is got through with first
+        let said = said.filter(|_| !session.under_way.is_writing());
+        if said != session.said {
+            session.said = said;
+            self.shared.status.update_target(self.index, |status| match said {
+                Some((state, held)) => {
+                    (status.state, status.held, status.next_attempt) = (state, held, due_at);
+                }
+                None if status.state.waits() => {
+                    (status.state, status.held, status.next_attempt) =
+                        (TargetState::Running, None, None);
+                }
+                None => status.held = None,
+            });
+        }
+        wake
+    }
+
     /// Says so when nothing is left to do of all that was received. (After a rewind the spool may be
     /// empty although what failed has yet to come again.)
     fn note_idle(&mut self, session: &mut Session) {
@@ -465,11 +598,7 @@ impl<T: Target> Drive<T> {
     /// be open is not enough, or a target that fails at each attempt would seem to run in between.
     fn works(&mut self) {
         self.backoff.reset();
-        self.shared.status.update_target(self.index, |status| {
-            status.state = TargetState::Running;
-            status.next_attempt = None;
-            status.last_error = None;
-        });
+        self.shared.status.update_target(self.index, TargetStatus::works);
     }
 
     /// Everything up to `position` is durable: the spool may forget, the slot may move on.
@@ -478,6 +607,7 @@ impl<T: Target> Drive<T> {
         self.reader.checkpoint(checkpoint.sequence);
         self.checkpoint = checkpoint;
         self.shared.ledger.send_modify(|ledger| ledger.applied(self.index, session.stored));
+        self.control.stored(session.stored);
     }
 }
 
@@ -489,8 +619,15 @@ impl Session {
         full && (rows > 0 || self.assembler.has_whole())
     }
 
+    /// More may be taken from the spool, if nothing that was taken waits.
+    fn gathers(&self, limits: BatchLimits) -> bool {
+        let turns = self.turns && !self.under_way.is_open();
+        !self.ended && !turns && !self.is_full(limits)
+    }
+
     fn is_idle(&self, received: Lsn) -> bool {
         let nothing = self.assembler.rows() == 0 && !self.assembler.has_whole();
+        let nothing = nothing && self.assembler.held().is_none();
         let nothing = nothing && self.held_back.is_none();
         nothing && !self.under_way.is_writing() && self.reached() >= received
     }

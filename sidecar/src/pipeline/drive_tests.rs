@@ -131,6 +131,8 @@ fn rig_with_spool(limit: usize) -> Rig {
         checkpoint: Checkpoint::default(),
         copied: false,
         share: Arc::new(watch::channel(Share::everything()).0),
+        control: Control::none(),
+        letters: Letters::new(std::path::Path::new("/nonexistent"), "s", "a"),
     };
     Rig { kept, spool, drive, status, shutdown, _link: link }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{drive, groups, patience, postgres_options, receive};
 use crate::assemble::Checkpoint;
 use crate::config::{BatchLimits, Config, TargetOptions};
+use crate::control::{Control, Letters};
 use crate::copy::{CopyTarget, Stage, When};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
@@ -195,6 +196,9 @@ fn driver<T: Target>(
         checkpoint: Checkpoint::default(),
         copied: true,
         share,
+        // what is asked of the target is about its main stream
+        control: Control::none(),
+        letters: Letters::new(std::path::Path::new(""), "", &config.name),
     }
 }
 
