@@ -6,9 +6,10 @@ use tokio::sync::Semaphore;
 
 use super::super::under_way::APPLIED_MAX;
 use super::*;
-use crate::assemble::tests::transaction;
+use crate::assemble::tests::{combined, transaction};
 use crate::batch::Operation;
 use crate::config::Retry;
+use crate::control::{Rules, Until};
 use crate::source::SourceInfo;
 use crate::spool::Spool;
 use crate::status::{TargetKind, TargetStatus};
@@ -289,15 +290,144 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     }
     append(&mut spool, &transaction(commits + 1, 9, 1)).await;
     spool.close();
-    let Drive { index, name, reader, linger, backoff, shared, checkpoint, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
-    let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
-    let copied = false;
-    let drive =
-        Drive { index, name, target, reader, limits, linger, backoff, shared, checkpoint, copied };
+    let ledger = Arc::clone(&drive.shared.ledger);
+    let drive = Drive {
+        index: drive.index,
+        name: drive.name,
+        target: Lazy::default(),
+        reader: drive.reader,
+        limits,
+        linger: drive.linger,
+        backoff: drive.backoff,
+        shared: drive.shared,
+        checkpoint: drive.checkpoint,
+        copied: false,
+        share: drive.share,
+        control: drive.control,
+        letters: drive.letters,
+    };
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
     let end = Lsn(u64::from(commits + 1) * 10);
     assert_eq!(ledger.borrow().confirmable(), Some(end));
+}
+
+fn pause() -> Rules {
+    Rules { pauses: [None].into(), ..Rules::default() }
+}
+
+fn target(status: &Status) -> TargetStatus {
+    status.snapshot().targets.remove(0)
+}
+
+#[tokio::test]
+async fn a_pause_is_there_before_anything_is_given_out_and_ends_where_it_says() {
+    let mut rig = rig();
+    let (control, tell) = Control::fixed(pause(), Duration::ZERO);
+    rig.drive.control = control;
+    // one frame for all of them: the first two are let through in the middle of it
+    append(&mut rig.spool, &combined(&[1, 2, 1], 100, &[true])).await;
+    let drive = tokio::spawn(run(rig.drive));
+    until(|| target(&rig.status).state == TargetState::Paused).await;
+    until(|| target(&rig.status).held.is_some_and(|held| held.lsn == Lsn(10))).await;
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [0; 0]);
+    let up_to_two = Some(Until::Lsn(Lsn(20)));
+    tell(Rules { pauses: [up_to_two].into(), ..Rules::default() });
+    until(|| target(&rig.status).held.is_some_and(|held| held.lsn == Lsn(30))).await;
+    assert_eq!(target(&rig.status).state, TargetState::Paused);
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 2]);
+    tell(Rules::default());
+    until(|| rig.kept.0.lock().unwrap().durable == [1, 2, 2, 3]).await;
+    rig.spool.close();
+    drive.await.unwrap();
+    assert_eq!(target(&rig.status).state, TargetState::Running);
+    assert_eq!(rig.kept.0.lock().unwrap().opened, 1, "a pause that ends needs no new session");
+}
+
+#[tokio::test]
+async fn what_has_gathered_when_a_pause_comes_is_not_handed_over() {
+    let mut rig = rig();
+    let (control, tell) = Control::fixed(Rules::default(), Duration::ZERO);
+    rig.drive.control = control;
+    let gate = Arc::new(Semaphore::new(0));
+    rig.kept.0.lock().unwrap().gate = Some(gate.clone());
+    // the first batch is a part of a transaction, which is finished whatever comes
+    append(&mut rig.spool, &transaction(1, 5, 1)).await;
+    append(&mut rig.spool, &transaction(2, 1, 1)).await;
+    append(&mut rig.spool, &transaction(3, 1, 1)).await;
+    let drive = tokio::spawn(run(rig.drive));
+    gate.add_permits(1);
+    until(|| rig.kept.0.lock().unwrap().partial.len() == 2).await;
+    tell(pause());
+    gate.add_permits(100);
+    until(|| target(&rig.status).held.is_some_and(|held| held.lsn == Lsn(20))).await;
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1; 5]);
+    tell(Rules::default());
+    rig.spool.close();
+    drive.await.unwrap();
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 1, 1, 1, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_transaction_is_skipped_when_it_is_in_the_dead_letters() {
+    let mut rig = rig();
+    let dir = std::env::temp_dir().join(format!("rsrepl-drive-{:016x}", rand::random::<u64>()));
+    let rules = Rules { skips: [Lsn(20)].into(), ..Rules::default() };
+    rig.drive.control = Control::fixed(rules, Duration::ZERO).0;
+    // a folder cannot be made below a file
+    let nowhere = std::path::Path::new("/dev/null/below");
+    let letters = Letters::new(nowhere, "s", "a");
+    rig.drive.letters = letters;
+    append(&mut rig.spool, &transaction(1, 1, 1)).await;
+    append(&mut rig.spool, &transaction(2, 3, 1)).await;
+    append(&mut rig.spool, &transaction(3, 1, 1)).await;
+    let shutdown = rig.shutdown.clone();
+    let (kept, status) = (rig.kept.clone(), rig.status.clone());
+    let drive = tokio::spawn(run(rig.drive));
+    until(|| target(&status).last_error.is_some_and(|error| error.contains("dead_letters"))).await;
+    assert!(kept.0.lock().unwrap().position < Lsn(20), "passed what was not kept");
+    shutdown.cancel();
+    rig.spool.close();
+    drive.await.unwrap();
+
+    let mut rig = self::rig();
+    let rules = Rules { skips: [Lsn(20)].into(), ..Rules::default() };
+    rig.drive.control = Control::fixed(rules, Duration::ZERO).0;
+    rig.drive.letters = Letters::new(&dir, "s", "a");
+    let path = rig.drive.letters.path().to_owned();
+    append(&mut rig.spool, &transaction(1, 1, 1)).await;
+    append(&mut rig.spool, &transaction(2, 3, 1)).await;
+    append(&mut rig.spool, &transaction(3, 1, 1)).await;
+    rig.spool.close();
+    run(rig.drive).await;
+    {
+        let kept = rig.kept.0.lock().unwrap();
+        assert_eq!((&kept.durable[..], kept.position), (&[1, 3][..], Lsn(30)));
+    }
+    assert_eq!(target(&rig.status).skipped, 1);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(text.lines().count(), 4, "three rows and their commit: {text}");
+    assert!(text.lines().all(|line| line.contains("\"lsn\":\"0/14\"")), "{text}");
+}
+
+#[tokio::test]
+async fn shutdown_neither_waits_for_a_delay_nor_cuts_it_short() {
+    let mut rig = rig();
+    // the transactions of these tests committed at the beginning of the year 2000
+    let delay = Duration::from_secs(100 * 365 * 24 * 3600);
+    rig.drive.control = Control::fixed(Rules::default(), delay).0;
+    append(&mut rig.spool, &transaction(1, 1, 1)).await;
+    rig.spool.progress(Lsn(15), true);
+    let ledger = rig.drive.shared.ledger.clone();
+    let drive = tokio::spawn(run(rig.drive));
+    until(|| target(&rig.status).state == TargetState::Delayed).await;
+    assert!(target(&rig.status).next_attempt.is_some(), "it says when");
+    rig.shutdown.cancel();
+    rig.spool.close();
+    drive.await.unwrap();
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [0; 0]);
+    assert_eq!(ledger.borrow().confirmable(), Some(START), "a keepalive overtook what waits");
 }
 
 /// Invariant 10.
