@@ -7,7 +7,7 @@ use super::*;
 fn column(name: &str, number: u16, type_oid: u32, encoding: Encoding) -> Column {
     Column {
         name: name.into(),
-        number: number.into(),
+        number,
         key: number == 1,
         not_null: number == 1,
         generated: false,
