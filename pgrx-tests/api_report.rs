@@ -208,7 +208,9 @@ mod tests {
                     "\"state\": \"running\", \"condition\": \"{condition}\", \"detail\": \"0/30\", \"skipped\": 3,"
                 ),
             ));
-            one("SELECT concat_ws(' ', state, detail, skipped, lag_seconds) FROM rsrepl.targets WHERE target = 'a'")
+            one(
+                "SELECT concat_ws(' ', state, detail, skipped, lag_seconds) FROM rsrepl.targets WHERE target = 'a'",
+            )
         };
         let checks = || [status("target_state"), status("target_lag")];
         assert_eq!(condition("catching_up"), "catching_up 0/30 3 61.5");
@@ -217,12 +219,19 @@ mod tests {
         assert_eq!(checks(), ["ok,warning", "ok,ok"]);
         assert_eq!(condition("paused"), "paused 0/30 3 61.5");
         assert_eq!(checks(), ["warning,warning", "ok,ok"]);
-        let remedy = "SELECT remedy FROM rsrepl.health() WHERE name = 'target_state' AND object = 's/a'";
+        let remedy =
+            "SELECT remedy FROM rsrepl.health() WHERE name = 'target_state' AND object = 's/a'";
         assert_eq!(one(remedy), "rsrepl resume --target a");
         // of a sidecar that knows no more
         report(REPORT);
-        assert_eq!(one("SELECT concat_ws(' ', state, detail, skipped) FROM rsrepl.targets WHERE target = 'a'"), "running 0");
-        let bad = REPORT.replace("\"state\": \"running\",", "\"state\": \"running\", \"condition\": \"odd\",");
+        assert_eq!(
+            one(
+                "SELECT concat_ws(' ', state, detail, skipped) FROM rsrepl.targets WHERE target = 'a'"
+            ),
+            "running 0"
+        );
+        let bad = REPORT
+            .replace("\"state\": \"running\",", "\"state\": \"running\", \"condition\": \"odd\",");
         let error = error_of(&format!("SELECT rsrepl.report($report${bad}$report$)"));
         assert!(error.contains("field targets[0].condition: expected one of starting"), "{error}");
     }

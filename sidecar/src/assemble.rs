@@ -117,7 +117,6 @@ impl Assembler {
     ///
     /// # Errors
     /// As [`Self::push_judged`].
-    #[cfg(test)]
     pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
         self.push_judged(sequence, item, |_| Verdict::Apply)
     }
@@ -430,7 +429,8 @@ impl Assembler {
     /// or, when there is none, the part of the one under way, without a checkpoint.
     pub fn take(&mut self) -> (Batch, Option<Checkpoint>) {
         let Some(whole) = self.whole.take() else {
-            self.given_out = self.open.as_ref().is_some_and(|open| !open.skip && open.dead.is_none());
+            self.given_out =
+                self.open.as_ref().is_some_and(|open| !open.skip && open.dead.is_none());
             return (std::mem::take(&mut self.batch), None);
         };
         let ends = self.batch.ends.partition_point(|end| end.lsn <= whole.commit.lsn);

@@ -211,7 +211,9 @@ impl Cli {
             Command::Skip { target, lsn, until_lsn, until_time, cancel, no_wait, .. } => {
                 // clap asks for one of the three
                 let all = control::place(until_lsn, until_time).map(Skipped::All);
-                let Some(what) = lsn.map(Skipped::One).or(all) else { return ExitCode::from(USAGE) };
+                let Some(what) = lsn.map(Skipped::One).or(all) else {
+                    return ExitCode::from(USAGE);
+                };
                 let asked = Asked::Skip { what, cancel, wait: !no_wait };
                 runtime.block_on(control::control(&config, &target, asked))
             }
@@ -269,7 +271,9 @@ mod tests {
             let words = ["rsrepl", "skip", "-c", "x.toml", "--target", "a"];
             Cli::try_parse_from(words.iter().chain(places)).map(drop)
         };
-        for place in [["--lsn", "0/10"], ["--until-lsn", "0/10"], ["--until-time", "2026-01-31 12:00:00"]] {
+        for place in
+            [["--lsn", "0/10"], ["--until-lsn", "0/10"], ["--until-time", "2026-01-31 12:00:00"]]
+        {
             parse(&place).expect("valid");
         }
         parse(&[]).expect_err("no place");

@@ -28,7 +28,11 @@ pub(super) enum Asked {
     Pause,
     /// Up to a place, to pause there again.
     Resume(Option<Until>),
-    Skip { what: Skipped, cancel: bool, wait: bool },
+    Skip {
+        what: Skipped,
+        cancel: bool,
+        wait: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,15 +104,13 @@ async fn ask(config: &Config, name: &str, asked: Asked) -> Result<ExitCode> {
             records.change(&pauses, &[pause]).await?;
             println!("{name}: paused; `rsrepl resume --target {name}` lets it go on");
         }
-        Asked::Resume(None) => {
-            match pauses.is_empty() {
-                true => println!("{name}: it was not paused"),
-                false => {
-                    records.change(&pauses, &[]).await?;
-                    println!("{name}: goes on");
-                }
+        Asked::Resume(None) => match pauses.is_empty() {
+            true => println!("{name}: it was not paused"),
+            false => {
+                records.change(&pauses, &[]).await?;
+                println!("{name}: goes on");
             }
-        }
+        },
         Asked::Resume(Some(until)) => {
             if let Until::Lsn(lsn) = until {
                 ahead(name, records.as_mut(), lsn).await?;
@@ -134,10 +136,15 @@ async fn ask(config: &Config, name: &str, asked: Asked) -> Result<ExitCode> {
             let dir = letters.map(|dir| dir.display().to_string()).unwrap_or_default();
             match what {
                 Skipped::One(lsn) => {
-                    println!("{name}: the transaction that ends at {lsn} is skipped; its rows go to {dir}");
+                    println!(
+                        "{name}: the transaction that ends at {lsn} is skipped; its rows go to {dir}"
+                    );
                 }
                 Skipped::All(until) => {
-                    println!("{name}: everything up to {} is skipped; it goes to {dir}", shown(until));
+                    println!(
+                        "{name}: everything up to {} is skipped; it goes to {dir}",
+                        shown(until)
+                    );
                 }
             }
             if wait {
@@ -205,7 +212,9 @@ async fn follow(
         ),
         _ => "the target has not got there".to_owned(),
     };
-    println!("{name}: pending: {why}. It stays recorded; the same command with --cancel takes it back");
+    println!(
+        "{name}: pending: {why}. It stays recorded; the same command with --cancel takes it back"
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -215,7 +224,9 @@ mod tests {
 
     #[test]
     fn times_are_read_as_they_are_shown() {
-        for text in ["2026-01-31 12:00:00.25Z", "2026-01-31T12:00:00.250Z", "2026-01-31 12:00:00.25+00"] {
+        for text in
+            ["2026-01-31 12:00:00.25Z", "2026-01-31T12:00:00.250Z", "2026-01-31 12:00:00.25+00"]
+        {
             let time = parse_time(text).expect(text);
             assert_eq!(time_text(time), "2026-01-31 12:00:00.25+00");
         }

@@ -278,7 +278,8 @@ impl Keeper {
                     self.told.send_if_modified(|told| {
                         let waiting = told.generation < generation;
                         if waiting {
-                            (told.generation, told.failure) = (generation, Some((error.kind(), what)));
+                            (told.generation, told.failure) =
+                                (generation, Some((error.kind(), what)));
                         }
                         waiting
                     });

@@ -48,7 +48,10 @@ fn a_time_has_passed_with_what_committed_later() {
 
 #[test]
 fn nothing_is_done_with_before_the_target_was_opened() {
-    assert_eq!(Reached { stored: Lsn(99), ..Reached::default() }.done(&[skip(20)]), Done::default());
+    assert_eq!(
+        Reached { stored: Lsn(99), ..Reached::default() }.done(&[skip(20)]),
+        Done::default()
+    );
 }
 
 #[tokio::test]

@@ -103,9 +103,9 @@ impl Letters {
             self.target,
             self.path.display()
         );
-        Error::new(Kind::Disk, what)
-            .because(error)
-            .hint("make room there, or set dead_letters to another folder; until then nothing is skipped")
+        Error::new(Kind::Disk, what).because(error).hint(
+            "make room there, or set dead_letters to another folder; until then nothing is skipped",
+        )
     }
 }
 
@@ -178,7 +178,8 @@ fn describe(line: &mut Value, change: &Change) -> Result<()> {
             "update"
         }
         Operation::Delete { old } => {
-            (line["key"], line["old"]) = (row(&old.row, true)?, old_text(relation, old, change.lsn)?);
+            (line["key"], line["old"]) =
+                (row(&old.row, true)?, old_text(relation, old, change.lsn)?);
             "delete"
         }
         Operation::Truncate { restart_identity } => {

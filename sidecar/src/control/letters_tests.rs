@@ -100,7 +100,8 @@ async fn a_line_has_all_that_is_known_of_a_change() {
     let mode = fs::metadata(letters.path()).unwrap().permissions().mode();
     remove(&letters);
     assert_eq!(mode & 0o777, 0o600);
-    let new = json!({"id": "5", "v": "a\"\n", "big": {"unchanged": true}, "odd": {"bytes": "ab01"}});
+    let new =
+        json!({"id": "5", "v": "a\"\n", "big": {"unchanged": true}, "odd": {"bytes": "ab01"}});
     let key = json!({"id": "5"});
     let of = |operation: &str| {
         json!({"target": "target", "lsn": "0/30", "xid": 7, "commit_time": "2000-01-01 00:00:01.5+00",
@@ -108,7 +109,8 @@ async fn a_line_has_all_that_is_known_of_a_change() {
     };
     let change = |operation: &str, number: u64, more: Value| {
         let mut line = of(operation);
-        (line["number"], line["schema"], line["table"]) = (number.into(), "public".into(), "t".into());
+        (line["number"], line["schema"], line["table"]) =
+            (number.into(), "public".into(), "t".into());
         line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         line
     };

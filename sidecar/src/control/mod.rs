@@ -26,7 +26,7 @@ pub mod letters;
 mod records;
 pub mod rules;
 
-pub(crate) use keeper::{Control, Keeper, channel};
+pub(crate) use keeper::{Control, channel};
 pub use letters::Letters;
 pub use records::{ControlTarget, Record, RecordKind};
 pub use rules::{Rules, Until, Verdict, Wait};

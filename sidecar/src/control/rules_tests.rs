@@ -7,10 +7,7 @@ fn end(lsn: u64, commit_time: i64) -> Position {
 }
 
 fn until() -> impl Strategy<Value = Until> {
-    prop_oneof![
-        (0u64..40).prop_map(|lsn| Until::Lsn(Lsn(lsn))),
-        (0i64..400).prop_map(Until::Time)
-    ]
+    prop_oneof![(0u64..40).prop_map(|lsn| Until::Lsn(Lsn(lsn))), (0i64..400).prop_map(Until::Time)]
 }
 
 fn rules() -> impl Strategy<Value = Rules> {

@@ -179,7 +179,10 @@ impl<T: Target> Drive<T> {
     fn way_out(&self, failure: &Error, state: TargetState) -> String {
         let transaction = failure.transaction().filter(|_| state == TargetState::Stopped);
         let Some(Position { lsn, .. }) = transaction else { return String::new() };
-        let text = format!("; to leave the transaction out: rsrepl skip --target {} --lsn {lsn}", self.name);
+        let text = format!(
+            "; to leave the transaction out: rsrepl skip --target {} --lsn {lsn}",
+            self.name
+        );
         error!(target_name = self.name, "{}", text.trim_start_matches("; "));
         text
     }
@@ -293,7 +296,8 @@ impl<T: Target> Drive<T> {
             was_idle: false,
             ended: false,
             turns: false,
-            said: None,
+            // nothing of a session before
+            said: Some((TargetState::Starting, None)),
         })
     }
 
@@ -587,7 +591,8 @@ impl<T: Target> Drive<T> {
             (share.reached, share.stored) = (reached, stored);
             settled || moved && watched
         });
-        let waited_for = until.is_some_and(|until| session.stored < until && session.given >= until);
+        let waited_for =
+            until.is_some_and(|until| session.stored < until && session.given >= until);
         if waited_for && session.hurried < session.given {
             session.hurried = session.given;
             self.target.hurry();

@@ -77,8 +77,7 @@ impl Sync {
         let target = self.target()?;
         let copy: Box<dyn CopyTarget> = match &target.options {
             TargetOptions::Postgres(options) => {
-                let creates =
-                    options.create_tables.then(|| self.config.source.connection.clone());
+                let creates = options.create_tables.then(|| self.config.source.connection.clone());
                 let options = postgres_options(target, options, 1);
                 let options = crate::target::postgres::PostgresOptions { creates, ..options };
                 Box::new(PostgresCopy::new(options).replacing())
@@ -140,8 +139,7 @@ impl Sync {
             }
             TargetOptions::ClickHouse(options) => {
                 let options = ClickHouseOptions::from_config(&target.name, options)?;
-                let writer =
-                    ClickHouseTarget::new(options, groups(target.batch, reader.limit()))?;
+                let writer = ClickHouseTarget::new(options, groups(target.batch, reader.limit()))?;
                 let rows = target.batch.rows.min(super::ENCODED_ROWS);
                 let limits = BatchLimits { rows, ..target.batch };
                 let limits = (limits, super::ENCODE_INTERVAL.min(interval));

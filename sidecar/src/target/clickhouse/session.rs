@@ -143,7 +143,15 @@ impl Session {
         if !session.is_changed(relation, version) {
             return Ok(());
         }
-        session.follow(&Turn { how: How::Shown(Arc::clone(relation)), version, lsn, whole: lsn, transaction: Position::default() }).await
+        session
+            .follow(&Turn {
+                how: How::Shown(Arc::clone(relation)),
+                version,
+                lsn,
+                whole: lsn,
+                transaction: Position::default(),
+            })
+            .await
     }
 
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before

@@ -92,7 +92,11 @@ impl Evolution<'_> {
         let (done, name, (lsn, end)) = match step {
             Step::Shown { relation, lsn, end_lsn } => {
                 let how = How { command: None, rewrite: false };
-                (self.change(Table::of_relation(relation), how).await, relation.to_string(), (lsn, end_lsn))
+                (
+                    self.change(Table::of_relation(relation), how).await,
+                    relation.to_string(),
+                    (lsn, end_lsn),
+                )
             }
             Step::Told { message, lsn, end_lsn } => {
                 let table = message.table();

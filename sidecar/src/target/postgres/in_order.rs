@@ -107,7 +107,9 @@ impl Judge<'_> {
                 }
                 Err(self.row(change, &why))
             }
-            _ => Err(errors::of_server(self.target, &what(change), error).at(change.lsn).of_end(change.end_lsn)),
+            _ => Err(errors::of_server(self.target, &what(change), error)
+                .at(change.lsn)
+                .of_end(change.end_lsn)),
         }
     }
 
