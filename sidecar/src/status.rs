@@ -275,7 +275,7 @@ mod tests {
         let mut target =
             TargetStatus::new("a", TargetKind::Postgres).delayed_by(Duration::from_secs(3600));
         target.state = TargetState::Running;
-        let mut after = |seconds| {
+        let mut after = |seconds: u64| {
             target.pending_since = Some(now - Duration::from_secs(3600 + seconds));
             target.note_lag(now);
             target.state

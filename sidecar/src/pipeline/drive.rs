@@ -2,6 +2,9 @@
 //! while they are written, notes what has become durable, and tries again when something fails. Each
 //! target has its own; none waits for another.
 
+#[path = "drive_control.rs"]
+mod control;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +18,6 @@ use super::{LinkState, source_time};
 use crate::assemble::{Assembler, Checkpoint, Progress, Pushed};
 use crate::batch::{Batch, Position};
 use crate::config::BatchLimits;
-use crate::control::letters::Letter;
 use crate::control::{Control, Letters, Verdict, Wait};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
@@ -74,9 +76,6 @@ pub(super) struct Drive<T> {
     /// Where what is skipped goes.
     pub letters: Letters,
 }
-
-/// How long a look at the clock is good for: it may be set meanwhile.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a session ended that did not fail.
 enum End {
@@ -173,18 +172,6 @@ impl<T: Target> Drive<T> {
             self.reader.ask_for_rewind();
         }
         wait
-    }
-
-    /// How to go on without the transaction that stops the target.
-    fn way_out(&self, failure: &Error, state: TargetState) -> String {
-        let transaction = failure.transaction().filter(|_| state == TargetState::Stopped);
-        let Some(Position { lsn, .. }) = transaction else { return String::new() };
-        let text = format!(
-            "; to leave the transaction out: rsrepl skip --target {} --lsn {lsn}",
-            self.name
-        );
-        error!(target_name = self.name, "{}", text.trim_start_matches("; "));
-        text
     }
 
     async fn session(&mut self) -> Result<End> {
@@ -301,21 +288,6 @@ impl<T: Target> Drive<T> {
         })
     }
 
-    /// Waits until it is known what is asked of the target. `false`: shutdown came first.
-    async fn control_known(&mut self) -> Result<bool> {
-        tokio::select! {
-            known = self.control.look() => known.map(|()| true),
-            () = self.shared.shutdown.cancelled() => Ok(false),
-        }
-    }
-
-    /// Keeps to what is asked of the target by now.
-    fn obey(&mut self, session: &mut Session) {
-        if self.control.is_changed() && self.control.adopt() {
-            session.turns |= session.assembler.has_any() || session.held_back.is_some();
-        }
-    }
-
     /// Waits until it is known what is held of this stream. `false`: shutdown came first.
     async fn shares_known(&self, shares: &mut watch::Receiver<Share>) -> bool {
         tokio::select! {
@@ -380,26 +352,6 @@ impl<T: Target> Drive<T> {
             self.happened(session, Event::Durable(stored));
         }
         self.taken_in(session)
-    }
-
-    /// What is to be done with what the assembler has taken, but for giving it out.
-    fn taken_in(&mut self, session: &mut Session) -> Result<()> {
-        let letters = session.assembler.take_letters();
-        self.letters.write(&letters)?;
-        for letter in letters {
-            if let Letter::End { transaction: Position { lsn, xid, .. }, changes } = letter {
-                warn!(target_name = self.name, %lsn, xid, changes, dead_letters = %self.letters.path().display(), "a transaction is skipped");
-                self.control.skipped(lsn);
-                self.shared.status.update_target(self.index, |status| status.skipped += 1);
-            }
-        }
-        if session.assembler.skips() {
-            self.reader.skip();
-        }
-        if session.assembler.has_whole() && session.waiting_since.is_none() {
-            session.waiting_since = Some(Instant::now());
-        }
-        Ok(())
     }
 
     /// Gives the target what is due, if it has room for it.
@@ -522,40 +474,6 @@ impl<T: Target> Drive<T> {
             }
             self.works();
         }
-    }
-
-    /// Tells of a transaction that waits; gives the time at which it is to be looked at again.
-    fn note_wait(&mut self, session: &mut Session) -> Option<Instant> {
-        let now = Instant::now();
-        let (mut wake, mut due_at) = (None, None);
-        let held = session.assembler.held().filter(|_| !session.turns);
-        let said = match held {
-            Some((held, Wait::Delayed { due })) => {
-                let due = source_time(due);
-                let left = due.duration_since(SystemTime::now()).unwrap_or_default();
-                (wake, due_at) = (Some(now + left.min(CLOCK_INTERVAL)), Some(due));
-                Some((TargetState::Delayed, Some(held)))
-            }
-            Some((held, Wait::Paused)) => Some((TargetState::Paused, Some(held))),
-            None if self.control.is_paused() => Some((TargetState::Paused, None)),
-            None => None,
-        };
-        // what was given out before is got through with first
-        let said = said.filter(|_| !session.under_way.is_writing());
-        if said != session.said {
-            session.said = said;
-            self.shared.status.update_target(self.index, |status| match said {
-                Some((state, held)) => {
-                    (status.state, status.held, status.next_attempt) = (state, held, due_at);
-                }
-                None if status.state.waits() => {
-                    (status.state, status.held, status.next_attempt) =
-                        (TargetState::Running, None, None);
-                }
-                None => status.held = None,
-            });
-        }
-        wake
     }
 
     /// Says so when nothing is left to do of all that was received. (After a rewind the spool may be
