@@ -43,7 +43,7 @@ fn a_time_has_passed_with_what_committed_later() {
     reached.later.insert(5, Lsn(41));
     assert_eq!(reached.done(std::slice::from_ref(&record)), Done::default());
     reached.stored = Lsn(41);
-    assert_eq!(reached.done(&[record.clone()]).remove, [record]);
+    assert_eq!(reached.done(std::slice::from_ref(&record)).remove, [record]);
 }
 
 #[test]
