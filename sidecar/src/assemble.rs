@@ -48,6 +48,8 @@ pub struct Assembler {
     given_out: bool,
     /// The source has nothing more for us up to here.
     progress: Option<Progress>,
+    /// Where the transaction that the current frame starts with has begun.
+    began: u64,
     /// A transaction that is not to be given out yet.
     held: Option<Held>,
     /// What was skipped, to be taken before anything is given out.
@@ -182,6 +184,9 @@ impl Assembler {
         mut messages: Messages,
         mut judge: impl FnMut(&Begin) -> Verdict,
     ) -> Result<()> {
+        if frame.begins() {
+            self.began = sequence;
+        }
         while let Some(message) = messages.next() {
             let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
             let Message::Begin(begin) = message else {
@@ -191,9 +196,9 @@ impl Assembler {
             let known = begin.end_lsn <= self.position;
             let verdict = if known { Verdict::Apply } else { judge(&begin) };
             if let Verdict::Wait(wait) = verdict {
-                // what is before it in the frame can be given out; the frame is to be read again from its start
+                // what is before it in the frame can be given out; what it begins with is to be read again
                 if self.ended.is_some() {
-                    self.between_transactions(sequence);
+                    self.between_transactions(self.began);
                 }
                 self.held = Some(Held { sequence, frame, begin, rest: messages, wait });
                 return Ok(());

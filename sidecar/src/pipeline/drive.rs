@@ -18,7 +18,7 @@ use super::{LinkState, source_time};
 use crate::assemble::{Assembler, Checkpoint, Progress, Pushed};
 use crate::batch::{Batch, Position};
 use crate::config::BatchLimits;
-use crate::control::{Control, Letters, Verdict, Wait};
+use crate::control::{Control, Letters};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
 use crate::ledger::Ledger;
@@ -108,7 +108,8 @@ struct Session {
     was_idle: bool,
     /// The spool is closed and has been read to its end, or what is left of it waits.
     ended: bool,
-    /// What has gathered may not be given out any more: but for a transaction that was begun, it is gathered anew.
+    /// What has gathered may not be given out any more, and is gathered anew. A transaction of which a part was given
+    /// out is taken back with that.
     turns: bool,
     /// What was last said of a transaction that waits.
     said: Option<(TargetState, Option<Position>)>,
@@ -196,8 +197,8 @@ impl<T: Target> Drive<T> {
                     return Ok(End::Over);
                 }
                 self.target.hurry();
-            } else if session.turns && !session.under_way.is_open() {
-                if session.under_way.is_empty() {
+            } else if session.turns {
+                if !session.under_way.is_writing() {
                     info!(target_name = self.name, "what is asked of the target has changed");
                     return Ok(End::Again);
                 }
@@ -323,11 +324,8 @@ impl<T: Target> Drive<T> {
     }
 
     async fn push(&mut self, session: &mut Session, sequence: u64, item: Item) -> Result<()> {
-        let (control, turns) = (&self.control, session.turns);
-        let judge = |begin: &Begin| match turns {
-            true => Verdict::Wait(Wait::Paused),
-            false => control.verdict(begin),
-        };
+        let control = &self.control;
+        let judge = |begin: &Begin| control.verdict(begin);
         if session.assembler.push_judged(sequence, item, judge)? == Pushed::TakeBack {
             // the target holds a part of a transaction that will come again: opening rolls it back;
             // also while shutting down, as all of it may be here already
@@ -360,7 +358,7 @@ impl<T: Target> Drive<T> {
         if !session.under_way.has_room() || !self.target.has_room(full) {
             return false;
         }
-        if session.turns && !session.under_way.is_open() {
+        if session.turns {
             return false;
         }
         if let Some((batch, checkpoint)) = session.held_back.take() {
@@ -544,8 +542,7 @@ impl Session {
 
     /// More may be taken from the spool, if nothing that was taken waits.
     fn gathers(&self, limits: BatchLimits) -> bool {
-        let turns = self.turns && !self.under_way.is_open();
-        !self.ended && !turns && !self.is_full(limits)
+        !self.ended && !self.turns && !self.is_full(limits)
     }
 
     fn is_idle(&self, received: Lsn) -> bool {

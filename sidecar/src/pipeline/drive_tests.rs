@@ -351,21 +351,28 @@ async fn what_has_gathered_when_a_pause_comes_is_not_handed_over() {
     rig.drive.control = control;
     let gate = Arc::new(Semaphore::new(0));
     rig.kept.0.lock().unwrap().gate = Some(gate.clone());
-    // the first batch is a part of a transaction, which is finished whatever comes
-    append(&mut rig.spool, &transaction(1, 5, 1)).await;
-    append(&mut rig.spool, &transaction(2, 1, 1)).await;
+    append(&mut rig.spool, &transaction(1, 1, 1)).await;
+    // this one is given out in parts, and taken back
+    append(&mut rig.spool, &transaction(2, 5, 1)).await;
     append(&mut rig.spool, &transaction(3, 1, 1)).await;
     let drive = tokio::spawn(run(rig.drive));
-    gate.add_permits(1);
+    gate.add_permits(2);
     until(|| rig.kept.0.lock().unwrap().partial.len() == 2).await;
     tell(pause());
     gate.add_permits(100);
     until(|| target(&rig.status).held.is_some_and(|held| held.lsn == Lsn(20))).await;
-    assert_eq!(rig.kept.0.lock().unwrap().durable, [1; 5]);
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1]);
+    tell(Rules {
+        skips: [Lsn(30)].into(),
+        pauses: [Some(Until::Lsn(Lsn(20)))].into(),
+        ..Rules::default()
+    });
+    until(|| target(&rig.status).held.is_some_and(|held| held.lsn == Lsn(30))).await;
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 2, 2, 2, 2]);
     tell(Rules::default());
     rig.spool.close();
     drive.await.unwrap();
-    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 1, 1, 1, 1, 2, 3]);
+    assert_eq!(rig.kept.0.lock().unwrap().durable, [1, 2, 2, 2, 2, 2, 3]);
 }
 
 #[tokio::test]
