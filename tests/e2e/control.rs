@@ -115,8 +115,7 @@ fn an_accidental_delete_stays_out_of_a_delayed_target() {
     rig.sidecar.launch();
     wait::until(LIMIT, "the new sidecar reports the pause", || {
         let report = report(&rig, STANDBY);
-        let pid = rig.sidecar.process().pid().to_string();
-        report["state"] == "paused" && report["sidecar_pid"].to_string() == pid
+        report["state"] == "paused" && report["sidecar_pid"] == rig.sidecar.process().pid()
     });
     assert_eq!(on_standby(&rig), "nothing");
 
