@@ -87,9 +87,9 @@ mod tests {
         };
         assert_eq!(
             row("a"),
-            r#"{"kind": "postgres", "state": "running", "events": 3, "batches": 4, "retries": 6, "#
+            r#"{"kind": "postgres", "state": "running", "detail": null, "events": 3, "batches": 4, "#
                 .to_owned()
-                + r#""lag_bytes": 9, "last_error": null, "reconnects": 1, "applied_lsn": "0/2", "#
+                + r#""retries": 6, "skipped": 0, "lag_bytes": 9, "last_error": null, "reconnects": 1, "applied_lsn": "0/2", "#
                 + r#""lag_seconds": 61.5, "sidecar_pid": 42, "spool_bytes": 7, "spooled_lsn": null, "#
                 + r#""received_lsn": "16/B374D848", "sidecar_host": "hé", "transactions": 5, "#
                 + r#""confirmed_lsn": null, "reported_state": "running", "#
