@@ -27,7 +27,8 @@ async fn what_ends_the_spool_is_told_to_who_appends_nothing() {
         let faults = faults(&rig);
         let fault = if panics { &faults.panic } else { &faults.sync };
         fault.store(true, Ordering::Relaxed);
-        rig.append(&transaction(2, 2, 1)).await;
+        // one frame: behind a failure a second would be refused
+        rig.append(&transaction(2, 2, 2)).await;
         let broken = rig.spool.broken();
         tokio::time::timeout(LIMIT, broken.cancelled()).await.expect("it is told");
         let failure = rig.spool.failure().expect("it has ended");

@@ -318,7 +318,8 @@ async fn what_was_not_synchronized_is_not_believed() {
     rig.synced().await;
     let faults = rig.spool.log.as_ref().unwrap().failing.0.clone();
     faults.sync.store(true, Ordering::Relaxed);
-    rig.append(&transaction(2, 2, 1)).await;
+    // one frame: behind a failure a second would be refused
+    rig.append(&transaction(2, 2, 2)).await;
     rig.synced().await;
     let failure = rig.spool.failure().expect("it has ended");
     assert!(failure.to_string().contains("not synchronized"), "{failure}");
@@ -334,7 +335,8 @@ async fn nothing_is_confirmed_before_it_is_on_the_disk() {
     let mut rig = started(&folder.0, LARGE, 1);
     let faults = rig.spool.log.as_ref().unwrap().failing.0.clone();
     faults.slow.store(true, Ordering::Relaxed);
-    rig.append(&transaction(1, 2, 1)).await;
+    // one frame: behind the first, nothing is written before it is synchronized
+    rig.append(&transaction(1, 2, 2)).await;
     let mut ledger = rig.ledger.clone();
     let written = ledger.wait_for(|ledger| ledger.written_of(Lsn::INVALID) == Lsn(10));
     tokio::time::timeout(LIMIT, written).await.expect("it is written").unwrap();

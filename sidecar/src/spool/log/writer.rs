@@ -374,6 +374,9 @@ impl Writer {
         self.room.failing.sync(&self.file).map_err(|error| self.unsynced(error))?;
         self.synced = self.segment.bytes;
         self.synced_at = Instant::now();
+        // first of all: who waits until everything is synchronized then tells the source what the ledger says
+        let end = self.end;
+        self.ledger.send_modify(|ledger| ledger.spooled(end, end));
         let mut state = self.room.shared.lock();
         if let Some(files) = &mut state.files {
             files.synced = self.next;
@@ -382,8 +385,6 @@ impl Writer {
             files.sync_time += begun.elapsed();
         }
         drop(state);
-        let end = self.end;
-        self.ledger.send_modify(|ledger| ledger.spooled(end, end));
         self.room.shared.moved();
         Ok(())
     }
