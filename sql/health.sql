@@ -81,9 +81,15 @@ UNION ALL (
         CASE WHEN s.active THEN 'ok' ELSE 'warning' END,
         CASE WHEN s.active THEN format('in use by process %s, %s behind', s.active_pid,
             pg_size_pretty(s.lag_bytes))
+        WHEN s.slot_name ~ '_sync_[0-9]+_[0-9]+$' THEN format(
+            'of tables that are copied anew; nothing reads it, so they are being read, or it was left behind; %s behind',
+            pg_size_pretty(s.lag_bytes))
         ELSE format('nothing reads it, %s behind', pg_size_pretty(s.lag_bytes)) END,
-        format('start its sidecar; if it is not needed any more: SELECT pg_drop_replication_slot(%L)',
-            s.slot_name)
+        CASE WHEN s.slot_name ~ '_sync_[0-9]+_[0-9]+$' THEN format(
+            'its sidecar drops it when the tables are copied (rsrepl.copies); if none knows of it (rsrepl.syncs, '
+            '_rsrepl_syncs on the targets): SELECT pg_drop_replication_slot(%L)', s.slot_name)
+        ELSE format('start its sidecar; if it is not needed any more: SELECT pg_drop_replication_slot(%L)',
+            s.slot_name) END
     FROM rsrepl.slots AS s ORDER BY s.slot_name
 )
 UNION ALL (
@@ -129,7 +135,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'let the sidecar report: CALL rsrepl.grant_sidecar(''its_role'')'
     FROM rsrepl.slots AS s,
         LATERAL (SELECT count(*) FROM rsrepl.targets AS t WHERE t.slot = s.slot_name) AS reports (n)
-    WHERE s.active AND s.database = current_database()
+    -- a sync is reported with the slot that it is for
+    WHERE s.active AND s.database = current_database() AND s.slot_name !~ '_sync_[0-9]+_[0-9]+$'
 UNION ALL (
     SELECT 'target_state', format('%s/%s', t.slot, t.target),
         CASE t.state WHEN 'running' THEN 'ok' WHEN 'starting' THEN 'ok' WHEN 'retrying' THEN 'warning'

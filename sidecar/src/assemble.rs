@@ -174,7 +174,12 @@ impl Assembler {
             Message::Truncate(m) => {
                 let restart_identity = m.restart_identity;
                 for oid in m.relations {
-                    self.change(m.lsn, oid, Operation::Truncate { restart_identity }, streamed)?;
+                    self.change(
+                        m.lsn,
+                        oid,
+                        Operation::Truncate { restart_identity, parted: false },
+                        streamed,
+                    )?;
                 }
                 return Ok(());
             }

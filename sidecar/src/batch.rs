@@ -24,6 +24,9 @@ pub struct Batch {
     pub bytes: usize,
     /// It is as large as batches get: more waits behind it.
     pub full: bool,
+    /// Tables, by oid, that a sync has written to and perhaps altered: what is known of them is to be looked up
+    /// again on the target before these changes.
+    pub anew: Vec<u32>,
 }
 
 /// A place between two transactions of the stream.
@@ -66,6 +69,9 @@ pub enum Operation {
     /// been resolved by the source.
     Truncate {
         restart_identity: bool,
+        /// Others of its tables are left to another stream: a foreign key between the two does not let this one be
+        /// truncated by itself.
+        parted: bool,
     },
     /// The table is another one from here on, as the source's event trigger says. (Without the trigger, the
     /// `relation` of the next change shows it.)

@@ -3,6 +3,7 @@
 //! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
 //! configuration cannot be used. `verify` says 2, too, of what could not be compared.
 
+mod resync;
 mod run;
 mod status;
 mod sync_sequences;
@@ -60,6 +61,24 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
     },
+    /// Have tables copied anew, while the stream goes on for all others
+    #[command(
+        after_help = "Exit status: 0 all are copied, 1 something keeps it from that (the request stays, and the \
+                      sidecar goes on by itself), 2 a table or target is not known."
+    )]
+    Resync {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// As schema.table, or table in the schema public
+        #[arg(value_name = "TABLE", required = true)]
+        tables: Vec<String>,
+        /// To this target alone
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// Do not wait until they are
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Prove that tables are equal on source and targets, while writes go on
     #[command(
         after_help = "Exit status: 0 all are equal, 1 some differ, 2 some could not be compared."
@@ -103,6 +122,7 @@ impl Cli {
         | Command::Check(ConfigFile { file })
         | Command::Status { config: ConfigFile { file }, .. }
         | Command::SyncSequences { config: ConfigFile { file }, .. }
+        | Command::Resync { config: ConfigFile { file }, .. }
         | Command::Verify { config: ConfigFile { file }, .. }) = &self.command;
         let config = match Config::load(file, &config::environment()) {
             Ok(config) => config,
@@ -127,6 +147,10 @@ impl Cli {
             Command::Status { json, .. } => runtime.block_on(status::status(&config, json)),
             Command::SyncSequences { target, .. } => {
                 runtime.block_on(sync_sequences::sync_sequences(&config, target.as_deref()))
+            }
+            Command::Resync { tables, target, no_wait, .. } => {
+                let asked = resync::Asked { tables, target, no_wait };
+                runtime.block_on(resync::resync(&config, &asked))
             }
             Command::Verify { tables, target, repair, delete, accept_left_out, rate, .. } => {
                 let options = crate::verify::Options {

@@ -29,6 +29,7 @@
 //! | [`spool`] | what was received and not yet applied everywhere |
 //! | [`source`] | the replication connection with the source |
 //! | [`status`] | what the pipeline knows of itself; read by metrics, reports and probes |
+//! | [`sync`] | tables that are copied anew while the stream goes on |
 //! | [`target`] | the contract of a target |
 //! | [`telemetry`] | metrics and probes over HTTP |
 //! | [`tls`] | connection strings, TLS, and sessions with PostgreSQL |
@@ -55,6 +56,7 @@ pub mod sequences;
 pub mod source;
 pub mod spool;
 pub mod status;
+pub mod sync;
 pub mod target;
 pub mod telemetry;
 pub mod tls;

@@ -26,6 +26,7 @@
 //! | `streaming` | transactions that are sent while they run |
 //! | `shutdown` | fast stop of the source, SIGTERM of the sidecar |
 //! | `faults` | cuts, outages, rows that a target refuses |
+//! | `resync` | tables that are copied anew while the stream goes on |
 //! | `restored` | a source that was restored from a backup, or promoted |
 //! | `roles` | what docs/operations.md grants is enough |
 //! | `types` | every type that there is, and those that users make |
@@ -52,6 +53,7 @@ mod history;
 mod identities;
 mod publications;
 mod restored;
+mod resync;
 mod roles;
 mod schema_changes;
 mod sequences;

@@ -111,6 +111,8 @@ pub struct CopiedTable {
     pub leaves: Vec<Leaf>,
     /// The row filter of its publications, an SQL condition.
     pub filter: Option<String>,
+    /// It has no other columns than those that are shown.
+    pub whole: bool,
     /// UPDATEs and DELETEs of its rows are published.
     pub changes: bool,
 }
@@ -270,7 +272,8 @@ pub trait CopyTarget: Send {
     fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, Standing>;
 
     /// Whether it can take these tables, and how it wants the rows of each, in their order; makes missing
-    /// tables if it may, as the `exported` snapshot of the source has them. A table of which there is no record at all must be empty, unless writing its rows
+    /// tables if it may, as the snapshot of the source has them that is exported by this name and shows what commits
+    /// before this LSN. A table of which there is no record at all must be empty, unless writing its rows
     /// twice does no harm.
     ///
     /// # Errors
@@ -278,7 +281,7 @@ pub trait CopyTarget: Send {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        exported: &'a str,
+        exported: (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>>;
 
     /// Empties a table and forgets its records; with `None` it is no table of the source any more, and its

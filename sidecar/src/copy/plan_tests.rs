@@ -133,7 +133,13 @@ fn table(leaves: Vec<Leaf>, key: bool) -> Arc<CopiedTable> {
         replica_identity: ReplicaIdentity::Default,
         columns: vec![column],
     };
-    Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter: None, changes: true })
+    Arc::new(CopiedTable {
+        relation: Arc::new(relation),
+        leaves,
+        filter: None,
+        whole: true,
+        changes: true,
+    })
 }
 
 const ALL: Pages = Pages { first: 0, end: None };

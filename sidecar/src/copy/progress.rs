@@ -35,9 +35,13 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing is left to be done, but for what is planned from here on.
+    pub(super) fn nothing_left(&self) {
+        self.lock().tables.values_mut().for_each(|table| table.left = 0);
+    }
+
     pub(super) fn planned(&self, tables: &[Arc<CopiedTable>], works: &[Work]) {
         let mut state = self.lock();
-        state.tables.values_mut().for_each(|table| table.left = 0);
         for (place, table) in tables.iter().enumerate() {
             let of_table = works.iter().filter(|work| work.table == place);
             let entry = state.tables.entry(table.relation.oid).or_default();

@@ -13,6 +13,13 @@ pub(super) struct Exported {
     created: Option<String>,
     /// A slot that ends with this session.
     temporary: Option<String>,
+    name: String,
+    pub(super) lsn: Lsn,
+}
+
+/// What reads under a snapshot need of it. (Its session cannot be shared.)
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
     /// For `SET TRANSACTION SNAPSHOT`.
     pub(super) name: String,
     /// Exactly what commits before it is visible.
@@ -20,6 +27,10 @@ pub(super) struct Exported {
 }
 
 impl Exported {
+    pub(super) fn taken(&self) -> Taken {
+        Taken { name: self.name.clone(), lsn: self.lsn }
+    }
+
     /// Creates the slot of the pipeline, whose stream begins where the snapshot is. Waits for the
     /// transactions that are running now to end.
     pub(super) async fn with_slot(mut client: ReplicationClient, slot: &str) -> Result<Self> {

@@ -1,5 +1,6 @@
 //! The stage: rounds until every target has everything; see the documentation of the module above.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 use super::catch_up::catch_up;
 use super::progress::Progress;
 use super::reader::Reader;
-use super::snapshot::Exported;
+use super::snapshot::{Exported, Taken};
 use super::tables::{self, Catalog};
 use super::workers::{self, Ended, Pass};
 use super::{BEGIN_ANEW, CopiedTable, CopyTarget, Form, Records, Room, Snapshot, Standing, plan};
@@ -22,6 +23,7 @@ use crate::guard::guarded;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::{self, ReplicationClient, SourceInfo};
 use crate::status::Status;
+use crate::sync::{SyncTarget, begin_list};
 
 /// The stage is tried again for ever, from what is recorded.
 const RETRY: Retry = Retry {
@@ -98,6 +100,11 @@ pub struct Stage {
     /// Those that can take a copy, by their places in the configuration.
     pub targets: Vec<(usize, Box<dyn CopyTarget>)>,
     pub when: When,
+    /// What is known of them beside the copy, by their places in the configuration: the list of their tables is begun
+    /// before the first copy.
+    pub lists: Vec<(usize, Box<dyn SyncTarget>)>,
+    /// The tables that are copied, by oid; `None`: all that are published.
+    pub only: Option<BTreeSet<u32>>,
     pub status: Status,
     pub progress: Progress,
     pub shutdown: CancellationToken,
@@ -121,6 +128,8 @@ impl Stage {
             config: self.config,
             targets,
             when: self.when,
+            lists: Mutex::new(self.lists),
+            only: self.only,
             status: self.status,
             progress: self.progress,
         };
@@ -152,6 +161,8 @@ struct Runner {
     config: Arc<Config>,
     targets: Vec<(usize, Shared)>,
     when: When,
+    lists: Mutex<Vec<(usize, Box<dyn SyncTarget>)>>,
+    only: Option<BTreeSet<u32>>,
     status: Status,
     progress: Progress,
 }
@@ -180,9 +191,10 @@ impl Runner {
                 client.close().await;
                 return Ok(());
             };
+            self.begin_lists(&sites, &info, &BTreeSet::new()).await?;
             self.status.update_source(|source| source.last_error = None);
             let mut exported = self.export(client, &info, &sites).await?;
-            let mut round = self.round(&info, &exported, &mut sites).await;
+            let mut round = self.round(&info, &exported.taken(), &mut sites).await;
             if matches!(round, Ok(Round::Copied)) {
                 round = self.finish(&sites, &info, &mut exported).await.map(|()| Round::Copied);
             }
@@ -241,6 +253,25 @@ impl Runner {
         Ok((begins && !sites.is_empty()).then_some(sites))
     }
 
+    /// What is published while the copy runs is known as new afterwards.
+    async fn begin_lists(
+        &self,
+        sites: &[Site],
+        info: &SourceInfo,
+        copied: &BTreeSet<u32>,
+    ) -> Result<()> {
+        for (index, list) in self.lists.lock().await.iter_mut() {
+            if sites.iter().any(|site| site.index == *index) {
+                let begun = begin_list(&self.config, info, list.as_mut(), copied);
+                tokio::time::timeout(OPEN_LIMIT, begun).await.unwrap_or_else(|_| {
+                    let message = format!("the list of tables is not begun after {OPEN_LIMIT:?}");
+                    Err(Error::new(Kind::Connection, message))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     async fn export(
         &self,
         mut client: ReplicationClient,
@@ -278,21 +309,26 @@ impl Runner {
     async fn round(
         &self,
         info: &SourceInfo,
-        exported: &Exported,
+        exported: &Taken,
         sites: &mut [Site],
     ) -> Result<Round> {
         let began = Instant::now();
         let source = &self.config.source;
         let reader = Reader::connect(source).await?;
-        let catalog = tables::read(&reader, source, &exported.name, exported.lsn).await?;
+        let mut catalog = tables::read(&reader, source, &exported.name, exported.lsn).await?;
         drop(reader);
+        if let Some(only) = &self.only {
+            catalog.tables.retain(|table| only.contains(&table.relation.oid));
+        }
+        let copied = catalog.tables.iter().map(|table| table.relation.oid).collect();
+        self.begin_lists(sites, info, &copied).await?;
         info!(
             lsn = %exported.lsn,
             tables = catalog.tables.len(),
             targets = sites.len(),
             "copying what the source has at this LSN"
         );
-        self.prepare(sites, &catalog, &exported.name).await?;
+        self.prepare(sites, &catalog, exported).await?;
         // however long it took to get here, each round gets on for as long
         let age = self.config.copy.max_snapshot_age;
         let until = (began + age).max(Instant::now() + began.elapsed().max(age / 2));
@@ -393,7 +429,8 @@ impl Runner {
     }
 
     /// Brings the targets to where chunks of this snapshot may be written.
-    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &str) -> Result<()> {
+    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &Taken) -> Result<()> {
+        let exported = (exported.name.as_str(), exported.lsn);
         for site in sites.iter_mut() {
             site.forms = site.target.lock().await.accept(&catalog.tables, exported).await?;
             self.start_over(site, catalog).await?;
@@ -428,8 +465,12 @@ impl Runner {
     }
 
     /// What is left to be done under this snapshot.
-    fn pass(&self, exported: &Exported, sites: &[Site], catalog: &Catalog, until: Instant) -> Pass {
+    fn pass(&self, exported: &Taken, sites: &[Site], catalog: &Catalog, until: Instant) -> Pass {
         let works = works(sites, catalog, self.config.copy.chunk_size);
+        // of others, other stages know what is left
+        if self.only.is_none() {
+            self.progress.nothing_left();
+        }
         self.progress.planned(&catalog.tables, &works);
         Pass {
             source: self.config.source.clone(),

@@ -92,9 +92,11 @@ pub(super) async fn read(
     reader.end().await?;
     let table = |shown: Shown| {
         let leaves = shown.leaves.iter().filter_map(|oid| leaves.remove(oid));
-        let leaves = leaves.map(|found| found.of(&shown)).collect();
+        let leaves: Vec<(Leaf, bool)> = leaves.map(|found| found.of(&shown)).collect();
+        let whole = !leaves.is_empty() && leaves.iter().all(|(_, whole)| *whole);
+        let leaves = leaves.into_iter().map(|(leaf, _)| leaf).collect();
         let Shown { relation, filter, changes, .. } = shown;
-        Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter, changes })
+        Arc::new(CopiedTable { relation: Arc::new(relation), leaves, filter, whole, changes })
     };
     Ok(Catalog {
         snapshot: Snapshot { lsn, xmin: xmin.cast_unsigned() },
@@ -109,9 +111,10 @@ struct Found {
 }
 
 impl Found {
-    /// As a leaf of this table, with the columns that are shown of it.
-    fn of(self, shown: &Shown) -> Leaf {
+    /// As a leaf of this table, with the columns that are shown of it; and whether these are all.
+    fn of(self, shown: &Shown) -> (Leaf, bool) {
         let Found { mut leaf, ties } = self;
+        let all = leaf.attributes.len();
         let column = |name: &str| shown.relation.columns.iter().find(|column| column.name == name);
         leaf.attributes.retain_mut(|attribute| {
             let column = column(&attribute.name);
@@ -119,7 +122,8 @@ impl Found {
             column.is_some()
         });
         leaf.shape = shape(shown, &leaf.attributes, &ties);
-        leaf
+        let whole = leaf.attributes.len() == all;
+        (leaf, whole)
     }
 }
 

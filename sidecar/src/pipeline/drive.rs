@@ -22,6 +22,7 @@ use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::source::verify_position;
 use crate::spool::{Item, Reader};
 use crate::status::{Status, TargetState};
+use crate::sync::Share;
 use crate::target::{Event, Target};
 use crate::telemetry::Metrics;
 
@@ -64,6 +65,8 @@ pub(super) struct Drive<T> {
     pub checkpoint: Checkpoint,
     /// It begins with a copy, and not where the slot is.
     pub copied: bool,
+    /// Which changes are its own.
+    pub share: Arc<watch::Sender<Share>>,
     /// The end of what it was given so far, in any session.
     pub reached: Lsn,
     /// A position that the source did not have when it was compared, and where its WAL ended. It may have passed the
@@ -77,6 +80,12 @@ struct Session {
     timeline: u32,
     assembler: Assembler,
     under_way: UnderWay,
+    /// What the assembler has given out and the target has not got: it waits for another stream.
+    held_back: Option<(Batch, Option<Checkpoint>)>,
+    /// A generation of the share, and what was given before it.
+    settling: Option<(u64, Lsn)>,
+    /// The end of what the target was last told to hurry with.
+    hurried: Lsn,
     /// The end of what the target was given.
     given: Lsn,
     given_at: Instant,
@@ -105,8 +114,12 @@ impl<T: Target> Drive<T> {
                 break;
             }
             let wait = self.after_failure(&failure);
+            let generation = self.share.borrow().generation();
+            let mut shares = self.share.subscribe();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                // without the tables that a sync has now, it may get on
+                _ = shares.wait_for(|share| share.generation() != generation) => {}
                 () = self.shared.shutdown.cancelled() => break,
             }
         }
@@ -148,19 +161,26 @@ impl<T: Target> Drive<T> {
     async fn session(&mut self) -> Result<()> {
         let Some(link) = self.link_state().await else { return Ok(()) };
         let mut session = self.open(link).await?;
+        let mut shares = self.share.subscribe();
+        if !self.shares_known(&mut shares).await {
+            return Ok(());
+        }
         info!(target_name = self.name, position = %session.stored, "target is open");
         loop {
+            shares.mark_unchanged();
             self.gather(&mut session).await?;
             if self.hand_over(&mut session) {
                 continue;
             }
             if session.ended {
+                // what waits for another stream comes again
                 if session.under_way.is_empty() {
                     return Ok(());
                 }
                 self.target.hurry();
             }
             self.note_idle(&mut session);
+            self.note_share(&mut session);
             let wake = session.wake(self.linger);
             let gathers = !session.ended && !session.is_full(self.limits);
             tokio::select! {
@@ -170,6 +190,8 @@ impl<T: Target> Drive<T> {
                     Some((sequence, item)) => self.push(&mut session, sequence, item).await?,
                     None => session.ended = true,
                 },
+                // its sender is ours
+                _ = shares.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -234,11 +256,15 @@ impl<T: Target> Drive<T> {
             self.checkpoint = Checkpoint::default();
         }
         self.shared.ledger.send_modify(|ledger| ledger.opened(self.index, stored));
+        self.share.send_modify(|share| share.opened(stored));
         self.shared.status.update_target(self.index, |status| status.applied = stored);
         Ok(Session {
             timeline: link.source.identity.timeline,
             assembler: Assembler::resume(&self.checkpoint, stored),
             under_way: UnderWay::default(),
+            held_back: None,
+            settling: None,
+            hurried: stored,
             given: stored,
             given_at: Instant::now(),
             applied: stored,
@@ -247,6 +273,14 @@ impl<T: Target> Drive<T> {
             was_idle: false,
             ended: false,
         })
+    }
+
+    /// Waits until it is known what is held of this stream. `false`: shutdown came first.
+    async fn shares_known(&self, shares: &mut watch::Receiver<Share>) -> bool {
+        tokio::select! {
+            known = shares.wait_for(|share| share.known) => known.is_ok(),
+            () = self.shared.shutdown.cancelled() => false,
+        }
     }
 
     /// The position of a new target.
@@ -290,6 +324,8 @@ impl<T: Target> Drive<T> {
                 return Err(Error::new(Kind::Server, message));
             }
             session.under_way.taken_back();
+            // without a commit it is a part of the same transaction
+            session.held_back.take_if(|(batch, _)| batch.commit.is_none());
             self.happened(session, Event::Durable(stored));
         }
         if session.assembler.skips() {
@@ -323,19 +359,24 @@ impl<T: Target> Drive<T> {
         if !session.under_way.has_room() || !self.target.has_room(full) {
             return false;
         }
+        if let Some((batch, checkpoint)) = session.held_back.take() {
+            return self.give_share(session, batch, checkpoint);
+        }
         let waited = session.waiting_since.is_some_and(|since| since.elapsed() >= self.linger);
         if full || (session.assembler.has_whole() && (waited || session.ended)) {
             let (mut batch, checkpoint) = session.assembler.take();
             batch.full = full;
             session.waiting_since = None;
-            self.give(session, batch, checkpoint);
-            return true;
+            return self.give_share(session, batch, checkpoint);
         }
         // what is already given says nothing new, and waits for its place behind it
         let next =
             |progress: &Progress| progress.lsn > session.given || !session.under_way.is_writing();
-        let due =
-            |progress: &Progress| next(progress) && (session.ended || session.is_due(*progress));
+        let wanted = self.share.borrow().until().filter(|until| session.given < *until);
+        let due = |progress: &Progress| {
+            let asked = wanted.is_some_and(|wanted| progress.lsn >= wanted);
+            next(progress) && (asked || session.ended || session.is_due(*progress))
+        };
         match session.assembler.progress().filter(due) {
             Some(progress) => {
                 self.store_progress(session, progress);
@@ -343,6 +384,42 @@ impl<T: Target> Drive<T> {
             }
             None => false,
         }
+    }
+
+    /// Gives what is this stream's of a batch; `false`: it has to wait.
+    fn give_share(
+        &mut self,
+        session: &mut Session,
+        mut batch: Batch,
+        checkpoint: Option<Checkpoint>,
+    ) -> bool {
+        let (mut taken, mut clash) = (false, None);
+        // no news for who looks at it
+        self.share.send_if_modified(|share| {
+            taken = share.take(&mut batch);
+            clash = share.new_clash();
+            false
+        });
+        if let Some(table) = clash {
+            self.waits(&format!(
+                "target {}: {table} on the source is another table now than the one that is being copied anew: nothing more \
+                 is written to this target until that has ended",
+                self.name
+            ));
+        }
+        match taken {
+            true => self.give(session, batch, checkpoint),
+            false => session.held_back = Some((batch, checkpoint)),
+        }
+        taken
+    }
+
+    /// Says where people look that nothing goes on, and why.
+    fn waits(&self, why: &str) {
+        warn!(target_name = self.name, "{why}");
+        self.shared.status.update_target(self.index, |status| {
+            status.last_error = Some(why.to_owned());
+        });
     }
 
     fn give(&mut self, session: &mut Session, batch: Batch, checkpoint: Option<Checkpoint>) {
@@ -422,6 +499,37 @@ impl<T: Target> Drive<T> {
         session.was_idle = idle;
     }
 
+    /// Tells who looks after syncs how far this is.
+    fn note_share(&mut self, session: &mut Session) {
+        let (generation, until, watched) = {
+            let share = self.share.borrow();
+            (share.generation(), share.until(), share.is_watched())
+        };
+        // what is behind a part of a transaction belongs to it
+        let new = session.settling.is_none_or(|(seen, _)| seen < generation);
+        if new && !session.under_way.is_open() {
+            session.settling = Some((generation, session.given));
+        }
+        let settled = session.settling.filter(|(_, given)| session.applied >= *given);
+        let (reached, stored) = (session.reached(), session.stored);
+        self.share.send_if_modified(|share| {
+            let settled = settled.is_some_and(|(generation, _)| {
+                let before = share.is_settled();
+                share.settle(generation);
+                share.is_settled() != before
+            });
+            let moved = (share.reached, share.stored) != (reached, stored);
+            (share.reached, share.stored) = (reached, stored);
+            settled || moved && watched
+        });
+        let waited_for =
+            until.is_some_and(|until| session.stored < until && session.given >= until);
+        if waited_for && session.hurried < session.given {
+            session.hurried = session.given;
+            self.target.hurry();
+        }
+    }
+
     /// The target has got through with something, or has nothing to do: what was wrong is history. To
     /// be open is not enough, or a target that fails at each attempt would seem to run in between.
     fn works(&mut self) {
@@ -452,8 +560,14 @@ impl Session {
 
     fn is_idle(&self, received: Lsn) -> bool {
         let nothing = self.assembler.rows() == 0 && !self.assembler.has_whole();
-        let reached = self.assembler.progress().map_or(self.given, |p| p.lsn.max(self.given));
-        nothing && !self.under_way.is_writing() && reached >= received
+        let nothing = nothing && self.held_back.is_none();
+        nothing && !self.under_way.is_writing() && self.reached() >= received
+    }
+
+    /// All that was received up to here was given, or was none of the target's.
+    fn reached(&self) -> Lsn {
+        let progress = self.assembler.progress().filter(|_| self.held_back.is_none());
+        progress.map_or(self.given, |progress| progress.lsn.max(self.given))
     }
 
     fn is_due(&self, progress: Progress) -> bool {

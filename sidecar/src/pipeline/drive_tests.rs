@@ -137,6 +137,7 @@ fn rig_with_spool(limit: usize) -> Rig {
         },
         checkpoint: Checkpoint::default(),
         copied: false,
+        share: Arc::new(watch::channel(Share::everything()).0),
         reached: Lsn::INVALID,
         refused: None,
     };
@@ -295,7 +296,7 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     }
     append(&mut spool, &transaction(commits + 1, 9, 1)).await;
     spool.close();
-    let Drive { index, name, reader, linger, backoff, shared, checkpoint, .. } = drive;
+    let Drive { index, name, reader, linger, backoff, shared, checkpoint, share, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
     let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
     let (copied, reached, refused) = (false, Lsn::INVALID, None);
@@ -310,6 +311,7 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
         shared,
         checkpoint,
         copied,
+        share,
         reached,
         refused,
     };

@@ -29,12 +29,14 @@ mod options;
 mod patience;
 mod pulse;
 mod receive;
+mod sync;
 mod under_way;
 
 pub(crate) use options::plugin_options;
+pub(crate) use sync::{TableSync, records_of};
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rsrepl_wire::Lsn;
@@ -52,6 +54,7 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Recovered, Spool, Streams};
 use crate::status::Status;
+use crate::sync::{Manager, Share, Slots};
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
@@ -107,17 +110,37 @@ pub async fn run(
     let (link, link_receiver) = watch::channel(None);
     let shared = drive::Shared {
         ledger,
-        link: link_receiver,
+        link: link_receiver.clone(),
         status: status.clone(),
         metrics,
         shutdown: shutdown.clone(),
     };
     let (batches, copies) = (config.pipeline.buffer_size, config.copy.data);
     let mut drives = JoinSet::new();
+    let mut syncs = JoinSet::new();
+    let slots: Slots = Arc::new(Mutex::new(vec![None; config.targets.len()]));
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
-        spawn_target(&mut drives, index, target, reader, (batches, copies), shared.clone())?;
+        let share = Arc::new(watch::channel(Share::main()).0);
+        syncs.spawn(
+            Manager {
+                config: Arc::clone(&config),
+                index,
+                target: records_of(&config, index)?,
+                share: Arc::clone(&share),
+                link: link_receiver.clone(),
+                view: view.clone(),
+                status: status.clone(),
+                shutdown: shutdown.clone(),
+                lists: Default::default(),
+                slots: slots.clone(),
+                tables: Vec::new(),
+            }
+            .run(),
+        );
+        let options = (batches, copies);
+        spawn_target(&mut drives, index, target, reader, options, (shared.clone(), share))?;
     }
-    drop(shared);
+    drop((shared, link_receiver));
 
     let pulse_done = CancellationToken::new();
     let pulse = tokio::spawn(pulse::run(
@@ -151,10 +174,15 @@ pub async fn run(
     };
     shutdown.cancel();
     info!("shutting down: applying what has been received");
-    let all_done = async { while drives.join_next().await.is_some() {} };
+    let all_done = async {
+        // a sync that is under way goes on at the next start; its sessions end in good order
+        while syncs.join_next().await.is_some() {}
+        while drives.join_next().await.is_some() {}
+    };
     if tokio::time::timeout(DRAIN_LIMIT, all_done).await.is_err() {
         warn!(limit = ?DRAIN_LIMIT, "targets were not done in time; they go on from their positions at the next start");
         drives.shutdown().await;
+        syncs.shutdown().await;
     }
     drained.cancel();
     if !receiver.is_finished()
@@ -246,10 +274,14 @@ pub async fn copy(
             }
         }
     }
+    let lists = targets.iter().map(|(index, _)| *index);
+    let lists = lists.filter_map(|index| Some((index, records_of(config, index).ok()?))).collect();
     let stage = Stage {
         config: config.clone(),
         targets,
         when,
+        lists,
+        only: None,
         status: status.clone(),
         progress: status.copy().clone(),
         shutdown: shutdown.clone(),
@@ -282,13 +314,13 @@ fn spawn_target(
     config: &config::Target,
     reader: Reader,
     (batches, copies): (usize, bool),
-    shared: drive::Shared,
+    (shared, share): (drive::Shared, Arc<watch::Sender<Share>>),
 ) -> Result<()> {
     match &config.options {
         TargetOptions::Postgres(options) => {
             let target = PostgresTarget::new(postgres_options(config, options, batches));
             let drive = driver(index, config, Duration::ZERO, target, reader, shared);
-            drives.spawn(drive::Drive { copied: copies, ..drive }.run());
+            drives.spawn(drive::Drive { copied: copies, share, ..drive }.run());
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
@@ -296,7 +328,7 @@ fn spawn_target(
             let limits = BatchLimits { rows: config.batch.rows.min(ENCODED_ROWS), ..config.batch };
             let linger = ENCODE_INTERVAL.min(config.batch.interval);
             let drive = driver(index, config, linger, target, reader, shared);
-            drives.spawn(drive::Drive { limits, copied: copies, ..drive }.run());
+            drives.spawn(drive::Drive { limits, copied: copies, share, ..drive }.run());
         }
     }
     Ok(())
@@ -327,6 +359,7 @@ fn driver<T: Target>(
         shared,
         checkpoint: Checkpoint::default(),
         copied: false,
+        share: Arc::new(watch::channel(Share::everything()).0),
         reached: Lsn::INVALID,
         refused: None,
     }

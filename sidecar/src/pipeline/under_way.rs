@@ -86,6 +86,11 @@ impl UnderWay {
         last
     }
 
+    /// The last batch was a part of a transaction that goes on.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     pub(super) fn is_writing(&self) -> bool {
         !self.writing.is_empty()
     }

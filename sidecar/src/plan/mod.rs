@@ -48,6 +48,8 @@ pub struct Plan {
 pub struct Truncation {
     pub lsn: Lsn,
     pub restart_identity: bool,
+    /// Another stream has the rest of it.
+    pub parted: bool,
     pub relations: Vec<Arc<Relation>>,
 }
 
@@ -69,9 +71,9 @@ impl Plan {
         let mut index = TableIndex::default();
         for change in changes {
             match change.operation {
-                Operation::Truncate { restart_identity } => {
+                Operation::Truncate { restart_identity, parted } => {
                     plan.forget(&change.relation);
-                    plan.truncate(change.lsn, restart_identity, change.relation);
+                    plan.truncate(change.lsn, (restart_identity, parted), change.relation);
                 }
                 // a place where a plan ends: targets take it out before
                 Operation::Schema(_) => {}
@@ -98,13 +100,16 @@ impl Plan {
         }
     }
 
-    fn truncate(&mut self, lsn: Lsn, restart_identity: bool, relation: Arc<Relation>) {
+    fn truncate(&mut self, lsn: Lsn, how: (bool, bool), relation: Arc<Relation>) {
+        let (restart_identity, parted) = how;
         match self.truncates.last_mut() {
             Some(last) if last.lsn == lsn && last.restart_identity == restart_identity => {
+                last.parted |= parted;
                 last.relations.push(relation);
             }
             _ => {
-                self.truncates.push(Truncation { lsn, restart_identity, relations: vec![relation] })
+                let relations = vec![relation];
+                self.truncates.push(Truncation { lsn, restart_identity, parted, relations });
             }
         }
     }

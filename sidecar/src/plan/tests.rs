@@ -322,7 +322,7 @@ proptest! {
             let rows = in_order.entry(relation.name.clone()).or_default();
             let operation = if *kind == 0 {
                 rows.clear();
-                Operation::Truncate { restart_identity: false }
+                Operation::Truncate { restart_identity: false, parted: false }
             } else {
                 rows.push(lsn.0);
                 Operation::Insert { new: rsrepl_wire::Row(Bytes::new()) }
@@ -375,7 +375,7 @@ fn one_truncate_of_several_tables_stays_one() {
         lsn: Lsn(lsn),
         end_lsn: Lsn(10),
         relation: relation(name, ReplicaIdentity::Default),
-        operation: Operation::Truncate { restart_identity: false },
+        operation: Operation::Truncate { restart_identity: false, parted: false },
     };
     let plan = Plan::new(vec![change(1, "a"), change(1, "b"), change(2, "c")]);
     let names: Vec<Vec<&str>> = plan

@@ -55,6 +55,14 @@ impl ReplicationClient {
         rows.first().map(|row| read_slot(name, row)).transpose()
     }
 
+    /// Names of this database's logical slots that no session uses.
+    pub async fn idle_slots(&mut self) -> Result<Vec<String>> {
+        const SQL: &str = "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE active_pid IS NULL \
+             AND NOT temporary AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+        let rows = self.query("looking at the slots failed", SQL).await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+
     /// Creates a logical slot and returns its consistent point, where its stream begins. Waits for
     /// the transactions that are running now to end, however long they take.
     pub async fn create_slot(&mut self, name: &str, plugin: &str) -> Result<Lsn> {
@@ -108,6 +116,12 @@ impl ReplicationClient {
             }
         }
         Ok(false)
+    }
+
+    /// Drops a slot, once the session that has used it is gone.
+    pub async fn drop_slot_when_free(&mut self, name: &str) -> Result<()> {
+        let sql = format!("DROP_REPLICATION_SLOT {} WAIT", identifier(name));
+        self.query("dropping the slot failed", &sql).await.map(drop)
     }
 
     /// Drops a slot that nobody uses.

@@ -50,6 +50,8 @@ mod view;
 mod visible;
 mod whole;
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use self::arriving::Marks;
@@ -65,7 +67,13 @@ use self::target::Target;
 use self::visible::Visibility;
 use crate::config::{self, Config, Mode, TargetOptions};
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::records_of;
 use crate::preflight::{self, Scope};
+use crate::sync::Stage;
+use crate::target::SourceIdentity;
+
+/// How long a target may take to tell what is recorded of syncs.
+const RECORDS_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -94,14 +102,41 @@ pub async fn verify(config: &Config, options: &Options) -> Result<Report> {
     let end = async || postgres::wal_end(&source.look).await;
     let targets = join_all(configured.iter().map(|target| Target::open(target, &identity, end)));
     let targets = targets.await;
+    let synced =
+        async || join_all(configured.iter().map(|target| synced(config, target, &identity))).await;
     let desks = Desk::all(targets.len());
     let mut run = Run { desks, targets, tables: Vec::new(), source };
     run.prepare(config, options).await?;
+    run.leave_out(&synced().await);
     run.compare(options).await;
+    // what came to be copied anew meanwhile was looked at while it was not there
+    run.leave_out(&synced().await);
     if options.repair {
         run.repair(options.delete).await;
+        run.leave_out(&synced().await);
     }
     Ok(run.report(histories, options.accept_left_out))
+}
+
+/// Tables of a target that are being copied anew, or will be soon, by oid; or why that is not known.
+async fn synced(
+    config: &Config,
+    target: &config::Target,
+    source: &SourceIdentity,
+) -> std::result::Result<Vec<u32>, String> {
+    let index = config.targets.iter().position(|known| known.name == target.name);
+    let read = async {
+        let mut records = records_of(config, index.unwrap_or(usize::MAX))?;
+        records.open(source).await?;
+        records.read().await
+    };
+    let read = tokio::time::timeout(RECORDS_LIMIT, read).await;
+    let read = read.unwrap_or_else(|_| Err(Error::new(Kind::Connection, "no answer")));
+    let tables = read.map_err(|error| {
+        format!("it is not known which of its tables are being copied anew: {error}")
+    })?;
+    let synced = tables.iter().filter(|table| table.stage != Stage::ToDecide);
+    Ok(synced.map(|table| table.oid).collect())
 }
 
 /// The names of histories, which are not meant to equal the source, and the targets that are.
@@ -171,6 +206,27 @@ impl Run {
             desk.tallies = self.tables.iter().map(|_| Tally::default()).collect();
         }
         Ok(())
+    }
+
+    /// What is being copied anew is not compared on that target, and what was seen of it means nothing.
+    fn leave_out(&mut self, synced: &[std::result::Result<Vec<u32>, String>]) {
+        for (number, table) in self.tables.iter_mut().enumerate() {
+            let oid = table.scope.relation.oid;
+            let of = table.there.iter_mut().zip(&mut self.desks).zip(synced);
+            for ((there, desk), synced) in of {
+                let why = match synced {
+                    Ok(synced) if !synced.contains(&oid) => continue,
+                    Ok(_) => "it is being copied anew: verify it when that has ended",
+                    Err(why) => why,
+                };
+                if there.is_ok() {
+                    *there = Err(why.to_owned());
+                    desk.tally(number, |tally| tally.differences.clear());
+                    desk.suspects.retain(|suspect| suspect.table != number);
+                    desk.fail(number, why.to_owned());
+                }
+            }
+        }
     }
 
     /// A table that the source does not let be read is one of which nothing is known; when the source is

@@ -30,7 +30,7 @@ pub fn copied(relation: &Arc<Relation>) -> Arc<CopiedTable> {
         shape: "shape".into(),
     };
     let relation = Arc::clone(relation);
-    Arc::new(CopiedTable { relation, leaves: vec![leaf], filter: None, changes: true })
+    Arc::new(CopiedTable { relation, leaves: vec![leaf], filter: None, whole: true, changes: true })
 }
 
 pub fn snapshot(lsn: u64) -> Snapshot {
@@ -72,7 +72,7 @@ impl Copy {
 
     /// Begins a round.
     pub async fn round(&mut self, lsn: u64) {
-        self.target.accept(&self.tables, "").await.unwrap();
+        self.target.accept(&self.tables, ("", Lsn(0))).await.unwrap();
         self.target.caught_up(snapshot(lsn)).await.unwrap();
     }
 
@@ -193,7 +193,7 @@ async fn what_is_copied_twice_and_caught_up_with_is_what_the_last_snapshot_shows
     let Standing::Unfinished(records) = standing else { panic!("{standing:?}") };
     assert_eq!(records.caught_up, snapshot(100));
     assert_eq!(shown(&records), [(1, 0, "shape", 100), (1, 10, "shape", 0)]);
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     let changes = vec![
         insert(&t, 110, &[int(5), text("e")]),
         delete(&t, 111, &[int(2), text("b")]),
@@ -213,7 +213,7 @@ async fn what_is_copied_twice_and_caught_up_with_is_what_the_last_snapshot_shows
     copy.write(&again, &since, false).await.unwrap_err();
     assert_eq!(shown(&copy.again().await), [(1, 0, "shape", 100), (1, 10, "shape", 0)]);
     copy.target.finish(Lsn(200)).await.expect_err("something is not done");
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     copy.write(&again, &since, true).await.unwrap();
     copy.copy(0, 200, 10, &[row(11, "k")]).await;
     let expected = ["1\ta", "3\tC", "5\te", "6\td", "11\tk"];
@@ -249,7 +249,7 @@ async fn rows_without_a_key_come_once() {
     let records = copy.again().await;
     let of_log = [(1, 0, "shape", 100), (1, 10, "shape", 100), (1, 20, "shape", 0)];
     assert_eq!(shown(&records), [&of_log[..], &[(2, 0, "shape", 100)]].concat());
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     let begun = Some(snapshot(100).begun());
     let again = Chunk { since: begun, ..copy.chunk(0, 100, 20).await };
     copy.write(&again, &sent(&rows), true).await.unwrap();
@@ -262,7 +262,7 @@ async fn rows_without_a_key_come_once() {
     copy.copy(0, 200, 0, &rows).await;
     assert_eq!(shown(&copy.again().await), [(1, 0, "shape", 200), (2, 0, "shape", 100)]);
     copy.target.finish(Lsn(200)).await.expect_err("the other one is not of this snapshot");
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     let other = Arc::clone(&copy.tables[1]);
     copy.target.start_over(2, Some(&other)).await.unwrap();
     copy.copy(1, 200, 0, &rows).await;
@@ -285,10 +285,10 @@ async fn a_history_begins_with_what_is_copied() {
         copy.copy(0, 100, 0, &[row(1, "a"), row(2, "b")]).await;
     }
     copy.again().await;
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     copy.die_before_the_record(&rig, (0, 100, 10), &[row(3, "c"), row(4, "d")]).await;
     copy.again().await;
-    copy.target.accept(&copy.tables, "").await.unwrap();
+    copy.target.accept(&copy.tables, ("", Lsn(0))).await.unwrap();
     let changes = vec![update(&t, 110, &[int(2), text("B")])];
     copy.target.catch_up(ended(changes, 120)).await.unwrap();
     copy.target.caught_up(snapshot(200)).await.unwrap();
@@ -342,7 +342,7 @@ async fn what_cannot_be_copied_is_named() {
         Copy::open(rig.options(), &[Arc::clone(&t), Arc::clone(&dates), twin]).await;
     assert_eq!(standing, Standing::New);
     let error = refusal(
-        copy.target.accept(&copy.tables, "").await,
+        copy.target.accept(&copy.tables, ("", Lsn(0))).await,
         &["`mirror`.`t` has rows", "public.d and twin.d would both", "TRUNCATE TABLE"],
     );
     assert_eq!(error.kind(), Kind::Setup);
@@ -357,7 +357,7 @@ async fn what_cannot_be_copied_is_named() {
     // that another table has been begun says nothing of this one
     let tables: Vec<_> = [&copy.tables[0].relation, &t].map(Arc::clone).to_vec();
     let (mut copy, _) = Copy::open(rig.options(), &tables).await;
-    refusal(copy.target.accept(&copy.tables, "").await, &["`mirror`.`t` has rows"]);
+    refusal(copy.target.accept(&copy.tables, ("", Lsn(0))).await, &["`mirror`.`t` has rows"]);
 }
 
 fn date(name: &str) -> rsrepl_wire::Column {

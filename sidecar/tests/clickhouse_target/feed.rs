@@ -179,7 +179,7 @@ pub fn delete(relation: &Arc<Relation>, lsn: u64, old: &[Cell]) -> Change {
 
 /// A TRUNCATE.
 pub fn truncate(relation: &Arc<Relation>, lsn: u64) -> Change {
-    made(relation, lsn, Operation::Truncate { restart_identity: false })
+    made(relation, lsn, Operation::Truncate { restart_identity: false, parted: false })
 }
 
 /// The changes of one transaction that ends at `end`.

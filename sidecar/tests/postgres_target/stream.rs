@@ -120,7 +120,10 @@ impl Stream {
     }
 
     pub fn truncate(&mut self, table: &Arc<Relation>) {
-        self.change(Arc::clone(table), Operation::Truncate { restart_identity: false });
+        self.change(
+            Arc::clone(table),
+            Operation::Truncate { restart_identity: false, parted: false },
+        );
     }
 
     pub fn change(&mut self, relation: Arc<Relation>, operation: Operation) {

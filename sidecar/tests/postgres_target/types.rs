@@ -195,7 +195,12 @@ fn transactions() -> Vec<Batch> {
                 )),
                 Message::Truncate(m) => changes.extend(m.relations.iter().map(|oid| {
                     let restart_identity = m.restart_identity;
-                    change(&relations, m.lsn, *oid, Operation::Truncate { restart_identity })
+                    change(
+                        &relations,
+                        m.lsn,
+                        *oid,
+                        Operation::Truncate { restart_identity, parted: false },
+                    )
                 })),
                 Message::Commit(m) => {
                     let commit = Position { lsn: m.end_lsn, commit_time: m.commit_time, xid: 1 };

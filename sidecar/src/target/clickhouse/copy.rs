@@ -27,6 +27,8 @@ use super::failure::Attempt;
 use super::insertion::Inlet;
 use super::options::ClickHouseOptions;
 use super::plan::Plan;
+use super::records::{self, Record};
+use super::session::Session;
 use super::version::Version;
 use super::write::{Before, Context, Step, Table, Writer};
 use super::{position, setup};
@@ -36,6 +38,7 @@ use crate::copy::{
     ChunkWriter, CopiedTable, CopyTarget, Form, Promise, Records, Snapshot, Standing,
 };
 use crate::error::{Error, Kind, Result};
+use crate::schema;
 use crate::target::SourceIdentity;
 
 /// How long requests that are on their way may take to come to their end.
@@ -51,6 +54,9 @@ pub struct ClickHouseCopy {
     streamed: HashMap<u32, Arc<Table>>,
     /// When the last snapshot was taken, for histories: microseconds since 2000-01-01.
     at: i64,
+    /// Tables of which nothing is copied yet are made to fit, and emptied.
+    /// The slot of the stream that goes on beside it.
+    replaces: Option<String>,
 }
 
 /// What is known from one `open` to the next.
@@ -65,7 +71,13 @@ struct Opened {
 impl ClickHouseCopy {
     pub fn new(options: ClickHouseOptions) -> Self {
         let (tables, streamed) = (Arc::default(), HashMap::new());
-        ClickHouseCopy { options, opened: None, tables, streamed, at: now() }
+        ClickHouseCopy { options, opened: None, tables, streamed, at: now(), replaces: None }
+    }
+
+    /// What the tables have is replaced: none of it came with this slot.
+    #[must_use]
+    pub fn replacing(self, main: &str) -> Self {
+        ClickHouseCopy { replaces: Some(main.to_owned()), ..self }
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -166,11 +178,81 @@ impl ClickHouseCopy {
         .hint(format!("TRUNCATE TABLE {table}, or set copy.data = false")))
     }
 
-    async fn accept(&mut self, tables: &[Arc<CopiedTable>]) -> Result<Vec<Form>> {
+    /// Empties a table, and makes it what the source's has become since rows were written to it.
+    async fn replace(&self, table: &CopiedTable, at: Lsn) -> Result<()> {
+        let Opened { context, source, dates, .. } = self.opened()?;
+        let (options, relation) = (&self.options, &table.relation);
+        let database = &options.database;
+        let main =
+            SourceIdentity { slot: self.replaces.clone().unwrap_or_default(), ..source.clone() };
+        let mut known = HashMap::new();
+        if setup::describe(&context.server, database, records::TABLES).await?.is_some() {
+            known = records::read(&context.server, database, &main).await?;
+        }
+        let name_of = |table: &schema::Table| options.target_table(&table.schema, &table.name);
+        let now = options.target_table(&relation.schema, &relation.name);
+        // what it is called on the server, as long as a RENAME of the source has not come here
+        let own = match known.is_empty() {
+            true => HashMap::new(),
+            false => records::read(&context.server, database, source).await?,
+        };
+        let was = |records: &HashMap<u32, Record>| {
+            let record = records.get(&relation.oid).filter(|record| !record.dropped);
+            record.map(|record| name_of(&record.table))
+        };
+        let since = known.get(&relation.oid).map_or(Version::default(), |record| record.version);
+        // of two that the stream knows under one name, the later one has it
+        let other = |name: &String| {
+            known.values().find(|record| {
+                let table = &record.table;
+                let later = record.version > since || was(&known).as_ref() != Some(name);
+                table.oid != relation.oid && !record.dropped && later && name_of(table) == *name
+            })
+        };
+        let mut names: Vec<String> = [was(&own), was(&known)].into_iter().flatten().collect();
+        // by its new name alone it is only known when no other is
+        if names.is_empty() {
+            names.push(now.clone());
+        }
+        names.dedup();
+        // behind this, what the stream makes of the others is made
+        if position::read(&context.server, database, &main).await? < at
+            && let Some((name, other)) =
+                names.iter().chain([&now]).find_map(|name| Some((name, other(name)?)))
+        {
+            return Err(self.is_still(relation, name, &other.table));
+        }
+        for name in names.into_iter().filter(|name| other(name).is_none()) {
+            let storage = options.plan(relation, name, *dates)?.storage();
+            let sql = format!("TRUNCATE TABLE IF EXISTS {}", qualified(database, &storage));
+            context.server.execute(Attempt::Truncate(&storage), &sql).await?;
+        }
+        let to = (relation, table.whole);
+        Session::follow_shape(options, context, source, *dates, to, at).await
+    }
+
+    /// The stream beside the sync has yet to bring what became of another table.
+    fn is_still(&self, relation: &Relation, name: &str, other: &schema::Table) -> Error {
+        let (target, table) = (&self.options.name, qualified(&self.options.database, name));
+        Error::new(
+            Kind::Server,
+            format!(
+                "target {target}: {relation} (oid {}) is to be copied anew, and {table} is still that of {other} (oid {})",
+                relation.oid, other.oid
+            ),
+        )
+        .hint("it goes on when the stream has brought what became of that one")
+    }
+
+    async fn accept(&mut self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<Vec<Form>> {
         let (mut accepted, mut wrong) = (HashMap::new(), Vec::new());
         let mut names: HashMap<String, &CopiedTable> = HashMap::new();
         for table in tables {
             let planned = async {
+                if self.replaces.is_some() && self.opened()?.found.of(table.relation.oid).is_empty()
+                {
+                    self.replace(table, at).await?;
+                }
                 let planned = self.copied(table).await?;
                 if self.opened()?.found.of(table.relation.oid).is_empty() {
                     self.check_empty(&planned.plan).await?;
@@ -341,9 +423,9 @@ impl CopyTarget for ClickHouseCopy {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        _exported: &'a str,
+        (_, at): (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>> {
-        Box::pin(self.accept(tables))
+        Box::pin(self.accept(tables, at))
     }
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {

@@ -192,6 +192,7 @@ mod tests {
             relation: Arc::new(relation),
             leaves: vec![leaf(7), leaf(3)],
             filter: None,
+            whole: true,
         });
         let first = |oid: u32, first: u32| {
             let chunk = Chunk {

@@ -141,7 +141,9 @@ impl Session {
         // what it was before is not known; the columns that are here were there
         let has = |column: &&Column| place.actual.columns.contains_key(&column.name);
         let columns = to.columns.iter().filter(has).cloned().collect();
-        let record = Record { table: Table { columns, ..to.clone() }, ..Record::default() };
+        let had_rows = !place.actual.is_empty;
+        let record =
+            Record { table: Table { columns, ..to.clone() }, had_rows, ..Record::default() };
         let own = |name: &&String| {
             !name.starts_with(OWN_PREFIX) && !to.columns.iter().any(|column| column.name == **name)
         };
@@ -321,7 +323,9 @@ impl Session {
             return Ok(());
         }
         let table = Table::of_relation(relation);
-        self.write(Record { table, version, done: true, ..Record::default() }).await
+        let place = self.place(&self.target_table(&table)).await?;
+        let had_rows = place.is_some_and(|place| !place.actual.is_empty);
+        self.write(Record { table, version, done: true, had_rows, ..Record::default() }).await
     }
 
     async fn write(&mut self, record: Record) -> Result<()> {

@@ -9,11 +9,12 @@ use rsrepl_wire::{Lsn, Relation};
 
 use super::client::Server;
 use super::convert::DateRange;
-use super::ddl::qualified;
+use super::ddl::{literal, qualified};
 use super::failure::Attempt;
 use super::options::ClickHouseOptions;
 use super::plan::OWN_PREFIX;
 use super::policy::Unrepresentable;
+use super::syncs::{ENDED, SYNCS};
 use super::types::{ColumnType, take_varint};
 use super::{position, setup};
 use crate::error::{Error, Kind, Result};
@@ -73,6 +74,25 @@ impl Mirror {
         let all = position::read_truncates(&self.server, database, &self.source.slot).await?;
         let name = self.options.target_table(&relation.schema, &relation.name);
         Ok(all.get(&name).map(|version| version.0))
+    }
+
+    /// Another stream than the main one has the table.
+    pub(crate) async fn is_synced(&self, relation: &Relation) -> Result<bool> {
+        let ClickHouseOptions { database, .. } = &self.options;
+        if setup::describe(&self.server, database, SYNCS).await?.is_none() {
+            return Ok(false);
+        }
+        let sql = format!(
+            "SELECT toString(count()) FROM {} FINAL WHERE slot = {} AND system_id = {} AND source_oid = {} \
+             AND sync_slot != '' AND stage != {}",
+            qualified(database, SYNCS),
+            literal(&self.source.slot),
+            self.source.system_id,
+            relation.oid,
+            literal(ENDED)
+        );
+        let rows = self.server.strings::<1>(Attempt::ReadPosition, &sql).await?;
+        Ok(rows.first().is_some_and(|[count]| count != "0"))
     }
 
     /// `None`: there is no such table; the target makes it with its first row.

@@ -10,6 +10,7 @@
 //! | `target` | what the pipeline sees |
 //! | `copy`, `copy_chunks` | the rows that are there when the stream begins |
 //! | `copies` | what is recorded of an unfinished copy |
+//! | `syncs` | what is recorded of tables that are copied anew beside the stream |
 //! | `worker` | groups of batches: when they are stored, the position behind the rows |
 //! | `session` | batches to steps of tables |
 //! | `tables` | what is known of each table, by oid and by name (pure) |
@@ -74,6 +75,7 @@ mod refuse;
 mod session;
 mod setup;
 mod sink;
+mod syncs;
 mod tables;
 mod target;
 mod toast;
@@ -89,6 +91,7 @@ pub(crate) use ddl::{literal, quoted};
 pub(crate) use mirror::{ImageColumn, Mirror, Reader, version_at};
 pub use options::ClickHouseOptions;
 pub use policy::{ChosenType, ColumnOptions, Policies, Unrepresentable};
+pub use syncs::ClickHouseSyncs;
 pub use target::ClickHouseTarget;
 pub(crate) use types::{ColumnType, Scalar};
 pub use worker::GroupLimits;

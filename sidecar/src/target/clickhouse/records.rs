@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::schema::{Column, Table};
 use crate::target::SourceIdentity;
 
-const TABLES: &str = "_rsrepl_tables";
+pub(super) const TABLES: &str = "_rsrepl_tables";
 
 /// What is known of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub(super) struct Record {
     /// The source dropped it, and the server keeps it.
     #[serde(default)]
     pub(super) dropped: bool,
+    /// It had rows before the stream brought the first.
+    #[serde(default)]
+    pub(super) had_rows: bool,
     /// Of the change that made it so. What is older of this table is stored.
     #[serde(skip)]
     pub(super) version: Version,

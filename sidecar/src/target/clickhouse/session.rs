@@ -18,7 +18,7 @@ use super::write::{Context, Step, Table};
 use super::{copies, ddl, position, setup};
 use crate::batch::{Change, Operation, Position};
 use crate::error::{Error, Kind, Result};
-use crate::schema::Table as Described;
+use crate::schema::{self, Table as Described};
 use crate::target::SourceIdentity;
 
 /// See the module's documentation.
@@ -119,6 +119,44 @@ impl Session {
         Ok((session, lsn))
     }
 
+    /// Before the rows of a table are copied anew: makes it follow from what it is known to have been.
+    pub(super) async fn follow_shape(
+        options: &ClickHouseOptions,
+        context: &Context,
+        source: &SourceIdentity,
+        dates: DateRange,
+        (relation, whole): (&Arc<Relation>, bool),
+        lsn: Lsn,
+    ) -> Result<()> {
+        let records = records::read(&context.server, &options.database, source).await?;
+        let mut session = Session {
+            options: options.clone(),
+            context: context.clone(),
+            source: source.clone(),
+            dates,
+            version: Version::default(),
+            ends_at: lsn,
+            whole: lsn,
+            tables: Tables::default(),
+            truncates: HashMap::new(),
+            records,
+        };
+        let version = Version::copied(lsn, 0);
+        if !session.is_changed(relation, version) {
+            return Ok(());
+        }
+        let turn = |how, version| Turn { how, version, lsn, whole: lsn };
+        session.follow(&turn(How::Shown(Arc::clone(relation)), version)).await?;
+        let Some(record) = session.records.get(&relation.oid).filter(|_| whole) else {
+            return Ok(());
+        };
+        // a description by itself does not say that a column is gone
+        let table = Described::of_relation(relation).completed_by(&record.table);
+        let (command, what) = ("ALTER TABLE".to_owned(), schema::What::Is(table));
+        let message = Arc::new(schema::Message { command, what, rewrite: false });
+        session.follow(&turn(How::Told(message), Version::copied(lsn, 1))).await
+    }
+
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before
     /// the next change of a table itself, which is given back.
     pub(super) async fn steps(
@@ -181,6 +219,20 @@ impl Session {
             == (&shown.schema, &shown.name, &shown.columns);
         // one that has begun is to be ended
         !same || !record.done && record.version == version
+    }
+
+    /// Looks up what is recorded of tables that somebody else has written to and altered.
+    pub(super) async fn look_again(&mut self, oids: &[u32]) -> Result<()> {
+        let Context { server, database, .. } = &self.context;
+        let mut recorded = records::read(server, database, &self.source).await?;
+        for oid in oids {
+            match recorded.remove(oid) {
+                Some(record) => self.records.insert(*oid, record),
+                None => self.records.remove(oid),
+            };
+            self.forget(*oid);
+        }
+        Ok(())
     }
 
     /// Forgets how a table is written to: it is another one from here on.

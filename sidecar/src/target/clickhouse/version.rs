@@ -84,7 +84,7 @@ mod tests {
             lsn: Lsn(lsn),
             end_lsn: Lsn(end),
             relation: Arc::clone(&relation),
-            operation: Operation::Truncate { restart_identity: false },
+            operation: Operation::Truncate { restart_identity: false, parted: false },
         };
         let transaction = |(distance, steps): &(u64, Vec<u64>)| {
             end += distance;

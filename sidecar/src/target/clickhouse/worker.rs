@@ -158,6 +158,13 @@ impl Worker {
     /// is stored.
     async fn write(&mut self, batch: Batch) -> Result<()> {
         self.group.since.get_or_insert_with(Instant::now);
+        if !batch.anew.is_empty() {
+            self.wait_until_stored().await?;
+            self.store();
+            self.wait_until_stored().await?;
+            self.session.look_again(&batch.anew).await?;
+            self.inlets.iter_mut().for_each(|inlet| *inlet = Inlet::default());
+        }
         let rows = batch.changes.len();
         let mut changes = Changes::new(batch.changes, batch.ends);
         loop {

@@ -24,7 +24,8 @@ fn made(table: &Table) -> (Record, Actual) {
         generated: c.generated != Generated::No,
         identity: c.identity != Identity::No,
     });
-    let record = Record { table: table.clone(), dropped: false, places, target_oid: 7 };
+    let record =
+        Record { table: table.clone(), dropped: false, had_rows: false, places, target_oid: 7 };
     let (schema, name) = (table.schema.clone(), table.name.clone());
     let actual = Actual {
         oid: 7,

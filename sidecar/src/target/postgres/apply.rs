@@ -15,7 +15,7 @@ use super::order::Work;
 use super::positions::{Begin, Positions};
 use super::records;
 use super::table::Table;
-use super::{errors, sets};
+use super::{errors, parted, sets};
 use crate::batch::Position;
 use crate::config::MissingRows;
 use crate::error::{Error, Kind, Result};
@@ -189,8 +189,15 @@ impl Session {
             .filter_map(|relation| self.tables.get(&relation.oid))
             .map(|table| &*table.fit)
             .collect();
-        let statement = catalog::TargetTable::truncate(&tables, truncation.restart_identity);
-        self.client.batch_execute(&statement).await.map_err(|error| {
+        let emptied = match truncation.parted {
+            true => parted::empty(&self.client, &tables, truncation.restart_identity).await,
+            false => {
+                let statement =
+                    catalog::TargetTable::truncate(&tables, truncation.restart_identity);
+                self.client.batch_execute(&statement).await
+            }
+        };
+        emptied.map_err(|error| {
             let names: Vec<_> = truncation.relations.iter().map(ToString::to_string).collect();
             let what = format!("truncate of {}", names.join(", "));
             errors::of_server(&self.target, &what, error).at(truncation.lsn)

@@ -151,6 +151,17 @@ pub async fn begin(target: &str, client: &Client, slot: &str, epoch: i64) -> Res
     Err(Error::new(Kind::Server, what).hint("run one sidecar per slot"))
 }
 
+/// Something of a table was copied.
+pub async fn has_chunks(
+    client: &Client,
+    slot: &str,
+    table: u32,
+) -> Result<bool, tokio_postgres::Error> {
+    let sql =
+        "SELECT EXISTS (SELECT FROM rsrepl.copied_chunks WHERE slot = $1 AND source_table = $2)";
+    client.query_one(sql, &[&slot, &i64::from(table)]).await?.try_get(0)
+}
+
 async fn forget_chunks(client: &Client, slot: &str) -> Result<(), tokio_postgres::Error> {
     let sql = "DELETE FROM rsrepl.copied_chunks WHERE slot = $1";
     client.execute(sql, &[&slot]).await.map(drop)

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rsrepl_wire::Relation;
+use rsrepl_wire::{Lsn, Relation};
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use super::alter::{self, Actual, ActualColumn, How, Planned};
 use super::records::{self, Record};
 use super::schemas::Step;
-use super::sql::ident;
+use super::sql::{self, ident};
 use super::{ddl, errors};
 use crate::error::{Error, Kind, Result};
 use crate::schema::{Operation, Policy, Table, Verdict, What};
@@ -33,12 +34,16 @@ SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.a
   LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
+const POSITION: &str = "SELECT applied_lsn FROM rsrepl.positions WHERE slot = $1";
+
 const HAS_SCHEMA: &str = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1";
 
 /// What schema changes are followed by.
 pub struct Follows {
     pub slot: String,
     pub policy: Policy,
+    /// Of a sync: the slot of the stream beside it, and the LSN that the source is looked at.
+    pub main: Option<(String, Lsn)>,
 }
 
 /// See the module's documentation.
@@ -70,6 +75,71 @@ impl Evolution<'_> {
         done.map_err(|failure| self.error(failure, relation.to_string()))
     }
 
+    /// The same of a table that is known; `whole`: what is not described is gone from the source.
+    pub async fn fit(&self, relation: &Arc<Relation>, whole: bool) -> Result<()> {
+        let to = Table::of_relation(relation);
+        let done = async {
+            let record = records::read(self.client, &self.follows.slot, to.oid).await?;
+            let (to, command) = match record.filter(|record| !record.dropped) {
+                Some(record) => (to.completed_by(&record.table), whole.then_some("ALTER TABLE")),
+                None => (to, None),
+            };
+            self.change(to, How { command, rewrite: false }).await
+        };
+        done.await.map_err(|failure| self.error(failure, relation.to_string()))
+    }
+
+    /// The statement that empties the target's table of a relation; `None`: there is none.
+    pub async fn place(&self, relation: &Arc<Relation>) -> Result<Option<String>> {
+        let to = Table::of_relation(relation);
+        let found = async {
+            let record = records::read(self.client, &self.follows.slot, to.oid).await?;
+            let record = record.filter(|record| !record.dropped);
+            self.find(record.as_ref(), &to).await
+        };
+        let found = found.await.map_err(|error| self.error(error.into(), relation.to_string()))?;
+        if let Some(actual) = &found {
+            self.check_owner(relation, actual).await?;
+        }
+        Ok(found.map(|actual| {
+            let name = sql::qualified(&actual.schema, &actual.name);
+            let only = if actual.partitioned { "" } else { "ONLY " };
+            // foreign keys of other tables refuse a TRUNCATE
+            let verb = if actual.referenced { "DELETE FROM" } else { "TRUNCATE" };
+            format!("{verb} {only}{name}")
+        }))
+    }
+
+    /// A table of the target may still be that of one which the source has dropped or renamed since: the main stream
+    /// has yet to get there.
+    ///
+    /// # Errors
+    /// [`Kind::Server`]: it is looked at again.
+    async fn check_owner(&self, relation: &Relation, actual: &Actual) -> Result<()> {
+        let Some((main, at)) = &self.follows.main else { return Ok(()) };
+        let found = async {
+            let owner = records::owner(self.client, main, actual.oid, relation.oid).await?;
+            let row = self.client.query_opt(POSITION, &[main]).await?;
+            let position: Option<PgLsn> = row.map(|row| row.try_get(0)).transpose()?;
+            // what it makes of the other one is made
+            let is_there = position.is_some_and(|position| u64::from(position) >= at.0);
+            Ok(owner.filter(|record| !record.dropped && !is_there))
+        };
+        let owner = found.await.map_err(|error: tokio_postgres::Error| {
+            self.error(error.into(), relation.to_string())
+        })?;
+        let Some(owner) = owner else { return Ok(()) };
+        let (target, found) = (self.target, sql::qualified(&actual.schema, &actual.name));
+        Err(Error::new(
+            Kind::Server,
+            format!(
+                "target {target}: {relation} (oid {}) is to be copied anew, and {found} is still that of {} (oid {})",
+                relation.oid, owner.table, owner.table.oid
+            ),
+        )
+        .hint("it goes on when the stream has brought what became of that one"))
+    }
+
     pub async fn follow(&self, step: &Step) -> Result<()> {
         let (done, name, lsn) = match step {
             Step::Shown { relation, lsn } => {
@@ -90,7 +160,7 @@ impl Evolution<'_> {
     }
 
     async fn change(&self, to: Table, how: How<'_>) -> Result<(), Failure> {
-        let Follows { slot, policy } = self.follows;
+        let Follows { slot, policy, .. } = self.follows;
         let record =
             records::read(self.client, slot, to.oid).await?.filter(|record| !record.dropped);
         let to = match (&record, how.command) {
@@ -110,7 +180,7 @@ impl Evolution<'_> {
 
     /// The source dropped it. What is not known is none of ours.
     async fn drop(&self, table: &Table) -> Result<(), Failure> {
-        let Follows { slot, policy } = self.follows;
+        let Follows { slot, policy, .. } = self.follows;
         let Some(record) = records::read(self.client, slot, table.oid).await? else {
             return Ok(());
         };
@@ -155,6 +225,7 @@ impl Evolution<'_> {
     /// Writes down what the table is now.
     async fn record(&self, before: Option<Record>, to: Table) -> Result<(), Failure> {
         let now = self.find(before.as_ref(), &to).await?;
+        let known = before.as_ref().map(|record| record.had_rows);
         let mut places = BTreeMap::new();
         if let Some(now) = &now {
             let same = before.filter(|record| record.target_oid == now.oid);
@@ -167,8 +238,15 @@ impl Evolution<'_> {
                 }
             }
         }
-        let target_oid = now.map_or(0, |now| now.oid);
-        let record = Record { table: to, dropped: false, places, target_oid };
+        let target_oid = now.as_ref().map_or(0, |now| now.oid);
+        let had_rows = match (known, &now) {
+            (Some(had_rows), _) => had_rows,
+            (None, Some(now)) => {
+                has_rows(self.client, &sql::qualified(&now.schema, &now.name)).await?
+            }
+            (None, None) => false,
+        };
+        let record = Record { table: to, dropped: false, had_rows, places, target_oid };
         Ok(records::write(self.client, &self.follows.slot, &record).await?)
     }
 
@@ -246,4 +324,10 @@ impl Evolution<'_> {
             }
         }
     }
+}
+
+/// Whether there is a row in a table, or in what belongs to it.
+pub(super) async fn has_rows(client: &Client, table: &str) -> Result<bool, tokio_postgres::Error> {
+    let sql = format!("SELECT EXISTS (SELECT FROM {table})");
+    client.query_one(&sql, &[]).await?.try_get(0)
 }

@@ -16,8 +16,9 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, TargetColumn, TargetTable, Unfit};
 use super::create::{Creator, Which};
+use super::evolve::Follows;
 use super::table::Table;
-use super::{PostgresOptions, copies, errors, origin, positions, session, sets};
+use super::{PostgresOptions, copies, errors, origin, positions, records, session, sets, syncs};
 use crate::batch::{Change, Operation};
 use crate::config::MissingRows;
 use crate::copy::{
@@ -35,6 +36,9 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
 pub struct PostgresCopy {
     options: PostgresOptions,
     open: Option<Open>,
+    /// Tables of which nothing is copied yet are made to fit, and emptied.
+    /// The slot of the stream that goes on beside it.
+    replaces: Option<String>,
 }
 
 struct Open {
@@ -50,7 +54,13 @@ struct Open {
 impl PostgresCopy {
     /// No connection is made before [`open`](CopyTarget::open).
     pub fn new(options: PostgresOptions) -> Self {
-        PostgresCopy { options, open: None }
+        PostgresCopy { options, open: None, replaces: None }
+    }
+
+    /// What the tables have is replaced: none of it came with this slot.
+    #[must_use]
+    pub fn replacing(self, main: &str) -> Self {
+        PostgresCopy { replaces: Some(main.to_owned()), ..self }
     }
 
     /// What makes missing tables, if they are to be made.
@@ -96,13 +106,21 @@ impl PostgresCopy {
         Ok(records.map_or(Standing::New, Standing::Unfinished))
     }
 
-    async fn fit(&mut self, tables: &[Arc<CopiedTable>], exported: &str) -> Result<Vec<Form>> {
+    async fn fit(
+        &mut self,
+        tables: &[Arc<CopiedTable>],
+        exported: &str,
+        at: Lsn,
+    ) -> Result<Vec<Form>> {
         if let Some(creator) = self.creator()? {
             creator.tables(exported, tables).await?;
             // by them rows are found that another snapshot does not have, or has already
             if self.opened()?.begun {
                 creator.rest(Which::Keys).await?;
             }
+        }
+        if self.replaces.is_some() {
+            self.replace(tables, at).await?;
         }
         let server = self.server("looking at its tables");
         let target = self.options.name.clone();
@@ -129,6 +147,29 @@ impl PostgresCopy {
         let mend: Vec<_> = findings.iter().map(|finding| finding.mend.as_str()).collect();
         Err(Error::new(Kind::Setup, format!("target {target}: {}", what.join("; ")))
             .hint(format!("on the target: {}", mend.join("; "))))
+    }
+
+    async fn replace(&self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<()> {
+        let (target, open) = (self.options.name.as_str(), self.opened()?);
+        records::create(target, self.options.connection.user(), &open.client).await?;
+        let follows = Follows {
+            slot: open.slot.clone(),
+            policy: self.options.schema_changes,
+            main: self.replaces.clone().map(|main| (main, at)),
+        };
+        for table in tables {
+            open.begin(target).await?;
+            let oid = table.relation.oid;
+            let copied = copies::has_chunks(&open.client, &open.slot, oid).await;
+            let ready = match copied.map_err(self.server("looking for chunks"))? {
+                true => Ok(()),
+                false => syncs::prepare(target, &open.client, &follows, table).await,
+            };
+            let end = if ready.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            open.client.batch_execute(end).await.map_err(self.server("emptying a table"))?;
+            ready?;
+        }
+        Ok(())
     }
 
     async fn empty(&mut self, oid: u32) -> Result<()> {
@@ -280,9 +321,9 @@ impl CopyTarget for PostgresCopy {
     fn accept<'a>(
         &'a mut self,
         tables: &'a [Arc<CopiedTable>],
-        exported: &'a str,
+        (exported, at): (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>> {
-        Box::pin(self.fit(tables, exported))
+        Box::pin(self.fit(tables, exported, at))
     }
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {

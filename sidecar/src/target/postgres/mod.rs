@@ -16,6 +16,7 @@
 //! | `order` | which batch is written when, and beside which others (pure) |
 //! | `writer` | a session's task |
 //! | `apply` | what a session writes |
+//! | `parted` | a TRUNCATE of which another stream has a part |
 //! | `durability` | when what was committed is on disk (pure) |
 //! | `session` | settings of a session, the right to replicate |
 //! | `origin` | the replication origin of a session |
@@ -39,6 +40,7 @@
 //! | `loading` | takes the initial copy |
 //! | `copies` | `rsrepl.copies`: what of it is there |
 //! | `create` | tables that the target lacks |
+//! | `syncs` | `rsrepl.syncs`: tables that are copied anew beside the stream |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -60,6 +62,7 @@ mod in_order;
 mod loading;
 mod order;
 mod origin;
+mod parted;
 mod pipeline;
 mod positions;
 mod records;
@@ -68,6 +71,7 @@ mod schemas;
 mod session;
 mod sets;
 mod sql;
+mod syncs;
 mod table;
 mod writer;
 
@@ -84,6 +88,7 @@ use tokio_postgres::Client;
 pub use self::check::check;
 pub use self::loading::PostgresCopy;
 pub(crate) use self::positions::look_up as look_up_position;
+pub use self::syncs::PostgresSyncs;
 
 use self::durability::Durability;
 use self::order::{Order, Step};

@@ -14,7 +14,7 @@ fn work(n: u64, tables: &[(u8, Option<bool>)], commit: bool) -> Work {
         operation: match change {
             Some(false) => Operation::Insert { new: row() },
             Some(true) => Operation::Update { old: None, new: row() },
-            None => Operation::Truncate { restart_identity: false },
+            None => Operation::Truncate { restart_identity: false, parted: false },
         },
     });
     let commit = commit.then_some(Position { lsn: Lsn(n), ..Position::default() });

@@ -124,6 +124,38 @@ fn in_use(target: &str, name: &str, db: &DbError) -> Error {
     )
 }
 
+/// Those of a slot that is no more, by the name of the first.
+const DROP: &str = "\
+SELECT pg_catalog.pg_replication_origin_drop(roname) FROM pg_catalog.pg_replication_origin
+ WHERE roname = $1 OR pg_catalog.starts_with(roname, $1 || '_')
+   AND pg_catalog.substr(roname, pg_catalog.length($1) + 2) ~ '^[0-9]+$'";
+
+/// Gives back the places of all origins of a slot whose sessions have ended. What fails is told: they are used again
+/// by the next slot of that name.
+pub async fn drop_all(target: &str, client: &Client, slot: &str) {
+    let until = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        let dropped = async {
+            let first = first_name(client, slot).await?;
+            client.execute(DROP, &[&first]).await
+        };
+        match dropped.await {
+            Ok(_) => return,
+            Err(error) if error.code().is_some_and(|code| code.code() == IN_USE) => {
+                if Instant::now() >= until {
+                    tracing::warn!(target_name = target, %error, "the replication origins of a sync are left");
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => {
+                tracing::debug!(target_name = target, %error, "the replication origins of a sync are left");
+                return;
+            }
+        }
+    }
+}
+
 /// Whether there is a place for the origin of each of `workers` sessions. Who may not use origins needs none.
 pub async fn check(
     target: &str,

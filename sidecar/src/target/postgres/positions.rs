@@ -110,7 +110,7 @@ pub struct Begun<'a> {
 
 /// Whether this is one of our own tables: a source that is a target itself has them too.
 pub fn is_ours(relation: &Relation) -> bool {
-    let ours = ["positions", "tables", "copies", "copied_chunks", "to_create"];
+    let ours = ["positions", "tables", "copies", "copied_chunks", "to_create", "syncs", "complete"];
     relation.schema == "rsrepl" && ours.contains(&relation.name.as_str())
 }
 
@@ -143,7 +143,7 @@ pub fn create_for(user: &str) -> String {
     let user = ident(user);
     format!(
         "{}; GRANT USAGE ON SCHEMA rsrepl TO {user}; \
-         GRANT SELECT, INSERT, UPDATE ON rsrepl.positions TO {user}",
+         GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.positions TO {user}",
         CREATE.join("; ").replace("\n    ", " ").replace('\n', "")
     )
 }

@@ -49,6 +49,9 @@ pub struct Record {
     /// The source dropped it, and the target keeps it.
     #[serde(default)]
     pub dropped: bool,
+    /// It had rows before the stream brought the first.
+    #[serde(default)]
+    pub had_rows: bool,
     /// `attnum` on the target by that on the source; also of columns that only the target still has.
     pub places: BTreeMap<u16, i16>,
     /// `oid` on the target; 0 when there is none.

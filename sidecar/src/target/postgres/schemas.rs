@@ -56,6 +56,12 @@ impl Schemas {
 
     /// The works that a batch comes to, in their order; the last of them ends as the batch does.
     pub fn works(&mut self, batch: Batch, mut from: Lsn) -> Vec<Work> {
+        for oid in &batch.anew {
+            // its next row has it looked up
+            self.known.remove(oid);
+            self.last = None;
+            self.epoch += 1;
+        }
         let mut pieces = Pieces { done: Vec::new(), open: Piece::new(self.epoch), ends_at: None };
         pieces.open.changes.reserve(batch.changes.len()); // mostly all of them go there
         for change in batch.changes {

@@ -107,7 +107,7 @@ async fn to_write(
     let asynchronous = client.query_opt(ASYNCHRONOUS, &[]).await.map_err(server)?.is_some();
     let positions = Positions::prepare(target, &client, &source.slot, origin, asynchronous).await?;
     client.batch_execute(READ_ONLY).await.map_err(server)?;
-    let follows = Follows { slot: source.slot.clone(), policy: options.schema_changes };
+    let follows = Follows { slot: source.slot.clone(), policy: options.schema_changes, main: None };
     Ok(Session::new(target, client, positions, options.missing_rows, follows))
 }
 

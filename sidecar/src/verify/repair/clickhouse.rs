@@ -71,6 +71,10 @@ impl Repair<'_> {
         let lsn = wal_end(source).await?;
         self.target.wait_for(lsn, async || Ok(false)).await?;
         let truncated = self.mirror.truncated(&self.table.scope.relation).await?;
+        if self.mirror.is_synced(&self.table.scope.relation).await? {
+            let what = format!("{} is being copied anew", self.there.name);
+            return Err(Error::new(Kind::Server, what));
+        }
         let horizon = visible::horizon(source).await?;
         if !self.source.visibility.reaches(source, horizon).await? {
             return Ok(false);

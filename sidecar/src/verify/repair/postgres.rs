@@ -191,6 +191,10 @@ impl Repair<'_> {
         let lock = "SELECT FROM rsrepl.positions WHERE slot = $1 FOR UPDATE";
         self.writer.query(lock, &[&self.session.source.slot]).await.map_err(fault)?;
         self.session.position_by(&self.writer).await.map_err(Fault::Other)?;
+        if self.is_synced().await.map_err(fault)? {
+            let what = format!("{} is being copied anew", self.there.who);
+            return Err(Fault::Other(Error::new(Kind::Server, what)));
+        }
         let here = tokio::time::timeout(SOURCE_LIMIT, self.look_again(keys)).await;
         let here = here.map_err(|_| {
             Fault::Other(Error::new(Kind::Connection, "the source does not answer"))
@@ -212,6 +216,19 @@ impl Repair<'_> {
         let all: Vec<String> = deletes.into_iter().chain(inserts).collect();
         let text = format!("{}; COMMIT", all.join("; "));
         self.writer.batch_execute(&text).await.map_err(fault)
+    }
+
+    /// Another stream has the table: that the main stream's position stands still says nothing of it.
+    async fn is_synced(&self) -> std::result::Result<bool, tokio_postgres::Error> {
+        const EXISTS: &str = "SELECT pg_catalog.to_regclass('rsrepl.syncs') IS NOT NULL";
+        const SYNCED: &str = "SELECT EXISTS (SELECT FROM rsrepl.syncs \
+             WHERE slot = $1 AND source_oid = $2 AND sync_slot <> '')";
+        if !self.writer.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
+            return Ok(false);
+        }
+        let oid = i64::from(self.table.scope.relation.oid);
+        let row = self.writer.query_one(SYNCED, &[&self.session.source.slot, &oid]).await?;
+        row.try_get(0)
     }
 
     /// The source's rows, once they show all that the target has.

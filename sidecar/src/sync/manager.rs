@@ -1,0 +1,311 @@
+//! A target's task that does what is recorded; see the module's documentation.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rsrepl_wire::Lsn;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::lists::Lists;
+use super::records::{holds, names_held};
+use super::{Share, Stage, SyncTarget, Table, source};
+use crate::config::{Config, Retry};
+use crate::error::{Decision, Error, Kind, Result};
+use crate::guard::guarded;
+use crate::pipeline::{LinkState, TableSync};
+use crate::retry::{Backoff, STOPPED_RETRY};
+use crate::spool::View;
+use crate::status::{Status, TargetState};
+use crate::target::SourceIdentity;
+
+/// How often a target is asked for requests, and what goes on is recorded.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a target may take to answer before that counts as an error: the main stream may be waiting for what it says.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// It is tried again for ever, from what is recorded.
+const RETRY: Retry = Retry {
+    max_attempts: None,
+    backoff: Duration::from_millis(200),
+    max_backoff: Duration::from_secs(5),
+};
+
+/// See the module's documentation.
+pub(crate) struct Manager {
+    pub config: Arc<Config>,
+    /// The target's place in the configuration.
+    pub index: usize,
+    pub target: Box<dyn SyncTarget>,
+    /// The main stream's.
+    pub share: Arc<watch::Sender<Share>>,
+    pub link: watch::Receiver<Option<LinkState>>,
+    /// Of the main stream's spool.
+    pub view: View,
+    pub status: Status,
+    pub shutdown: CancellationToken,
+    /// Tables that are published later are copied.
+    pub lists: Lists,
+    /// Of all targets: what slots they know of.
+    pub slots: Slots,
+    /// What was read last.
+    pub tables: Vec<Table>,
+}
+
+/// By the target's place in the configuration; `None`: not read yet.
+pub(crate) type Slots = Arc<Mutex<Vec<Option<BTreeSet<String>>>>>;
+
+impl Manager {
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.shutdown.clone();
+        let mut backoff = Backoff::new(RETRY);
+        loop {
+            let began = Instant::now();
+            let failure = tokio::select! {
+                served = guarded(self.serve()) => match served {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                () = shutdown.cancelled() => return,
+            };
+            if began.elapsed() > STOPPED_RETRY {
+                backoff.reset();
+            }
+            let wait = match failure.decision() {
+                Decision::Retry => backoff.failed().unwrap_or(STOPPED_RETRY),
+                Decision::Stop => STOPPED_RETRY,
+            };
+            self.note_failure(&failure, wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Says what has failed where people look for it. (A target that is down is told of by its own task.)
+    async fn note_failure(&mut self, failure: &Error, wait: Duration) {
+        let (known, open) = (self.share.borrow().known, self.share.borrow().open);
+        if !known && open {
+            warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "it is not known which tables are being copied anew: nothing is written to this target until that can be read");
+            self.status.update_target(self.index, |status| {
+                status.state = TargetState::Retrying;
+                status.last_error = Some(format!(
+                    "nothing is written until it is known which tables are being copied anew: {failure}"
+                ));
+            });
+        } else if self.tables.iter().any(|table| table.stage != Stage::ToDecide) {
+            warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "syncing tables was interrupted, and goes on from what is recorded");
+            let told = tokio::time::timeout(ANSWER_LIMIT, self.record_failure(failure)).await;
+            if !matches!(told, Ok(Ok(()))) {
+                debug!(target_name = self.name(), "that could not be recorded");
+            }
+        } else {
+            debug!(target_name = self.name(), error = %failure, "no look at what is to be synced");
+        }
+    }
+
+    /// For who has asked. What is recorded may have changed since it was read.
+    async fn record_failure(&mut self, failure: &Error) -> Result<()> {
+        let link = self.link.borrow().clone();
+        let Some(link) = link else { return Ok(()) };
+        self.target.open(&link.source.identity).await?;
+        let mut tables = next(&self.target.read().await?);
+        self.tell(&mut tables, Some(failure.to_string())).await
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.config.targets.get(self.index).map_or("", |target| &target.name)
+    }
+
+    async fn serve(&mut self) -> Result<()> {
+        let Ok(link) = self.link.wait_for(Option::is_some).await.map(|link| link.clone()) else {
+            return Ok(());
+        };
+        let Some(identity) = link.map(|link| link.source.identity) else { return Ok(()) };
+        // it makes what is not there, and is told of what fails
+        let mut share = self.share.subscribe();
+        share.wait_for(|share| share.open).await.map(drop).map_err(|_| gone())?;
+        within(self.target.open(&identity)).await?;
+        loop {
+            let tables = within(self.target.read()).await?;
+            self.note(&tables);
+            let work = next(&tables);
+            match work.first().map(|table| table.stage) {
+                None => {
+                    self.look_for_new(&tables).await;
+                    self.look_for_slots().await;
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+                Some(Stage::ToDecide | Stage::Requested) => self.begin(work, &identity).await?,
+                Some(Stage::Copying) => self.copy(work).await?,
+                Some(Stage::HandingOver) => self.follow(work).await?,
+                Some(Stage::HandedOver) => self.finish(work).await?,
+            }
+        }
+    }
+
+    /// Tells the main stream what is recorded.
+    fn note(&mut self, tables: &[Table]) {
+        let (holds, names) = (holds(tables), names_held(tables));
+        self.share.send_if_modified(|share| {
+            share.call(names);
+            share.hold(holds)
+        });
+        for table in tables.iter().filter(|table| table.stage == Stage::ToDecide) {
+            if !self.tables.iter().any(|known| known == table) {
+                warn!(target_name = self.name(), table = table.name, "{}", table.error);
+            }
+        }
+        if let Ok(mut slots) = self.slots.lock()
+            && let Some(known) = slots.get_mut(self.index)
+        {
+            let named = tables.iter().filter(|table| !table.slot.is_empty());
+            *known = Some(named.map(|table| table.slot.clone()).collect());
+        }
+        self.tables = tables.to_vec();
+    }
+
+    /// From here on the main stream has them no more.
+    async fn begin(&mut self, mut tables: Vec<Table>, identity: &SourceIdentity) -> Result<()> {
+        let slot = source::name(&identity.slot, self.index);
+        // what may not be done is better told of before anything is left out
+        self.target.begin(&slot, &tables).await?;
+        for table in &mut tables {
+            table.stage = Stage::Copying;
+            table.slot.clone_from(&slot);
+            table.error.clear();
+        }
+        self.target.write(&tables).await?;
+        info!(
+            target_name = self.name(),
+            slot,
+            tables = names(&tables),
+            "tables are copied anew; the stream goes on without them"
+        );
+        Ok(())
+    }
+
+    /// Empties and copies the tables, and follows them.
+    async fn copy(&mut self, mut tables: Vec<Table>) -> Result<()> {
+        let slot = slot_of(&tables);
+        self.settled().await?;
+        let begun = self.target.has_begun(&slot).await?;
+        match source::found(&self.config.source, &slot).await? {
+            source::Found::Lost => return self.begin_anew(tables).await,
+            source::Found::Nothing if begun => return self.begin_anew(tables).await,
+            _ => {}
+        }
+        if !begun {
+            // as the main stream has left them: it is done with them
+            self.target.begin(&slot, &tables).await?;
+        }
+        let sync = TableSync::new(&self.config, self.index, &slot, oids(&tables))?;
+        let (status, shutdown) = (self.status.clone(), self.shutdown.child_token());
+        let _ends = shutdown.clone().drop_guard();
+        let copied = {
+            let copying = sync.copy(&status, &shutdown);
+            let mut copying = std::pin::pin!(copying);
+            loop {
+                tokio::select! {
+                    copied = &mut copying => break copied?,
+                    () = tokio::time::sleep(LOOK_INTERVAL) => {
+                        let error = sync.status.snapshot().source.last_error;
+                        let failed = error.is_some();
+                        self.tell(&mut tables, error).await?;
+                        if failed && self.has_lost(&slot).await {
+                            shutdown.cancel();
+                        }
+                    }
+                }
+            }
+        };
+        if !copied {
+            // the next look at it begins anew, if it was for the slot
+            return Ok(());
+        }
+        self.tell(&mut tables, None).await?;
+        self.follow(tables).await
+    }
+
+    /// The source does not have the slot any more, or not what it is for. `false` also when it does not answer.
+    async fn has_lost(&mut self, slot: &str) -> bool {
+        match source::found(&self.config.source, slot).await {
+            Ok(source::Found::Lost) => true,
+            Ok(source::Found::Nothing) => self.target.has_begun(slot).await.unwrap_or(false),
+            Ok(source::Found::Usable) | Err(_) => false,
+        }
+    }
+
+    /// With another slot: what the one that is recorded had to bring is gone. Its records go first, as nobody would know
+    /// of them once another name is recorded.
+    async fn begin_anew(&mut self, mut tables: Vec<Table>) -> Result<()> {
+        let slot = slot_of(&tables);
+        warn!(
+            target_name = self.name(),
+            slot,
+            tables = names(&tables),
+            "the slot of a sync is gone, or what it needs: its tables are copied once more"
+        );
+        self.target.end(&slot, &[]).await?;
+        source::drop(&self.config.source, &slot).await?;
+        let anew = source::name(&self.config.source.slot_name, self.index);
+        for table in &mut tables {
+            table.slot.clone_from(&anew);
+            (table.stage, table.hand_over) = (Stage::Copying, Lsn::INVALID);
+        }
+        self.target.write(&tables).await
+    }
+
+    /// What keeps it from getting on is recorded for who asked.
+    pub(super) async fn tell(&mut self, tables: &mut [Table], error: Option<String>) -> Result<()> {
+        let error = error.unwrap_or_default();
+        if tables.iter().all(|table| table.error == error) {
+            return Ok(());
+        }
+        tables.iter_mut().for_each(|table| table.error.clone_from(&error));
+        self.target.write(tables).await
+    }
+
+    /// Nothing of the tables is under way in the main stream.
+    async fn settled(&self) -> Result<()> {
+        let mut share = self.share.subscribe();
+        share.wait_for(Share::is_settled).await.map(drop).map_err(|_| gone())
+    }
+}
+
+/// What is to be done next: the tables of a sync that has begun, or all that are asked for.
+fn next(tables: &[Table]) -> Vec<Table> {
+    let wanted = || tables.iter().filter(|table| table.stage != Stage::ToDecide);
+    let begun = wanted().find(|table| table.stage != Stage::Requested);
+    let slot = begun.map_or("", |table| table.slot.as_str());
+    wanted().filter(|table| table.slot == slot).cloned().collect()
+}
+
+pub(super) fn slot_of(tables: &[Table]) -> String {
+    tables.first().map(|table| table.slot.clone()).unwrap_or_default()
+}
+
+pub(super) fn oids(tables: &[Table]) -> BTreeSet<u32> {
+    tables.iter().map(|table| table.oid).collect()
+}
+
+pub(super) fn names(tables: &[Table]) -> String {
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    names.join(", ")
+}
+
+#[cold]
+pub(super) fn gone() -> Error {
+    Error::new(Kind::Internal, "a target's task is gone")
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Connection, format!("no answer for {ANSWER_LIMIT:?}")))
+    })
+}

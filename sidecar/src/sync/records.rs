@@ -1,0 +1,129 @@
+//! What a target has recorded of syncs, in the form that is common to all kinds.
+
+use std::collections::BTreeMap;
+
+use rsrepl_wire::Lsn;
+
+use super::complete::Complete;
+use super::share::Hold;
+use crate::copy::Promise;
+use crate::target::SourceIdentity;
+
+/// How far a table is; see the table in the module's documentation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It may lack rows, and is not emptied before somebody asks for that: [`Table::error`] says more.
+    ToDecide,
+    #[default]
+    Requested,
+    Copying,
+    HandingOver,
+    HandedOver,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Stage; 5] =
+        [Stage::ToDecide, Stage::Requested, Stage::Copying, Stage::HandingOver, Stage::HandedOver];
+
+    /// As it is recorded.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::ToDecide => "to be decided",
+            Stage::Requested => "requested",
+            Stage::Copying => "copying",
+            Stage::HandingOver => "handing over",
+            Stage::HandedOver => "handed over",
+        }
+    }
+
+    /// A slot's name is recorded, and the main stream leaves the table out.
+    pub const fn has_begun(self) -> bool {
+        matches!(self, Stage::Copying | Stage::HandingOver | Stage::HandedOver)
+    }
+
+    pub fn parse(text: &str) -> Option<Stage> {
+        Stage::ALL.into_iter().find(|stage| stage.as_str() == text)
+    }
+}
+
+/// A table that is synced, or is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// On the source.
+    pub oid: u32,
+    /// `schema.name` on the source when it was asked for.
+    pub name: String,
+    pub stage: Stage,
+    /// Of the sync; empty while it is requested.
+    pub slot: String,
+    /// From where on the table is the main stream's again; 0 while that is not known.
+    pub hand_over: Lsn,
+    /// What keeps it from getting on, for who asked; empty: nothing.
+    pub error: String,
+}
+
+/// What the main stream is told.
+pub(super) fn holds(tables: &[Table]) -> BTreeMap<u32, Hold> {
+    let hold = |table: &Table| {
+        let at = table.hand_over;
+        let hold = match table.stage {
+            Stage::ToDecide | Stage::Requested => return None,
+            Stage::Copying => Hold::Held,
+            Stage::HandingOver => Hold::From { at, there: false },
+            Stage::HandedOver => Hold::From { at, there: true },
+        };
+        Some((table.oid, hold))
+    };
+    tables.iter().filter_map(hold).collect()
+}
+
+/// The names of those that the main stream is told of.
+pub(super) fn names_held(tables: &[Table]) -> BTreeMap<u32, String> {
+    let held = tables.iter().filter(|table| table.stage.has_begun());
+    held.map(|table| (table.oid, table.name.clone())).collect()
+}
+
+/// A target's records of syncs. After an error the next call is `open`. What a method has returned `Ok` for is
+/// there after any crash.
+pub trait SyncTarget: Send + Sync {
+    /// Connects (anew). `source`: of the main stream.
+    fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, ()>;
+
+    /// All that are recorded, by oid; nothing when nothing was ever recorded.
+    fn read(&mut self) -> Promise<'_, Vec<Table>>;
+
+    /// Records tables, in the place of what is recorded of them. Makes what it needs for that.
+    fn write<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// Records tables that are not being synced: where something is recorded that has begun, it stays. Makes what it
+    /// needs for that.
+    fn request<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// Takes records of tables back of which nothing has begun.
+    fn withdraw<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// Those of the tables, by oid, that have rows on the target which the main stream did not bring.
+    fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>>;
+
+    /// Whether a position or a copy of that slot's name is recorded.
+    fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool>;
+
+    /// Begins, or begins anew: nothing is left of that slot's name, but what the main stream knows of the shapes of these
+    /// tables is known under it, too.
+    fn begin<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// What is known of the shapes under the slot's name becomes what the main stream knows; with it, in one where the
+    /// target has transactions, the tables are recorded as given.
+    fn hand_over<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// Nothing is left of that slot's name, nor is anything under way of it, nor is anything of these tables in the
+    /// records.
+    fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// The list of tables that are complete; `None`: none was ever recorded.
+    fn complete(&mut self) -> Promise<'_, Option<Complete>>;
+
+    /// Records another one in its place. Makes what it needs for that.
+    fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()>;
+}

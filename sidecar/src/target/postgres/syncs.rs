@@ -1,0 +1,407 @@
+//! `rsrepl.syncs` on the target: which tables are copied anew beside the stream, and how far that is; and what is
+//! recorded under the names of their slots, as long as they run.
+
+use rsrepl_wire::Lsn;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use super::evolve::{Evolution, Follows, has_rows};
+use super::sql::ident;
+use super::{PostgresOptions, errors, origin, positions, records, session};
+use crate::copy::{CopiedTable, Promise};
+use crate::error::{Error, Kind, Result};
+use crate::sync::{Complete, Stage, SyncTarget, Table};
+use crate::target::SourceIdentity;
+
+/// What the database's owner may have to run by hand.
+const CREATE: &str = "\
+CREATE TABLE IF NOT EXISTS rsrepl.syncs (slot text NOT NULL, source_oid bigint NOT NULL, table_name text NOT NULL, \
+stage text NOT NULL, sync_slot text NOT NULL, hand_over pg_catalog.pg_lsn NOT NULL, error text NOT NULL, \
+requested timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), \
+updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), PRIMARY KEY (slot, source_oid))";
+
+/// The list of tables that are complete, as JSON.
+const CREATE_COMPLETE: &str = "\
+CREATE TABLE IF NOT EXISTS rsrepl.complete (slot text PRIMARY KEY, list text NOT NULL, \
+updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())";
+
+const SET_COMPLETE: &str = "\
+INSERT INTO rsrepl.complete (slot, list) VALUES ($1, $2)
+ON CONFLICT (slot) DO UPDATE SET list = EXCLUDED.list, updated = pg_catalog.clock_timestamp()";
+
+const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+
+const READ: &str = "\
+SELECT source_oid, table_name, stage, sync_slot, hand_over, error FROM rsrepl.syncs
+ WHERE slot = $1 ORDER BY requested, source_oid";
+
+const WRITE: &str = "\
+INSERT INTO rsrepl.syncs (slot, source_oid, table_name, stage, sync_slot, hand_over, error)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage,
+    sync_slot = EXCLUDED.sync_slot, hand_over = EXCLUDED.hand_over, error = EXCLUDED.error,
+    updated = pg_catalog.clock_timestamp()";
+
+/// Of two who ask at the same time, one is heard; who asks for what goes on already changes nothing.
+const REQUEST: &str = "\
+INSERT INTO rsrepl.syncs AS s (slot, source_oid, table_name, stage, sync_slot, hand_over, error)
+VALUES ($1, $2, $3, $4, '', '0/0', $5)
+ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage, error = EXCLUDED.error,
+    requested = EXCLUDED.requested, updated = EXCLUDED.updated
+ WHERE s.stage = 'to be decided'";
+
+const WITHDRAW: &str = "\
+DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2) AND stage IN ('to be decided', 'requested')";
+
+const FIND: &str =
+    "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = $1";
+
+const REMOVE: &str = "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
+
+const HAS_POSITION: &str = "\
+SELECT EXISTS (SELECT FROM rsrepl.positions WHERE slot = $1 AND applied_lsn <> '0/0')";
+
+const HAS_COPY: &str = "\
+SELECT EXISTS (SELECT FROM rsrepl.copies WHERE slot = $1 AND lsn <> '0/0')";
+
+/// Everything that is recorded by slot.
+const OF_SLOT: &[&str] = &["positions", "copies", "copied_chunks", "tables", "to_create"];
+
+const TAKE_SHAPES: &str = "\
+INSERT INTO rsrepl.tables (slot, source_oid, target_oid, record)
+SELECT $1, source_oid, target_oid, record FROM rsrepl.tables WHERE slot = $2 AND source_oid = ANY ($3)";
+
+const FORGET_SHAPES: &str = "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
+
+/// See the module's documentation.
+pub struct PostgresSyncs {
+    options: PostgresOptions,
+    open: Option<Open>,
+}
+
+struct Open {
+    client: Client,
+    /// Of the main stream.
+    slot: String,
+}
+
+impl PostgresSyncs {
+    /// No connection is made before [`open`](SyncTarget::open).
+    pub fn new(options: PostgresOptions) -> Self {
+        PostgresSyncs { options, open: None }
+    }
+
+    fn opened(&self) -> Result<&Open> {
+        let name = &self.options.name;
+        self.open
+            .as_ref()
+            .ok_or_else(|| Error::new(Kind::Internal, format!("target {name} is not open")))
+    }
+
+    fn server(&self, error: tokio_postgres::Error) -> Error {
+        errors::of_server(&self.options.name, "looking after rsrepl.syncs", error)
+    }
+
+    async fn connect(&mut self, source: &SourceIdentity) -> Result<()> {
+        self.open = None;
+        let client = session::open(&self.options.name, &self.options.connection).await?;
+        self.open = Some(Open { client, slot: source.slot.clone() });
+        Ok(())
+    }
+
+    async fn create(&self, table: &str, statement: &str) -> Result<()> {
+        let Open { client, .. } = self.opened()?;
+        let (name, user) = (&self.options.name, self.options.connection.user());
+        positions::create(name, user, client).await?;
+        if exists(client, table).await.map_err(|error| self.server(error))? {
+            return Ok(());
+        }
+        let Err(refused) = client.batch_execute(statement).await else { return Ok(()) };
+        match refused.as_db_error().map(|db| db.code().code()) {
+            // another one was faster
+            Some("42P07" | "23505") => Ok(()),
+            Some("42501") => {
+                let what = format!("target {name}: {user} may not create rsrepl.{table}");
+                let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.{table} TO");
+                let mend = format!("as the database's owner: {statement}; {grant} {}", ident(user));
+                Err(Error::new(Kind::Setup, what).hint(mend))
+            }
+            _ => Err(self.server(refused)),
+        }
+    }
+
+    async fn all(&mut self) -> Result<Vec<Table>> {
+        let Open { client, slot } = self.opened()?;
+        if !exists(client, "syncs").await.map_err(|error| self.server(error))? {
+            return Ok(Vec::new());
+        }
+        let rows = client.query(READ, &[slot]).await.map_err(|error| self.server(error))?;
+        rows.iter().map(|row| table(row).ok_or_else(|| self.unreadable())).collect()
+    }
+
+    fn unreadable(&self) -> Error {
+        let what = format!("target {}: rsrepl.syncs cannot be read", self.options.name);
+        Error::new(Kind::Setup, what)
+            .hint("it was written by a later version of rsrepl: use that one")
+    }
+
+    /// In one transaction.
+    async fn in_one<T>(&self, work: impl AsyncFnOnce(&Open) -> Result<T>) -> Result<T> {
+        let open = self.opened()?;
+        let server = |error| self.server(error);
+        open.client.batch_execute("BEGIN READ WRITE").await.map_err(server)?;
+        let done = work(open).await;
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        open.client.batch_execute(end).await.map_err(server)?;
+        done
+    }
+
+    async fn record(&self, open: &Open, tables: &[Table]) -> Result<()> {
+        for Table { oid, name, stage, slot, hand_over, error } in tables {
+            let (oid, hand_over) = (i64::from(*oid), PgLsn::from(hand_over.0));
+            let stage = stage.as_str();
+            open.client
+                .execute(WRITE, &[&open.slot, &oid, name, &stage, slot, &hand_over, error])
+                .await
+                .map_err(|error| self.server(error))?;
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, open: &Open, slot: &str) -> Result<()> {
+        for table in OF_SLOT {
+            if exists(&open.client, table).await.map_err(|error| self.server(error))? {
+                let delete = format!("DELETE FROM rsrepl.{} WHERE slot = $1", ident(table));
+                open.client.execute(&delete, &[&slot]).await.map_err(|error| self.server(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn begun(&mut self, slot: &str) -> Result<bool> {
+        let Open { client, .. } = self.opened()?;
+        for (table, query) in [("positions", HAS_POSITION), ("copies", HAS_COPY)] {
+            let there = exists(client, table).await.map_err(|error| self.server(error))?;
+            if there
+                && client
+                    .query_one(query, &[&slot])
+                    .await
+                    .and_then(|row| row.try_get(0))
+                    .map_err(|error| self.server(error))?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn take_shapes(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+        self.in_one(async |open| {
+            self.forget(open, slot).await?;
+            if exists(&open.client, "tables").await.map_err(|error| self.server(error))? {
+                open.client
+                    .execute(TAKE_SHAPES, &[&slot, &open.slot, &oids(tables)])
+                    .await
+                    .map_err(|error| self.server(error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn give_back(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+        self.in_one(async |open| {
+            if exists(&open.client, "tables").await.map_err(|error| self.server(error))? {
+                let oids = oids(tables);
+                for (sql, parameters) in
+                    [(FORGET_SHAPES, (&open.slot, "")), (TAKE_SHAPES, (&open.slot, slot))]
+                {
+                    let (to, from) = parameters;
+                    let done = match from {
+                        "" => open.client.execute(sql, &[to, &oids]).await,
+                        from => open.client.execute(sql, &[to, &from, &oids]).await,
+                    };
+                    done.map_err(|error| self.server(error))?;
+                }
+            }
+            self.record(open, tables).await
+        })
+        .await
+    }
+
+    async fn list(&mut self) -> Result<Option<Complete>> {
+        let Open { client, slot } = self.opened()?;
+        if !exists(client, "complete").await.map_err(|error| self.server(error))? {
+            return Ok(None);
+        }
+        let sql = "SELECT list FROM rsrepl.complete WHERE slot = $1";
+        let row = client.query_opt(sql, &[slot]).await.map_err(|error| self.server(error))?;
+        let Some(row) = row else { return Ok(None) };
+        let text: String = row.try_get(0).map_err(|error| self.server(error))?;
+        serde_json::from_str(&text).map(Some).map_err(|_| self.unreadable())
+    }
+
+    async fn set_list(&mut self, list: &Complete) -> Result<()> {
+        self.create("complete", CREATE_COMPLETE).await?;
+        let Open { client, slot } = self.opened()?;
+        let text = serde_json::to_string(list).unwrap_or_default();
+        let set = client.execute(SET_COMPLETE, &[slot, &text]).await;
+        set.map(drop).map_err(|error| self.server(error))
+    }
+
+    async fn ask(&mut self, tables: &[Table]) -> Result<()> {
+        self.create("syncs", CREATE).await?;
+        self.in_one(async |open| {
+            for Table { oid, name, stage, error, .. } in tables {
+                let (oid, stage) = (i64::from(*oid), stage.as_str());
+                open.client
+                    .execute(REQUEST, &[&open.slot, &oid, name, &stage, error])
+                    .await
+                    .map_err(|error| self.server(error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
+        let Open { client, slot } = self.opened()?;
+        let taken = client.execute(WITHDRAW, &[slot, &oids(tables)]).await;
+        taken.map(drop).map_err(|error| self.server(error))
+    }
+
+    async fn find_strange(&mut self, tables: &[Table]) -> Result<Vec<u32>> {
+        let Open { client, slot } = self.opened()?;
+        let server = |error| self.server(error);
+        let recorded = exists(client, "tables").await.map_err(server)?;
+        let mut strange = Vec::new();
+        for table in tables {
+            let record = match recorded {
+                true => records::read(client, slot, table.oid).await.map_err(server)?,
+                false => None,
+            };
+            let had_rows = match record.filter(|record| !record.dropped) {
+                Some(record) => record.had_rows,
+                None => {
+                    let found = client.query_opt(FIND, &[&table.name]).await.map_err(server)?;
+                    match found {
+                        Some(row) => {
+                            let name: String = row.try_get(0).map_err(server)?;
+                            has_rows(client, &name).await.map_err(server)?
+                        }
+                        None => false,
+                    }
+                }
+            };
+            if had_rows {
+                strange.push(table.oid);
+            }
+        }
+        Ok(strange)
+    }
+
+    async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+        let name = self.options.name.clone();
+        origin::drop_all(&name, &self.opened()?.client, slot).await;
+        self.in_one(async |open| {
+            self.forget(open, slot).await?;
+            let removed = open.client.execute(REMOVE, &[&open.slot, &oids(tables)]).await;
+            removed.map(drop).map_err(|error| self.server(error))
+        })
+        .await
+    }
+}
+
+async fn exists(client: &Client, table: &str) -> Result<bool, tokio_postgres::Error> {
+    let name = format!("rsrepl.{table}");
+    client.query_one(EXISTS, &[&name]).await?.try_get(0)
+}
+
+fn oids(tables: &[Table]) -> Vec<i64> {
+    tables.iter().map(|table| i64::from(table.oid)).collect()
+}
+
+fn table(row: &Row) -> Option<Table> {
+    let hand_over: PgLsn = row.try_get(4).ok()?;
+    Some(Table {
+        oid: u32::try_from(row.try_get::<_, i64>(0).ok()?).ok()?,
+        name: row.try_get(1).ok()?,
+        stage: Stage::parse(row.try_get(2).ok()?)?,
+        slot: row.try_get(3).ok()?,
+        hand_over: Lsn(hand_over.into()),
+        error: row.try_get(5).ok()?,
+    })
+}
+
+impl SyncTarget for PostgresSyncs {
+    fn open<'a>(&'a mut self, source: &'a SourceIdentity) -> Promise<'a, ()> {
+        Box::pin(self.connect(source))
+    }
+
+    fn read(&mut self) -> Promise<'_, Vec<Table>> {
+        Box::pin(self.all())
+    }
+
+    fn write<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(async move {
+            self.create("syncs", CREATE).await?;
+            self.in_one(async |open| self.record(open, tables).await).await
+        })
+    }
+
+    fn request<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.ask(tables))
+    }
+
+    fn withdraw<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.take_back(tables))
+    }
+
+    fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>> {
+        Box::pin(self.find_strange(tables))
+    }
+
+    fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool> {
+        Box::pin(self.begun(slot))
+    }
+
+    fn begin<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.take_shapes(slot, tables))
+    }
+
+    fn hand_over<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.give_back(slot, tables))
+    }
+
+    fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.finish(slot, tables))
+    }
+
+    fn complete(&mut self) -> Promise<'_, Option<Complete>> {
+        Box::pin(self.list())
+    }
+
+    fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()> {
+        Box::pin(self.set_list(list))
+    }
+}
+
+/// Before a table is copied that is there already: empties it, and makes its columns what they are on the source by now.
+pub(super) async fn prepare(
+    target: &str,
+    client: &Client,
+    follows: &Follows,
+    table: &CopiedTable,
+) -> Result<()> {
+    let evolution = Evolution { target, client, follows };
+    let relation = &table.relation;
+    if let Some(empties) = evolution.place(relation).await? {
+        client
+            .batch_execute(&empties)
+            .await
+            .map_err(|error| errors::of_server(target, &format!("emptying {relation}"), error))?;
+    }
+    evolution.fit(relation, table.whole).await
+}
