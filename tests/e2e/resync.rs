@@ -10,6 +10,7 @@ use rsrepl_tests::rig::{CLICKHOUSE, DATABASE, Rig, STANDBY};
 use rsrepl_tests::variant::seed;
 use rsrepl_tests::wait;
 
+mod handed;
 mod trouble;
 
 /// For a sync to come to its end, also after kills.

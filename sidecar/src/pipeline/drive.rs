@@ -82,6 +82,8 @@ struct Session {
     under_way: UnderWay,
     /// What the assembler has given out and the target has not got: it waits for another stream.
     held_back: Option<(Batch, Option<Checkpoint>)>,
+    /// The table that it waits for, when another one of its name has come.
+    clash: Option<String>,
     /// A generation of the share, and what was given before it.
     settling: Option<(u64, Lsn)>,
     /// The end of what the target was last told to hurry with.
@@ -263,6 +265,7 @@ impl<T: Target> Drive<T> {
             assembler: Assembler::resume(&self.checkpoint, stored),
             under_way: UnderWay::default(),
             held_back: None,
+            clash: None,
             settling: None,
             hurried: stored,
             given: stored,
@@ -397,15 +400,15 @@ impl<T: Target> Drive<T> {
         // no news for who looks at it
         self.share.send_if_modified(|share| {
             taken = share.take(&mut batch);
-            clash = share.new_clash();
+            clash = share.clash().map(str::to_owned);
             false
         });
-        if let Some(table) = clash {
-            self.waits(&format!(
-                "target {}: {table} on the source is another table now than the one that is being copied anew: nothing more \
-                 is written to this target until that has ended",
-                self.name
-            ));
+        if session.clash != clash {
+            session.clash = clash;
+            if let Some(why) = self.waits_because(session) {
+                warn!(target_name = self.name, "{why}");
+            }
+            self.works(session);
         }
         match taken {
             true => self.give(session, batch, checkpoint),
@@ -414,12 +417,15 @@ impl<T: Target> Drive<T> {
         taken
     }
 
-    /// Says where people look that nothing goes on, and why.
-    fn waits(&self, why: &str) {
-        warn!(target_name = self.name, "{why}");
-        self.shared.status.update_target(self.index, |status| {
-            status.last_error = Some(why.to_owned());
-        });
+    /// Why nothing more is written, although nothing has failed.
+    fn waits_because(&self, session: &Session) -> Option<String> {
+        session.clash.as_ref().map(|table| {
+            format!(
+                "target {}: {table} on the source is another table now than the one that is being copied anew: nothing more \
+                 is written to this target until that has ended",
+                self.name
+            )
+        })
     }
 
     fn give(&mut self, session: &mut Session, batch: Batch, checkpoint: Option<Checkpoint>) {
@@ -485,7 +491,7 @@ impl<T: Target> Drive<T> {
             if session.under_way.applied_bytes() > APPLIED_BYTES || session.under_way.is_full() {
                 self.target.hurry();
             }
-            self.works();
+            self.works(session);
         }
     }
 
@@ -494,7 +500,7 @@ impl<T: Target> Drive<T> {
     fn note_idle(&mut self, session: &mut Session) {
         let idle = session.is_idle(self.reader.received());
         if idle && !session.was_idle {
-            self.works();
+            self.works(session);
         }
         session.was_idle = idle;
     }
@@ -532,12 +538,14 @@ impl<T: Target> Drive<T> {
 
     /// The target has got through with something, or has nothing to do: what was wrong is history. To
     /// be open is not enough, or a target that fails at each attempt would seem to run in between.
-    fn works(&mut self) {
+    fn works(&mut self, session: &Session) {
         self.backoff.reset();
+        let waits = self.waits_because(session);
         self.shared.status.update_target(self.index, |status| {
-            status.state = TargetState::Running;
+            status.state =
+                if waits.is_some() { TargetState::Retrying } else { TargetState::Running };
             status.next_attempt = None;
-            status.last_error = None;
+            status.last_error = waits;
         });
     }
 

@@ -11,6 +11,7 @@
 //! | queue | limit |
 //! |---|---|
 //! | spool | `spool.max_size` bytes, at most `pipeline.memory_limit`; with `confirm = "spooled"` `pipeline.memory_limit` bytes, and `spool.max_size` and one transaction on disk |
+//! | a sync of a target, while it is under way | its own spool, a quarter of that in memory, and a quarter of `spool.max_disk`; its batches as below, with one writer |
 //! | streamed transactions | `spool.max_disk` bytes in 256 files; in memory 512 KiB that gather to be written, and a frame that is written or read |
 //! | batch of a target | its `batch_size` rows, 8 MiB of frames |
 //! | batches of a target | 1 gathering; under way: 2 that wait or are encoded (ClickHouse), 1 more than `workers` and at most `pipeline.buffer_size` (PostgreSQL) |
@@ -54,7 +55,7 @@ use crate::retry::Backoff;
 use crate::source::SourceInfo;
 use crate::spool::{Reader, Recovered, Spool, Streams};
 use crate::status::Status;
-use crate::sync::{Manager, Share, Slots};
+use crate::sync::{KnownSlots, Manager, Share, Slots};
 use crate::target::Target;
 use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
 use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
@@ -118,7 +119,7 @@ pub async fn run(
     let (batches, copies) = (config.pipeline.buffer_size, config.copy.data);
     let mut drives = JoinSet::new();
     let mut syncs = JoinSet::new();
-    let slots: Slots = Arc::new(Mutex::new(vec![None; config.targets.len()]));
+    let slots: Slots = Arc::new(Mutex::new(KnownSlots::new(config.targets.len())));
     for ((index, target), reader) in config.targets.iter().enumerate().zip(readers) {
         let share = Arc::new(watch::channel(Share::main()).0);
         syncs.spawn(
@@ -175,7 +176,7 @@ pub async fn run(
     shutdown.cancel();
     info!("shutting down: applying what has been received");
     let all_done = async {
-        // a sync that is under way goes on at the next start; its sessions end in good order
+        // a sync that is under way goes on at the next start
         while syncs.join_next().await.is_some() {}
         while drives.join_next().await.is_some() {}
     };

@@ -26,6 +26,9 @@ use crate::target::clickhouse::{
 use crate::target::postgres::{PostgresCopy, PostgresSyncs, PostgresTarget};
 use crate::telemetry::Metrics;
 
+/// The `application_name` of a sync's walsender.
+const APPLICATION: &str = "rsrepl sync";
+
 /// Of the spool of the main stream: what that of a sync may take.
 const SPOOL_PART: usize = 4;
 
@@ -66,6 +69,8 @@ impl TableSync {
         let status = Status::new(vec![TargetStatus::new(&target.name, target.kind())]);
         let main = std::mem::replace(&mut config.source.slot_name, slot.to_owned());
         config.source.create_slot = true;
+        // commits that wait for the main stream must not take this one for it
+        config.source.connection = config.source.connection.application_name(APPLICATION);
         config.targets = vec![target];
         Ok(TableSync { config: Arc::new(config), tables, main, status })
     }
@@ -118,7 +123,8 @@ impl TableSync {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX) / SPOOL_PART;
         let (spool, mut readers) = Spool::new(limit, 1);
         let reader = readers.pop().ok_or_else(no_target)?;
-        let streams = Streams::new(config.spool.dir.clone(), config.spool.max_disk);
+        let streams =
+            Streams::new(config.spool.dir.clone(), config.spool.max_disk / SPOOL_PART as u64);
         let (ledger, ledger_receiver) = watch::channel(Ledger::new(1));
         let (link, link_receiver) = watch::channel(None);
         let shared = drive::Shared {

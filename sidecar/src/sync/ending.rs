@@ -20,11 +20,12 @@ const NEAR: Duration = Duration::from_millis(500);
 /// How often it is told that it is not near.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long something may keep the sync from getting to where it ends: the main stream may be waiting for it.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may keep the sync from getting to where it ends: the main stream may be waiting for it, and
+/// the other way out is another copy.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long that may take, whatever the reason is.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(300);
 
 impl Manager {
     /// Follows the tables until the main stream can go on with them; to where it does if that is recorded.
@@ -111,7 +112,11 @@ impl Manager {
             let reached = shares.wait_for(|own| own.reached >= mark);
             self.watching(tables, status, reached, None).await?;
             if since.elapsed() <= NEAR {
-                return Ok(());
+                if self.status.snapshot().source.connected {
+                    return Ok(());
+                }
+                // what this process has received says nothing while another may have the slot
+                tokio::time::sleep(LOOK_INTERVAL).await;
             }
             if told.elapsed() >= TELL_INTERVAL {
                 told = Instant::now();
@@ -168,13 +173,18 @@ impl Manager {
         }
     }
 
-    /// Once the main stream is behind the place where it goes on with the tables, nothing of the sync is left.
+    /// Once the main stream is behind the place where it goes on with the tables, nothing of the sync is left. The slot
+    /// goes at once: the main stream may have a long way to that place.
     pub(super) async fn finish(&mut self, tables: Vec<Table>) -> Result<()> {
         let slot = slot_of(&tables);
+        if self.is_of_another_past(&slot).await? {
+            // the place is one on a timeline that the source has left before it
+            return self.begin_anew(tables).await;
+        }
+        source::drop(&self.config.source, &slot).await?;
         let at = tables.iter().map(|table| table.hand_over).max().unwrap_or(Lsn::INVALID);
         let mut share = self.share.subscribe();
         share.wait_for(|main| main.stored >= at).await.map(drop).map_err(|_| gone())?;
-        source::drop(&self.config.source, &slot).await?;
         self.target.end(&slot, &tables).await?;
         info!(
             target_name = self.name(),

@@ -28,7 +28,6 @@ pub(crate) struct Lists {
     looked: Option<Instant>,
     /// Why it cannot be done was told.
     told: bool,
-    looked_for_slots: Option<Instant>,
 }
 
 /// Before a first copy, which takes its time: what is published now is on the list, what is published later is not. In
@@ -157,23 +156,30 @@ impl Manager {
         Ok(())
     }
 
-    /// A slot of a sync that no target has a record of keeps WAL on the source for nobody. The first target's task
-    /// looks for all: only with what every target has recorded is one known to be nobody's.
+    /// A slot of a sync that no target has a record of keeps WAL on the source for nobody. The first that has nothing else to
+    /// do looks for all: only with what every target has recorded is one known to be nobody's.
     pub(super) async fn look_for_slots(&mut self) {
-        let due = self.lists.looked_for_slots.is_none_or(|at| at.elapsed() >= SLOTS_INTERVAL);
-        if self.index != 0 || !due {
+        let is_due = |at: Option<Instant>| at.is_none_or(|at| at.elapsed() >= SLOTS_INTERVAL);
+        if !self.slots.lock().is_ok_and(|known| is_due(known.looked)) {
             return;
         }
         // before what is known: a slot is recorded before it is made
         let found = tokio::time::timeout(LOOK_LIMIT, source::idle(&self.config.source)).await;
         let Ok(Ok(idle)) = found else { return };
-        let known: Option<BTreeSet<String>> = self.slots.lock().ok().and_then(|slots| {
-            let known: Option<Vec<_>> = slots.iter().cloned().collect();
-            known.map(|known| known.into_iter().flatten().collect())
+        let known = self.slots.lock().ok().and_then(|mut known| {
+            // a target that has not answered yet may know it
+            let all: Option<Vec<_>> = known.of_targets.iter().cloned().collect();
+            let is_first = is_due(known.looked.replace(Instant::now()));
+            if all.is_none() {
+                known.looked = None;
+            }
+            let all = all?.into_iter().flatten().collect();
+            is_first.then_some(all)
         });
-        // a target that has not answered yet may know it
-        let Some(known) = known else { return };
-        self.lists.looked_for_slots = Some(Instant::now());
+        let known: BTreeSet<String> = match known {
+            Some(known) => known,
+            None => return,
+        };
         for slot in idle.iter().filter(|slot| !known.contains(*slot)) {
             warn!(
                 slot,

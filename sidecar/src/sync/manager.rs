@@ -55,8 +55,22 @@ pub(crate) struct Manager {
     pub tables: Vec<Table>,
 }
 
-/// By the target's place in the configuration; `None`: not read yet.
-pub(crate) type Slots = Arc<Mutex<Vec<Option<BTreeSet<String>>>>>;
+/// Slots of syncs.
+pub(crate) type Slots = Arc<Mutex<KnownSlots>>;
+
+/// Those that targets have recorded, and when it was last looked for others.
+pub(crate) struct KnownSlots {
+    /// By the target's place in the configuration; `None`: not read yet.
+    pub of_targets: Vec<Option<BTreeSet<String>>>,
+    pub looked: Option<Instant>,
+}
+
+impl KnownSlots {
+    /// Nothing was read yet.
+    pub(crate) fn new(targets: usize) -> KnownSlots {
+        KnownSlots { of_targets: vec![None; targets], looked: None }
+    }
+}
 
 impl Manager {
     /// Runs until shutdown.
@@ -133,6 +147,7 @@ impl Manager {
         within(self.target.open(&identity)).await?;
         loop {
             let tables = within(self.target.read()).await?;
+            self.take_back(&tables).await?;
             self.note(&tables);
             let work = next(&tables);
             match work.first().map(|table| table.stage) {
@@ -149,6 +164,29 @@ impl Manager {
         }
     }
 
+    /// Where the main stream was to go on with tables may have been recorded without an answer, and may yet come to be
+    /// recorded. As it is not now, that is made sure of before the main stream leaves out anything behind that place.
+    async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
+        let undone: Vec<Table> = {
+            let share = self.share.borrow();
+            let is_undone =
+                |table: &&Table| table.stage == Stage::Copying && share.waits_for(table.oid);
+            tables.iter().filter(is_undone).cloned().collect()
+        };
+        if undone.is_empty() { Ok(()) } else { within(self.target.write(&undone)).await }
+    }
+
+    /// The target has a position of the sync that the source's past does not have.
+    pub(super) async fn is_of_another_past(&mut self, slot: &str) -> Result<bool> {
+        match within(self.target.has_begun(slot)).await {
+            Err(error) if error.kind() == Kind::Identity => {
+                warn!(target_name = self.name(), %error, "a sync has brought what the source does not have any more");
+                Ok(true)
+            }
+            begun => begun.map(|_| false),
+        }
+    }
+
     /// Tells the main stream what is recorded.
     fn note(&mut self, tables: &[Table]) {
         let (holds, names) = (holds(tables), names_held(tables));
@@ -162,7 +200,7 @@ impl Manager {
             }
         }
         if let Ok(mut slots) = self.slots.lock()
-            && let Some(known) = slots.get_mut(self.index)
+            && let Some(known) = slots.of_targets.get_mut(self.index)
         {
             let named = tables.iter().filter(|table| !table.slot.is_empty());
             *known = Some(named.map(|table| table.slot.clone()).collect());
@@ -194,6 +232,9 @@ impl Manager {
     async fn copy(&mut self, mut tables: Vec<Table>) -> Result<()> {
         let slot = slot_of(&tables);
         self.settled().await?;
+        if self.is_of_another_past(&slot).await? {
+            return self.begin_anew(tables).await;
+        }
         let begun = self.target.has_begun(&slot).await?;
         match source::found(&self.config.source, &slot).await? {
             source::Found::Lost => return self.begin_anew(tables).await,
@@ -266,6 +307,14 @@ impl Manager {
         let error = error.unwrap_or_default();
         if tables.iter().all(|table| table.error == error) {
             return Ok(());
+        }
+        // what another process has recorded meanwhile stays
+        let recorded = self.target.read().await?;
+        let is_same = |table: &Table, other: &Table| {
+            (table.oid, table.stage, &table.slot) == (other.oid, other.stage, &other.slot)
+        };
+        if !tables.iter().all(|table| recorded.iter().any(|other| is_same(table, other))) {
+            return Err(Error::new(Kind::Server, "what is recorded of a sync has changed"));
         }
         tables.iter_mut().for_each(|table| table.error.clone_from(&error));
         self.target.write(tables).await

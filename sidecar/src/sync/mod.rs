@@ -43,6 +43,6 @@ mod source;
 
 pub use complete::Complete;
 pub(crate) use lists::begin_list;
-pub(crate) use manager::{Manager, Slots};
+pub(crate) use manager::{KnownSlots, Manager, Slots};
 pub use records::{Stage, SyncTarget, Table};
 pub use share::Share;

@@ -106,7 +106,8 @@ pub trait SyncTarget: Send + Sync {
     /// Those of the tables, by oid, that have rows on the target which the main stream did not bring.
     fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>>;
 
-    /// Whether a position or a copy of that slot's name is recorded.
+    /// Whether a position or a copy of that slot's name is recorded. An error of [`Kind::Identity`](crate::error::Kind)
+    /// when the position is of a past that the source does not have.
     fn has_begun<'a>(&'a mut self, slot: &'a str) -> Promise<'a, bool>;
 
     /// Begins, or begins anew: nothing is left of that slot's name, but what the main stream knows of the shapes of these

@@ -72,8 +72,8 @@ pub struct Share {
     settled: u64,
     /// Of the main stream: what the tables that it leaves out are called.
     names: BTreeMap<u32, String>,
-    /// Such a name, when another table has come with it, and whether that was told.
-    clash: Option<(String, bool)>,
+    /// Such a name, when another table has come with it.
+    clash: Option<String>,
     /// Tables that the sync has changed: what is known of them is out of date.
     anew: BTreeSet<u32>,
 }
@@ -145,10 +145,15 @@ impl Share {
         names.find(|(oid, name)| is_it(*oid, name)).map(|(_, name)| name)
     }
 
-    /// The name of a table that is waited for because of another one of its name, once.
-    pub fn new_clash(&mut self) -> Option<String> {
-        let (name, told) = self.clash.as_mut()?;
-        (!std::mem::replace(told, true)).then(|| name.clone())
+    /// The name of a table that is waited for because of another one of its name.
+    pub fn clash(&self) -> Option<&str> {
+        self.clash.as_deref()
+    }
+
+    /// Of the main stream: it waits for a sync to get to where it goes on with this table, or may come to.
+    pub fn waits_for(&self, oid: u32) -> bool {
+        let Role::Main(holds) = &self.role else { return false };
+        matches!(holds.get(&oid), Some(Hold::From { there: false, .. }))
     }
 
     /// Of the main stream: what the tables are called that are held.
@@ -174,13 +179,10 @@ impl Share {
                 let seen = before.replace(change.relation.oid) == Some(change.relation.oid);
                 if seen { None } else { self.clashes(&change.relation).cloned() }
             });
-            if let Some(name) = clash {
-                if self.clash.as_ref().is_none_or(|(known, _)| *known != name) {
-                    self.clash = Some((name, false));
-                }
+            self.clash = clash;
+            if self.clash.is_some() {
                 return false;
             }
-            self.clash = None;
             let verdict = |oid: u32, end: Lsn| self.verdict(oid, end);
             let waits =
                 |change: &Change| verdict(change.relation.oid, change.end_lsn) == Verdict::Wait;
@@ -238,7 +240,12 @@ impl Share {
                 self.anew.insert(*oid);
             }
         }
-        if now.keys().any(|oid| !holds.contains_key(oid)) {
+        // one that was handed over, and is synced once more, may be under way
+        let is_new = |(oid, hold): (&u32, &Hold)| match holds.get(oid) {
+            None => true,
+            Some(before) => *hold == Hold::Held && *before != Hold::Held,
+        };
+        if now.iter().any(is_new) {
             self.generation += 1;
         }
         *holds = now;

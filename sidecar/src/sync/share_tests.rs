@@ -235,11 +235,28 @@ fn a_newer_table_of_the_same_name_waits_until_the_sync_has_written_all_of_its_ow
         );
     }
     assert!(!share.take(&mut named(6, "orders")));
-    assert_eq!(share.new_clash().as_deref(), Some("public.orders"));
-    assert!(!share.take(&mut named(6, "orders")));
-    assert_eq!(share.new_clash(), None, "it is told once");
+    assert_eq!(share.clash(), Some("public.orders"));
     hold(&mut share, Some(false));
     assert!(!share.take(&mut named(6, "orders")));
     hold(&mut share, Some(true));
     assert!(share.take(&mut named(6, "orders")));
+    assert_eq!(share.clash(), None);
+}
+
+#[test]
+fn what_is_synced_once_more_is_waited_for() {
+    let mut share = Share::main();
+    let held = |share: &mut Share, hold| {
+        share.hold([(5, hold)].into());
+    };
+    held(&mut share, Hold::Held);
+    assert!(!share.is_settled());
+    share.settle(share.generation());
+    held(&mut share, Hold::From { at: Lsn(50), there: false });
+    assert!(share.waits_for(5) && !share.waits_for(6));
+    held(&mut share, Hold::From { at: Lsn(50), there: true });
+    assert!(share.is_settled() && !share.waits_for(5));
+    // from there on it has written to it
+    held(&mut share, Hold::Held);
+    assert!(!share.is_settled());
 }

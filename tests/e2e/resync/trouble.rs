@@ -13,7 +13,7 @@ fn open_transaction(rig: &Rig) -> Client {
     client
 }
 
-fn await_stage(rig: &Rig, stage: &str) {
+pub fn await_stage(rig: &Rig, stage: &str) {
     let sql = format!("SELECT table_name FROM rsrepl.syncs WHERE stage = '{stage}' LIMIT 1");
     wait::until(LIMIT, stage, || {
         let made = rig.standby.value(DATABASE, "SELECT to_regclass('rsrepl.syncs')::text");
@@ -22,10 +22,11 @@ fn await_stage(rig: &Rig, stage: &str) {
 }
 
 /// Chunks of syncs that are there.
-const CHUNKS: &str = "SELECT slot FROM rsrepl.copied_chunks WHERE slot LIKE '%\\_sync\\_%' LIMIT 1";
+pub const CHUNKS: &str =
+    "SELECT slot FROM rsrepl.copied_chunks WHERE slot LIKE '%\\_sync\\_%' LIMIT 1";
 
 /// A session of the standby that waits for a lock on `orders`.
-const WAITS: &str = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%orders%' LIMIT 1";
+pub const WAITS: &str = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%orders%' LIMIT 1";
 
 #[test]
 fn a_truncate_of_tables_that_two_streams_share_stops_neither() {

@@ -60,9 +60,6 @@ const FIND: &str =
 
 const REMOVE: &str = "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
 
-const HAS_POSITION: &str = "\
-SELECT EXISTS (SELECT FROM rsrepl.positions WHERE slot = $1 AND applied_lsn <> '0/0')";
-
 const HAS_COPY: &str = "\
 SELECT EXISTS (SELECT FROM rsrepl.copies WHERE slot = $1 AND lsn <> '0/0')";
 
@@ -83,6 +80,7 @@ pub struct PostgresSyncs {
 
 struct Open {
     client: Client,
+    source: SourceIdentity,
     /// Of the main stream.
     slot: String,
 }
@@ -107,7 +105,7 @@ impl PostgresSyncs {
     async fn connect(&mut self, source: &SourceIdentity) -> Result<()> {
         self.open = None;
         let client = session::open(&self.options.name, &self.options.connection).await?;
-        self.open = Some(Open { client, slot: source.slot.clone() });
+        self.open = Some(Open { client, source: source.clone(), slot: source.slot.clone() });
         Ok(())
     }
 
@@ -133,7 +131,7 @@ impl PostgresSyncs {
     }
 
     async fn all(&mut self) -> Result<Vec<Table>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         if !exists(client, "syncs").await.map_err(|error| self.server(error))? {
             return Ok(Vec::new());
         }
@@ -181,20 +179,19 @@ impl PostgresSyncs {
     }
 
     async fn begun(&mut self, slot: &str) -> Result<bool> {
-        let Open { client, .. } = self.opened()?;
-        for (table, query) in [("positions", HAS_POSITION), ("copies", HAS_COPY)] {
-            let there = exists(client, table).await.map_err(|error| self.server(error))?;
-            if there
-                && client
-                    .query_one(query, &[&slot])
-                    .await
-                    .and_then(|row| row.try_get(0))
-                    .map_err(|error| self.server(error))?
-            {
+        let Open { client, source, .. } = self.opened()?;
+        if exists(client, "positions").await.map_err(|error| self.server(error))? {
+            let source = SourceIdentity { slot: slot.to_owned(), ..source.clone() };
+            let position = positions::look_up(&self.options.name, client, &source).await?;
+            if position.is_some_and(|lsn| lsn != Lsn::INVALID) {
                 return Ok(true);
             }
         }
-        Ok(false)
+        if !exists(client, "copies").await.map_err(|error| self.server(error))? {
+            return Ok(false);
+        }
+        let row = client.query_one(HAS_COPY, &[&slot]).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| self.server(error))
     }
 
     async fn take_shapes(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
@@ -232,7 +229,7 @@ impl PostgresSyncs {
     }
 
     async fn list(&mut self) -> Result<Option<Complete>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         if !exists(client, "complete").await.map_err(|error| self.server(error))? {
             return Ok(None);
         }
