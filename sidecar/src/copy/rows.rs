@@ -1,6 +1,7 @@
 //! The rows of a chunk on their way from the reader to its writers, and the memory that they take.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,7 +20,11 @@ pub const PIECE: usize = 128 << 10;
 
 /// Room for pieces, which all workers share: [`WAITING`] bytes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    free: Arc<Semaphore>,
+    /// Pieces that have taken room so far.
+    taken: Arc<AtomicU64>,
+}
 
 /// A piece, and the room that it takes until the last of its writers is done with it.
 #[derive(Clone)]
@@ -33,7 +38,7 @@ impl Room {
     const UNIT: usize = 1024;
 
     pub fn new() -> Room {
-        Room(Arc::new(Semaphore::new(WAITING / Self::UNIT)))
+        Room { free: Arc::new(Semaphore::new(WAITING / Self::UNIT)), taken: Arc::default() }
     }
 
     /// Waits until there is room. Whoever waits holds nothing that others wait for.
@@ -43,9 +48,15 @@ impl Room {
     pub async fn take(&self, bytes: Bytes) -> Result<Held> {
         let units = bytes.len().div_ceil(Self::UNIT).min(WAITING / Self::UNIT);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.0).acquire_many_owned(units).await;
+        let room = Arc::clone(&self.free).acquire_many_owned(units).await;
         let room = room.map_err(|e| Error::new(Kind::Internal, "no more room").because(e))?;
+        self.taken.fetch_add(1, Ordering::Relaxed);
         Ok(Held { bytes, _room: Arc::new(room) })
+    }
+
+    /// Pieces that have taken room so far: as long as it rises, something moves.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 

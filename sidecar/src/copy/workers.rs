@@ -2,8 +2,9 @@
 //! chunk.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future;
 use tokio::task::JoinSet;
@@ -18,6 +19,10 @@ use crate::config::Source;
 use crate::error::{Error, Kind, Result};
 use crate::guard::guarded;
 use crate::status::Status;
+
+/// Nothing was read or written by any worker for so long: a server does not answer, and meanwhile the source keeps a
+/// snapshot. A chunk that is looked through, or stored, does not take as long.
+const STILL: Duration = Duration::from_secs(600);
 
 /// What is done under one snapshot by all workers together.
 pub(super) struct Pass {
@@ -106,7 +111,19 @@ pub(super) async fn run(mut pass: Pass) -> Ended {
         });
     }
     let mut ended = Ended::Done;
-    while let Some(joined) = workers.join_next().await {
+    let (room, progress) = (queue.pass.room.clone(), queue.pass.progress.clone());
+    let mut still = pin!(stands_still(|| (room.taken(), progress.chunks())));
+    loop {
+        let joined = tokio::select! {
+            joined = workers.join_next() => joined,
+            () = &mut still, if matches!(ended, Ended::Done | Ended::Aged | Ended::Moved(_)) => {
+                queue.clear();
+                workers.abort_all();
+                ended = Ended::Failed(no_answer(&queue.pass));
+                continue;
+            }
+        };
+        let Some(joined) = joined else { break };
         let stopped = joined.unwrap_or_else(|error| {
             Stopped::Failed(Error::new(Kind::Internal, "a worker of the copy ended").because(error))
         });
@@ -131,6 +148,27 @@ pub(super) async fn run(mut pass: Pass) -> Ended {
         };
     }
     ended
+}
+
+/// Ends when nothing has moved for [`STILL`].
+async fn stands_still<T: PartialEq>(moved: impl Fn() -> T) {
+    let (mut seen, mut since) = (moved(), tokio::time::Instant::now());
+    while since.elapsed() < STILL {
+        tokio::time::sleep(STILL / 60).await;
+        let now = moved();
+        if now != seen {
+            (seen, since) = (now, tokio::time::Instant::now());
+        }
+    }
+}
+
+#[cold]
+fn no_answer(pass: &Pass) -> Error {
+    let names: Vec<&str> = pass.sites.iter().map(|(_, name, _)| name.as_str()).collect();
+    let message = format!("no worker of the copy to {} has got on for {STILL:?}", names.join(", "));
+    Error::new(Kind::Connection, message).hint(
+        "look for sessions that wait there: for a lock, for a synchronous standby, for a disk",
+    )
 }
 
 struct Worker {
@@ -246,4 +284,29 @@ fn chunk(pass: &Pass, work: &Work) -> Option<Chunk> {
         since: work.need.since,
         form,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_is_waited_for() {
+        let (moved, began) = (AtomicU64::new(0), tokio::time::Instant::now());
+        let moving = async {
+            for _ in 0..5 {
+                tokio::time::sleep(STILL * 9 / 10).await;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = stands_still(|| moved.load(Ordering::Relaxed)) => {}
+            () = moving => {}
+        }
+        let took = began.elapsed();
+        assert!(took >= STILL * 55 / 10 && took < STILL * 57 / 10, "{took:?}");
+    }
 }
