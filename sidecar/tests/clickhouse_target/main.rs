@@ -12,6 +12,7 @@
 //! | `groups` | batches that are stored together |
 //! | `types` | every value that PostgreSQL wrote into the golden file |
 //! | `setup` | tables and sources that do not fit |
+//! | `syncs` | what is recorded of tables that are copied anew |
 
 mod copy;
 mod evolve;
@@ -23,5 +24,6 @@ mod keyless;
 mod mirror;
 mod rig;
 mod setup;
+mod syncs;
 mod toast;
 mod types;
