@@ -284,7 +284,7 @@ impl Manager {
 
     /// With another slot: what the one that is recorded had to bring is gone. Its records go first, as nobody would know
     /// of them once another name is recorded.
-    async fn begin_anew(&mut self, mut tables: Vec<Table>) -> Result<()> {
+    pub(super) async fn begin_anew(&mut self, mut tables: Vec<Table>) -> Result<()> {
         let slot = slot_of(&tables);
         warn!(
             target_name = self.name(),

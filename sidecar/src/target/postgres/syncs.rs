@@ -242,7 +242,7 @@ impl PostgresSyncs {
 
     async fn set_list(&mut self, list: &Complete) -> Result<()> {
         self.create("complete", CREATE_COMPLETE).await?;
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let text = serde_json::to_string(list).unwrap_or_default();
         let set = client.execute(SET_COMPLETE, &[slot, &text]).await;
         set.map(drop).map_err(|error| self.server(error))
@@ -264,13 +264,13 @@ impl PostgresSyncs {
     }
 
     async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let taken = client.execute(WITHDRAW, &[slot, &oids(tables)]).await;
         taken.map(drop).map_err(|error| self.server(error))
     }
 
     async fn find_strange(&mut self, tables: &[Table]) -> Result<Vec<u32>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let server = |error| self.server(error);
         let recorded = exists(client, "tables").await.map_err(server)?;
         let mut strange = Vec::new();
