@@ -153,7 +153,7 @@ async fn apply(
                 _ => {
                     gathered.retain(|change| change.relation.oid != oid);
                     let why = "it was truncated or altered meanwhile";
-                    site.start_over(oid, Some(&***table), why).await?;
+                    site.start_over(oid, Some(&***table), why, false).await?;
                     copied.remove(&oid);
                 }
             }

@@ -50,11 +50,13 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// `emptied`: by `accept`, which is yet to be asked.
     pub(super) async fn start_over(
         &mut self,
         oid: u32,
         table: Option<&CopiedTable>,
         why: &str,
+        emptied: bool,
     ) -> Result<()> {
         match table {
             Some(table) => {
@@ -65,6 +67,7 @@ impl Site {
                 oid, "a table that was copied is published no more; its rows stay"
             ),
         }
+        let table = table.filter(|_| !emptied);
         self.target.lock().await.start_over(oid, table).await?;
         self.records.chunks.retain(|record| record.table != oid);
         Ok(())
@@ -316,10 +319,14 @@ impl Runner {
         let source = &self.config.source;
         let reader = Reader::connect(source).await?;
         let mut catalog = tables::read(&reader, source, &exported.name, exported.lsn).await?;
-        drop(reader);
+        let mut gone = Vec::new();
         if let Some(only) = &self.only {
             catalog.tables.retain(|table| only.contains(&table.relation.oid));
+            let shown = |oid: &u32| catalog.tables.iter().any(|t| t.relation.oid == *oid);
+            let missing = only.iter().copied().filter(|oid| !shown(oid)).collect();
+            gone = tables::gone(&reader, missing).await?;
         }
+        drop(reader);
         let copied = catalog.tables.iter().map(|table| table.relation.oid).collect();
         self.begin_lists(sites, info, &copied).await?;
         info!(
@@ -328,7 +335,7 @@ impl Runner {
             targets = sites.len(),
             "copying what the source has at this LSN"
         );
-        self.prepare(sites, &catalog, exported).await?;
+        self.prepare(sites, &catalog, &gone, exported).await?;
         // however long it took to get here, each round gets on for as long
         let age = self.config.copy.max_snapshot_age;
         let until = (began + age).max(Instant::now() + began.elapsed().max(age / 2));
@@ -413,7 +420,7 @@ impl Runner {
             if site.records.caught_up != catalog.snapshot {
                 return Err(taken_on(&site.name));
             }
-            self.start_over(site, catalog).await?;
+            self.start_over(site, catalog, false).await?;
         }
         Ok(())
     }
@@ -429,11 +436,25 @@ impl Runner {
     }
 
     /// Brings the targets to where chunks of this snapshot may be written.
-    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &Taken) -> Result<()> {
-        let exported = (exported.name.as_str(), exported.lsn);
+    /// `gone`: what was asked for and is not there.
+    async fn prepare(
+        &self,
+        sites: &mut [Site],
+        catalog: &Catalog,
+        gone: &[u32],
+        exported: &Taken,
+    ) -> Result<()> {
+        let (name, at) = (exported.name.as_str(), exported.lsn);
         for site in sites.iter_mut() {
-            site.forms = site.target.lock().await.accept(&catalog.tables, exported).await?;
-            self.start_over(site, catalog).await?;
+            // the table of a sync has to become what it is now, which no stream brings, before it can be accepted
+            if self.only.is_some() {
+                self.start_over(site, catalog, true).await?;
+            }
+            site.forms = site.target.lock().await.accept(&catalog.tables, (name, at)).await?;
+            self.start_over(site, catalog, false).await?;
+            for oid in gone {
+                site.target.lock().await.dropped(*oid, at).await?;
+            }
         }
         catch_up(&self.config.source, sites, &catalog.tables, catalog.snapshot).await?;
         for site in sites.iter_mut() {
@@ -443,7 +464,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn start_over(&self, site: &mut Site, catalog: &Catalog) -> Result<()> {
+    async fn start_over(&self, site: &mut Site, catalog: &Catalog, emptied: bool) -> Result<()> {
         let mut recorded: Vec<u32> =
             site.records.chunks.iter().map(|record| record.table).collect();
         recorded.sort_unstable();
@@ -458,7 +479,7 @@ impl Runner {
                 None => Some("it is published no more"),
             };
             if let Some(why) = why {
-                site.start_over(oid, table.map(|table| &**table), why).await?;
+                site.start_over(oid, table.map(|table| &**table), why, emptied).await?;
             }
         }
         Ok(())

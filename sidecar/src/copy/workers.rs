@@ -189,6 +189,8 @@ impl Worker {
                             target.copied_bytes += written.bytes;
                         });
                         pass.progress.written(&chunk, written);
+                        // what kept it from that is over
+                        pass.status.update_source(|source| source.last_error = None);
                     }
                 }
                 Err(error) => first = first.or(Some(error)),

@@ -25,7 +25,7 @@ fn made(table: &Table) -> (Record, Actual) {
         identity: c.identity != Identity::No,
     });
     let record =
-        Record { table: table.clone(), dropped: false, had_rows: false, places, target_oid: 7 };
+        Record { table: table.clone(), dropped: false, had_rows: Some(false), places, target_oid: 7 };
     let (schema, name) = (table.schema.clone(), table.name.clone());
     let actual = Actual {
         oid: 7,
