@@ -125,7 +125,9 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         let began = Instant::now();
         while !give_up(&mut sites).await? {
             if began.elapsed() > TAKE_UP {
-                eprintln!("rsrepl: the sidecar has not done that yet: its log may say why; the request stays");
+                eprintln!(
+                    "rsrepl: the sidecar has not done that yet: its log may say why; the request stays"
+                );
                 return Ok(ExitCode::from(FAILURE));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -277,7 +279,9 @@ async fn look(site: &mut Site) -> Result<bool> {
         if site.records.was_handed_over(table.oid).await? {
             println!("{name} is copied, and part of the stream again");
         } else {
-            eprintln!("{name} was not copied: it was dropped on the source, or somebody has withdrawn the request");
+            eprintln!(
+                "{name} was not copied: it was dropped on the source, or somebody has withdrawn the request"
+            );
             site.missed = true;
         }
     }

@@ -151,7 +151,10 @@ impl Manager {
             let failed = error.is_some();
             self.tell(tables, error).await?;
             if self.is_cancelled(tables).await? {
-                return Err(Error::new(Kind::Server, "the sync is given up, as somebody asked for"));
+                return Err(Error::new(
+                    Kind::Server,
+                    "the sync is given up, as somebody asked for",
+                ));
             }
             failing = failed.then(|| failing.unwrap_or_else(Instant::now));
             if limits.is_some_and(|(patience, limit)| {

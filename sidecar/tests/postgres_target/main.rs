@@ -18,6 +18,7 @@
 //! | `origin` | the replication origin of a session |
 //! | `row_types` | what a session keeps of tables |
 //! | `preflight` | what `check` finds |
+//! | `syncs` | what is recorded of tables that are copied anew |
 
 mod beside;
 mod columns;
@@ -34,6 +35,7 @@ mod preflight;
 mod refusals;
 mod row_types;
 mod stream;
+mod syncs;
 mod types;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};

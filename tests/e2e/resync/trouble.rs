@@ -118,8 +118,14 @@ fn a_table_that_is_altered_between_chunks_of_its_copy_is_copied_as_it_is_then() 
     rig.sidecar.launch();
     rig.settle(LIMIT);
     let changes = [
-        (STANDBY, "ALTER TABLE orders RENAME note TO remark; ALTER TABLE orders ADD extra int DEFAULT 5"),
-        (CLICKHOUSE, "ALTER TABLE orders RENAME remark TO word; ALTER TABLE orders ADD more text DEFAULT 'x'"),
+        (
+            STANDBY,
+            "ALTER TABLE orders RENAME note TO remark; ALTER TABLE orders ADD extra int DEFAULT 5",
+        ),
+        (
+            CLICKHOUSE,
+            "ALTER TABLE orders RENAME remark TO word; ALTER TABLE orders ADD more text DEFAULT 'x'",
+        ),
     ];
     for (target, change) in changes {
         ask(&rig, &["orders", "--target", target]);
@@ -127,7 +133,10 @@ fn a_table_that_is_altered_between_chunks_of_its_copy_is_copied_as_it_is_then() 
         rig.execute(change);
         wait::until(LIMIT, "it is copied", || left(&rig).is_empty());
         let over = |line: &str| line.contains("starts over") && line.contains(target);
-        assert!(rig.sidecar.log().lines().any(over), "{target}: it was not in the middle of the copy");
+        assert!(
+            rig.sidecar.log().lines().any(over),
+            "{target}: it was not in the middle of the copy"
+        );
     }
     rig.execute("UPDATE orders SET extra = id, more = 'later' WHERE id % 500 = 0");
     rig.settle(LIMIT);
@@ -160,13 +169,14 @@ fn a_table_that_is_dropped_before_it_is_copied_makes_room_for_a_later_one() {
 fn given_up(rig: &Rig, target: &str) -> String {
     let stages = "stage = 'given up' AND sync_slot = ''";
     let count = match target {
-        STANDBY => rig.standby.value(
-            DATABASE,
-            &format!("SELECT count(*)::text FROM rsrepl.syncs WHERE {stages}"),
-        ),
+        STANDBY => rig
+            .standby
+            .value(DATABASE, &format!("SELECT count(*)::text FROM rsrepl.syncs WHERE {stages}")),
         _ => rig
             .clickhouse
-            .try_query(&format!("SELECT count() FROM {DATABASE}._rsrepl_syncs FINAL WHERE {stages}"))
+            .try_query(&format!(
+                "SELECT count() FROM {DATABASE}._rsrepl_syncs FINAL WHERE {stages}"
+            ))
             .ok(),
     };
     count.unwrap_or_default().trim().to_owned()
@@ -198,14 +208,19 @@ fn what_is_given_up_is_left_out_until_somebody_asks_again() {
     assert!(resync(&rig, &["orders", "--cancel"]).contains("is given up"));
     // what was with it is copied all the same, and the source keeps nothing for it
     wait::until(LIMIT, "events is copied", || copied(&rig, STANDBY, "public.events") == 1);
-    let slots = "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE slot_name LIKE '%sync%'";
+    let slots =
+        "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE slot_name LIKE '%sync%'";
     assert_eq!(rig.source.value(DATABASE, slots), None);
     let behind = "SELECT v FROM others WHERE id = -2";
-    rig.execute("INSERT INTO orders VALUES (-2, 0, 'not seen'); INSERT INTO others VALUES (-2, 'seen')");
+    rig.execute(
+        "INSERT INTO orders VALUES (-2, 0, 'not seen'); INSERT INTO others VALUES (-2, 'seen')",
+    );
     wait::until(LIMIT, "the others go on", || rig.standby.value(DATABASE, behind).is_some());
     rig.sidecar.terminate();
     rig.run();
-    rig.execute("INSERT INTO orders VALUES (-3, 0, 'not seen'); INSERT INTO others VALUES (-3, 'seen')");
+    rig.execute(
+        "INSERT INTO orders VALUES (-3, 0, 'not seen'); INSERT INTO others VALUES (-3, 'seen')",
+    );
     let behind = "SELECT v FROM others WHERE id = -3";
     wait::until(LIMIT, "the others go on", || rig.standby.value(DATABASE, behind).is_some());
     let there = "SELECT id FROM orders WHERE id < 0 LIMIT 1";

@@ -12,6 +12,7 @@ use super::positions;
 use super::records::{self, Record};
 use super::session;
 use super::sql::ident;
+use super::syncs;
 use super::syncs::statements::{CREATE as CREATE_SYNCS, CREATE_COMPLETE};
 use crate::preflight::Finding;
 use crate::schema::{Policy, Table};
@@ -157,8 +158,15 @@ async fn check_privileges(
     let (records_exist, may_make): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
     if !exists && !may_create {
         findings.push(Finding::error(
-            format!("target {target}: {user} may not create rsrepl.positions and rsrepl.tables"),
-            format!("{}; {}", positions::create_for(user), records::create_for(user)),
+            format!(
+                "target {target}: {user} may not create rsrepl.positions, rsrepl.tables and others"
+            ),
+            format!(
+                "{}; {}; {}",
+                positions::create_for(user),
+                records::create_for(user),
+                syncs::create_for(user)
+            ),
         ));
     } else if exists && !records_exist && !may_make {
         findings.push(Finding::error(

@@ -95,7 +95,7 @@ impl PostgresSyncs {
     }
 
     async fn all(&mut self) -> Result<Vec<Table>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         if !exists(client, "syncs").await.map_err(|error| self.server(error))? {
             return Ok(Vec::new());
         }
@@ -226,7 +226,7 @@ impl PostgresSyncs {
     }
 
     async fn list(&mut self) -> Result<Option<Complete>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         if !exists(client, "complete").await.map_err(|error| self.server(error))? {
             return Ok(None);
         }
@@ -239,7 +239,7 @@ impl PostgresSyncs {
 
     async fn set_list(&mut self, list: &Complete) -> Result<()> {
         self.create("complete", CREATE_COMPLETE).await?;
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let text = serde_json::to_string(list).unwrap_or_default();
         let set = client.execute(SET_COMPLETE, &[slot, &text]).await;
         set.map(drop).map_err(|error| self.server(error))
@@ -266,13 +266,13 @@ impl PostgresSyncs {
     }
 
     async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let taken = client.execute(WITHDRAW, &[slot, &oids(tables)]).await;
         taken.map(drop).map_err(|error| self.server(error))
     }
 
     async fn find_strange(&mut self, tables: &[Table]) -> Result<Vec<u32>> {
-        let Open { client, slot } = self.opened()?;
+        let Open { client, slot, .. } = self.opened()?;
         let server = |error| self.server(error);
         let recorded = exists(client, "tables").await.map_err(server)?;
         let mut strange = Vec::new();
@@ -312,6 +312,12 @@ impl PostgresSyncs {
         })
         .await
     }
+}
+
+/// The statements with which the database's owner makes the tables for `user`.
+pub(super) fn create_for(user: &str) -> String {
+    let tables = [("complete", CREATE_COMPLETE), ("syncs", CREATE)];
+    tables.map(|(table, create)| format!("{create}; {}", grant(table, &ident(user)))).join("; ")
 }
 
 fn grant(table: &str, role: &str) -> String {

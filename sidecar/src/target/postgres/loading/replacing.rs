@@ -22,11 +22,7 @@ impl PostgresCopy {
     }
 
     /// In a transaction of this copy.
-    async fn in_one<T>(
-        &self,
-        what: &str,
-        work: impl AsyncFnOnce(&Open) -> Result<T>,
-    ) -> Result<T> {
+    async fn in_one<T>(&self, what: &str, work: impl AsyncFnOnce(&Open) -> Result<T>) -> Result<T> {
         let open = self.opened()?;
         open.begin(&self.options.name).await?;
         let done = work(open).await;
@@ -42,8 +38,7 @@ impl PostgresCopy {
         let follows = self.follows(open, at);
         for table in tables {
             self.in_one("emptying a table", async |open| {
-                let copied =
-                    copies::has_chunks(&open.client, &open.slot, table.relation.oid).await;
+                let copied = copies::has_chunks(&open.client, &open.slot, table.relation.oid).await;
                 match copied.map_err(self.server("looking for chunks"))? {
                     true => Ok(()),
                     false => syncs::prepare(target, &open.client, &follows, table).await,

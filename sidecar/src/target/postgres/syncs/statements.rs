@@ -16,7 +16,8 @@ pub(in crate::target::postgres) const SET_COMPLETE: &str = "\
 INSERT INTO rsrepl.complete (slot, list) VALUES ($1, $2)
 ON CONFLICT (slot) DO UPDATE SET list = EXCLUDED.list, updated = pg_catalog.clock_timestamp()";
 
-pub(in crate::target::postgres) const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+pub(in crate::target::postgres) const EXISTS: &str =
+    "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
 
 pub(in crate::target::postgres) const READ: &str = "\
 SELECT source_oid, table_name, stage, sync_slot, hand_over, error FROM rsrepl.syncs
@@ -53,7 +54,8 @@ SELECT sync_slot, source_oid, table_name, $3, '', '0/0', '' FROM rsrepl.syncs
  WHERE slot = $1 AND source_oid = ANY ($2) AND stage IN ('copying', 'handing over')
 ON CONFLICT DO NOTHING";
 
-pub(in crate::target::postgres) const CANCELLED: &str = "SELECT source_oid FROM rsrepl.syncs WHERE slot = $1 AND stage = $2";
+pub(in crate::target::postgres) const CANCELLED: &str =
+    "SELECT source_oid FROM rsrepl.syncs WHERE slot = $1 AND stage = $2";
 
 /// Whose positions are moved by whom: of those who may write them, all but the one that asks.
 pub(in crate::target::postgres) const WRITERS: &str = "\
@@ -73,7 +75,8 @@ pub(in crate::target::postgres) const FIND: &str =
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = $1";
 
-pub(in crate::target::postgres) const REMOVE: &str = "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
+pub(in crate::target::postgres) const REMOVE: &str =
+    "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
 
 pub(in crate::target::postgres) const HAS_POSITION: &str = "\
 SELECT EXISTS (SELECT FROM rsrepl.positions WHERE slot = $1 AND applied_lsn <> '0/0')";
@@ -89,7 +92,8 @@ pub(in crate::target::postgres) const TAKE_SHAPES: &str = "\
 INSERT INTO rsrepl.tables (slot, source_oid, target_oid, record)
 SELECT $1, source_oid, target_oid, record FROM rsrepl.tables WHERE slot = $2 AND source_oid = ANY ($3)";
 
-pub(in crate::target::postgres) const FORGET_SHAPES: &str = "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
+pub(in crate::target::postgres) const FORGET_SHAPES: &str =
+    "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
 
 /// Those that are known under another name.
 pub(in crate::target::postgres) const FORGET_KNOWN: &str = "\
