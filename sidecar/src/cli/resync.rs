@@ -107,7 +107,12 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         for table in new {
             println!("{name}: {} is to be copied anew", table.name);
         }
-        sites.push(Site::new(name, records, tables.clone()));
+        let waiting = tables.iter().map(|table| {
+            let known = known.iter().filter(goes_on).find(|known| known.oid == table.oid);
+            known.unwrap_or(table).clone()
+        });
+        let waiting = waiting.collect();
+        sites.push(Site::new(name, records, waiting));
     }
     let done = asked.cancel && !asked.no_wait && give_up(&mut sites).await?;
     if done {
@@ -276,7 +281,8 @@ async fn look(site: &mut Site) -> Result<bool> {
             continue;
         }
         let name = format!("{}: {}", site.name, table.name);
-        if site.records.was_handed_over(table.oid).await? {
+        let is_there = table.stage == Stage::HandedOver;
+        if is_there || site.records.was_handed_over(table.oid).await? {
             println!("{name} is copied, and part of the stream again");
         } else {
             eprintln!(

@@ -3,18 +3,29 @@
 //! would be wrong, and nobody would be told.
 
 use rsrepl_wire::Lsn;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::manager::{Manager, names, slot_of};
+use super::manager::{Manager, names, slot_of, within};
 use super::{Stage, Table, source};
 use crate::error::Result;
 
 impl Manager {
-    /// Whether somebody wants one of the tables of a sync given up.
-    pub(super) async fn is_cancelled(&mut self, tables: &[Table]) -> Result<bool> {
-        let cancelled = self.target.cancelled(&slot_of(tables)).await?;
-        let is_it = |table: &Table| table.stage.may_end() && cancelled.contains(&table.oid);
-        Ok(tables.iter().any(is_it))
+    /// Whether somebody wants one of the tables of a sync given up. Nothing that goes on ends because that cannot be
+    /// looked up.
+    pub(super) async fn is_cancelled(&mut self, tables: &[Table]) -> bool {
+        match within(self.target.cancelled(&slot_of(tables))).await {
+            Ok(cancelled) => {
+                tables.iter().any(|table| table.stage.may_end() && cancelled.contains(&table.oid))
+            }
+            Err(error) => {
+                debug!(target_name = self.name(), %error, "no look at what is to be given up");
+                let link = self.link.borrow().clone();
+                if let Some(link) = link {
+                    let _ = within(self.target.open(&link.source.identity)).await;
+                }
+                false
+            }
+        }
     }
 
     /// The same tables, if none of them is to be given up. Else that is recorded: from there on it cannot go back.

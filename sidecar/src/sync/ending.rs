@@ -150,7 +150,7 @@ impl Manager {
             let error = of_target.or(of_source);
             let failed = error.is_some();
             self.tell(tables, error).await?;
-            if self.is_cancelled(tables).await? {
+            if self.is_cancelled(tables).await {
                 return Err(Error::new(
                     Kind::Server,
                     "the sync is given up, as somebody asked for",

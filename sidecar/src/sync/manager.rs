@@ -236,7 +236,7 @@ impl Manager {
                             asked = Some(Instant::now());
                             self.has_lost(&slot).await
                         };
-                        if lost || self.is_cancelled(&tables).await? {
+                        if lost || self.is_cancelled(&tables).await {
                             shutdown.cancel();
                         }
                     }
@@ -327,7 +327,7 @@ pub(super) fn gone() -> Error {
     Error::new(Kind::Internal, "a target's task is gone")
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::Connection, format!("no answer for {ANSWER_LIMIT:?}")))
     })

@@ -307,6 +307,8 @@ impl PostgresSyncs {
         origin::drop_all(&name, &self.opened()?.client, slot).await;
         self.in_one(async |open| {
             self.forget(open, slot).await?;
+            let asked = open.client.execute(FORGET_CANCELLED, &[&slot]).await;
+            asked.map_err(|error| self.server(error))?;
             let removed = open.client.execute(REMOVE, &[&open.slot, &oids(tables)]).await;
             removed.map(drop).map_err(|error| self.server(error))
         })

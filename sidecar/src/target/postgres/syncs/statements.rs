@@ -86,7 +86,7 @@ SELECT EXISTS (SELECT FROM rsrepl.copies WHERE slot = $1 AND lsn <> '0/0')";
 
 /// Everything that is recorded by slot.
 pub(in crate::target::postgres) const OF_SLOT: &[&str] =
-    &["positions", "copies", "copied_chunks", "tables", "to_create", "syncs"];
+    &["positions", "copies", "copied_chunks", "tables", "to_create"];
 
 pub(in crate::target::postgres) const TAKE_SHAPES: &str = "\
 INSERT INTO rsrepl.tables (slot, source_oid, target_oid, record)
@@ -99,3 +99,6 @@ pub(in crate::target::postgres) const FORGET_SHAPES: &str =
 pub(in crate::target::postgres) const FORGET_KNOWN: &str = "\
 DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)
    AND source_oid IN (SELECT k.source_oid FROM rsrepl.tables AS k WHERE k.slot = $3)";
+
+pub(in crate::target::postgres) const FORGET_CANCELLED: &str =
+    "DELETE FROM rsrepl.syncs WHERE slot = $1";
