@@ -10,7 +10,7 @@ use rsrepl_wire::Lsn;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
-use super::stage::Site;
+use super::site::Site;
 use super::{BEGIN_ANEW, CopiedTable, Snapshot};
 use crate::assemble::{Assembler, Checkpoint};
 use crate::batch::{Batch, Change, Operation};

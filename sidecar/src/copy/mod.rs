@@ -38,6 +38,7 @@
 //! | `tuples` | COPY in binary as rows of the wire (pure) |
 //! | `catch_up` | what the stream takes away between two rounds |
 //! | `stage` | the rounds |
+//! | `site` | a target, and what is left to be done for all of them |
 //! | `workers` | chunks, several at the same time |
 //! | `progress` | how far it is |
 //! | `show` | the same for people: rates, lines in the log, reports |
@@ -51,6 +52,7 @@ mod progress;
 mod reader;
 mod rows;
 pub mod show;
+mod site;
 mod snapshot;
 mod stage;
 mod tables;

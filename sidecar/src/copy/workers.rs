@@ -12,7 +12,7 @@ use tracing::debug;
 use super::plan::Work;
 use super::progress::Progress;
 use super::reader::{Reader, Unread};
-use super::stage::Shared;
+use super::site::Shared;
 use super::{Chunk, ChunkWriter, CopiedTable, Form, Room, Rows, Snapshot};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};

@@ -186,3 +186,37 @@ pub trait SyncTarget: Send + Sync {
     /// Records another one in its place. Makes what it needs for that.
     fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_table_is_held_and_nobody_waits_for_it() {
+        let table = |(oid, stage): (usize, &Stage)| Table {
+            oid: u32::try_from(oid).unwrap_or_default(),
+            name: stage.as_str().to_owned(),
+            stage: *stage,
+            hand_over: Lsn(9),
+            ..Table::default()
+        };
+        let tables: Vec<Table> = Stage::ALL.iter().enumerate().map(table).collect();
+        let of = |oids: Vec<&u32>| -> Vec<&str> {
+            let stage = |oid: &&u32| tables.iter().find(|table| table.oid == **oid);
+            oids.iter().filter_map(stage).map(|table| table.stage.as_str()).collect()
+        };
+        let held = holds(&tables);
+        assert_eq!(
+            of(held.keys().collect()),
+            ["given up", "requested again", "copying", "handing over", "handed over"]
+        );
+        let from = held.values().filter(|hold| **hold != Hold::Held).count();
+        assert_eq!(from, 2, "what was given up has no place where the main stream goes on");
+        let names = names_held(&tables);
+        assert_eq!(of(names.keys().collect()), ["copying", "handing over", "handed over"]);
+        for stage in Stage::ALL {
+            assert_eq!(Stage::parse(stage.as_str()), Some(stage));
+        }
+        assert_eq!(Stage::parse(CANCEL), None);
+    }
+}
