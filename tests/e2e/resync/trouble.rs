@@ -117,6 +117,9 @@ fn a_table_that_is_altered_between_chunks_of_its_copy_is_copied_as_it_is_then() 
     // as a first copy takes longer than a start may, where others use the machine
     rig.sidecar.launch();
     rig.settle(LIMIT);
+    // with its first row a table is recorded, so that names can be told from columns
+    rig.execute("UPDATE orders SET note = 'first' WHERE id = 1");
+    rig.settle(LIMIT);
     let changes = [
         (
             STANDBY,
@@ -153,6 +156,8 @@ fn a_table_that_is_dropped_before_it_is_copied_makes_room_for_a_later_one() {
     });
     // as a first copy takes longer than a start may, where others use the machine
     rig.sidecar.launch();
+    rig.settle(LIMIT);
+    rig.execute("UPDATE orders SET note = 'first' WHERE id = 1");
     rig.settle(LIMIT);
     let mut open = open_transaction(&rig);
     ask(&rig, &["orders"]);
