@@ -64,7 +64,8 @@ enum Command {
     /// Have tables copied anew, while the stream goes on for all others
     #[command(
         after_help = "Exit status: 0 all are copied, 1 something keeps it from that (the request stays, and the \
-                      sidecar goes on by itself), 2 a table or target is not known."
+                      sidecar goes on by itself), 2 a table or target is not known. With --cancel: 0 all are given up or \
+                      were not asked for, 1 not yet."
     )]
     Resync {
         #[command(flatten)]
@@ -78,6 +79,9 @@ enum Command {
         /// Do not wait until they are
         #[arg(long)]
         no_wait: bool,
+        /// Give it up: what is half copied gets no changes until it is asked for again
+        #[arg(long)]
+        cancel: bool,
     },
     /// Prove that tables are equal on source and targets, while writes go on
     #[command(
@@ -148,8 +152,8 @@ impl Cli {
             Command::SyncSequences { target, .. } => {
                 runtime.block_on(sync_sequences::sync_sequences(&config, target.as_deref()))
             }
-            Command::Resync { tables, target, no_wait, .. } => {
-                let asked = resync::Asked { tables, target, no_wait };
+            Command::Resync { tables, target, no_wait, cancel, .. } => {
+                let asked = resync::Asked { tables, target, no_wait, cancel };
                 runtime.block_on(resync::resync(&config, &asked))
             }
             Command::Verify { tables, target, repair, delete, accept_left_out, rate, .. } => {

@@ -56,10 +56,10 @@ fn assert_equal(rig: &Rig) {
 }
 
 /// Keeps the copy in the first row of a table, as long as it is there.
-struct Hold(Client);
+pub(super) struct Hold(Client);
 
 impl Hold {
-    fn of(rig: &Rig, table: &str) -> Hold {
+    pub(super) fn of(rig: &Rig, table: &str) -> Hold {
         rig.standby.execute(
             DATABASE,
             &format!(
@@ -75,7 +75,7 @@ impl Hold {
         Hold(client)
     }
 
-    fn wait(&mut self) {
+    pub(super) fn wait(&mut self) {
         let query = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
         wait::until(LIMIT, "the copy has got there", || {
             !self.0.query(query, &[]).expect("look at the locks").is_empty()

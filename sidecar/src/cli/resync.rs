@@ -1,4 +1,4 @@
-//! `rsrepl resync`: asks the running sidecar to copy tables anew, and follows how that goes on.
+//! `rsrepl resync`: asks the running sidecar to copy tables anew, or to give that up, and follows how that goes on.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -19,6 +19,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long something may keep it from going on before that is its end here; the sidecar goes on trying.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a request may lie there before somebody should look at the sidecar.
+const TAKE_UP: Duration = Duration::from_secs(30);
+
 /// Rows and bytes of tables that are copied, if the source has the extension.
 const PROGRESS: &str = "\
 SELECT c.table_name::text, c.rows::bigint, c.chunks_left::bigint FROM rsrepl.copies AS c WHERE c.slot = $1";
@@ -29,6 +32,7 @@ pub(super) struct Asked {
     pub tables: Vec<String>,
     pub target: Option<String>,
     pub no_wait: bool,
+    pub cancel: bool,
 }
 
 /// A target, and the tables that it is to get.
@@ -36,6 +40,16 @@ struct Site {
     name: String,
     records: Box<dyn SyncTarget>,
     waiting: Vec<Table>,
+    /// Since when nobody has taken up the request.
+    lies: Instant,
+    /// Some of them came to an end that is not what was asked for.
+    missed: bool,
+}
+
+impl Site {
+    fn new(name: String, records: Box<dyn SyncTarget>, waiting: Vec<Table>) -> Site {
+        Site { name, records, waiting, lies: Instant::now(), missed: false }
+    }
 }
 
 /// See the module's documentation.
@@ -71,8 +85,17 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         let name = config.targets.get(index).map(|target| target.name.clone()).unwrap_or_default();
         let mut records = records_of(config, index)?;
         records.open(&identity).await?;
+        if asked.cancel {
+            records.cancel(&tables).await?;
+            sites.push(Site::new(name, records, tables.clone()));
+            continue;
+        }
         let known = records.read().await?;
-        let goes_on = |known: &&Table| known.stage != Stage::ToDecide;
+        let goes_on = |known: &&Table| match known.stage {
+            Stage::ToDecide => false,
+            Stage::GivenUp => !known.slot.is_empty(),
+            _ => true,
+        };
         let is_known =
             |table: &&Table| known.iter().filter(goes_on).any(|known| known.oid == table.oid);
         let (already, new): (Vec<_>, Vec<_>) = tables.iter().partition(is_known);
@@ -84,7 +107,16 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         for table in new {
             println!("{name}: {} is to be copied anew", table.name);
         }
-        sites.push(Site { name, records, waiting: tables.clone() });
+        let waiting = tables.iter().map(|table| {
+            let known = known.iter().filter(goes_on).find(|known| known.oid == table.oid);
+            known.unwrap_or(table).clone()
+        });
+        let waiting = waiting.collect();
+        sites.push(Site::new(name, records, waiting));
+    }
+    let done = asked.cancel && !asked.no_wait && give_up(&mut sites).await?;
+    if done {
+        return Ok(ExitCode::SUCCESS);
     }
     if used.active_pid.is_none() {
         eprintln!("rsrepl: no sidecar uses slot {slot} now: the request waits until one does");
@@ -94,6 +126,19 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("Ctrl-C ends this command, and not what the sidecar does");
+    if asked.cancel {
+        let began = Instant::now();
+        while !give_up(&mut sites).await? {
+            if began.elapsed() > TAKE_UP {
+                eprintln!(
+                    "rsrepl: the sidecar has not done that yet: its log may say why; the request stays"
+                );
+                return Ok(ExitCode::from(FAILURE));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     follow(&client, slot, sites).await
 }
 
@@ -168,6 +213,14 @@ async fn follow(
             } else {
                 failing.remove(&site.name);
             }
+            if !site.waiting.is_empty() && site.lies.elapsed() > TAKE_UP {
+                eprintln!(
+                    "rsrepl: {}: the sidecar that uses slot {slot} has not taken it up: its log says why, if it cannot read \
+                     what is recorded there; the request stays",
+                    site.name
+                );
+                return Ok(ExitCode::from(FAILURE));
+            }
         }
         let copying = |site: &Site| site.waiting.iter().any(|table| table.stage == Stage::Copying);
         // without the extension there is nothing to show
@@ -184,19 +237,68 @@ async fn follow(
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let missed = sites.iter().any(|site| site.missed);
+    Ok(if missed { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS })
+}
+
+/// Whether nothing of the syncs is left that are to be given up; asks again for those that have begun since.
+async fn give_up(sites: &mut [Site]) -> Result<bool> {
+    for site in sites.iter_mut() {
+        let now = site.records.read().await?;
+        let mut left = Vec::new();
+        for table in site.waiting.drain(..) {
+            let name = format!("{}: {}", site.name, table.name);
+            match now.iter().find(|now| now.oid == table.oid) {
+                None => println!("{name} is not being copied anew"),
+                Some(now) if now.stage == Stage::GivenUp && now.slot.is_empty() => {
+                    println!(
+                        "{name} is given up: it gets no changes until `rsrepl resync {}` copies it anew",
+                        table.name
+                    );
+                }
+                Some(now) if now.stage == Stage::HandedOver => {
+                    println!("{name} is copied already, and part of the stream again");
+                }
+                Some(_) => left.push(table),
+            }
+        }
+        site.waiting = left;
+        site.records.cancel(&site.waiting).await?;
+    }
+    Ok(sites.iter().all(|site| site.waiting.is_empty()))
 }
 
 /// Tells what has changed on a target. `true`: something keeps it from getting on.
 async fn look(site: &mut Site) -> Result<bool> {
     let now = site.records.read().await?;
     let mut failing = false;
+    // one sync at a time: it waits for another one
+    if now.iter().any(|table| !table.slot.is_empty()) {
+        site.lies = Instant::now();
+    }
+    for table in &site.waiting {
+        if now.iter().any(|now| now.oid == table.oid) {
+            continue;
+        }
+        let name = format!("{}: {}", site.name, table.name);
+        let is_there = table.stage == Stage::HandedOver;
+        if is_there || site.records.was_handed_over(table.oid).await? {
+            println!("{name} is copied, and part of the stream again");
+        } else {
+            eprintln!(
+                "{name} was not copied: it was dropped on the source, or somebody has withdrawn the request"
+            );
+            site.missed = true;
+        }
+    }
     site.waiting.retain_mut(|table| {
         let name = format!("{}: {}", site.name, table.name);
-        let Some(now) = now.iter().find(|now| now.oid == table.oid) else {
-            println!("{name} is copied, and part of the stream again");
+        let Some(now) = now.iter().find(|now| now.oid == table.oid) else { return false };
+        if now.stage == Stage::GivenUp {
+            eprintln!("{name}: {}", now.error);
+            site.missed = true;
             return false;
-        };
+        }
         if now.stage != table.stage {
             println!("{name}: {}", now.stage.as_str());
         }

@@ -10,7 +10,7 @@ use rsrepl_wire::Lsn;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
-use super::stage::Site;
+use super::site::Site;
 use super::{BEGIN_ANEW, CopiedTable, Snapshot};
 use crate::assemble::{Assembler, Checkpoint};
 use crate::batch::{Batch, Change, Operation};
@@ -153,7 +153,7 @@ async fn apply(
                 _ => {
                     gathered.retain(|change| change.relation.oid != oid);
                     let why = "it was truncated or altered meanwhile";
-                    site.start_over(oid, Some(&***table), why).await?;
+                    site.start_over(oid, Some(&***table), why, false).await?;
                     copied.remove(&oid);
                 }
             }

@@ -38,6 +38,7 @@
 //! | `tuples` | COPY in binary as rows of the wire (pure) |
 //! | `catch_up` | what the stream takes away between two rounds |
 //! | `stage` | the rounds |
+//! | `site` | a target, and what is left to be done for all of them |
 //! | `workers` | chunks, several at the same time |
 //! | `progress` | how far it is |
 //! | `show` | the same for people: rates, lines in the log, reports |
@@ -51,6 +52,7 @@ mod progress;
 mod reader;
 mod rows;
 pub mod show;
+mod site;
 mod snapshot;
 mod stage;
 mod tables;
@@ -284,9 +286,13 @@ pub trait CopyTarget: Send {
         exported: (&'a str, Lsn),
     ) -> Promise<'a, Vec<Form>>;
 
-    /// Empties a table and forgets its records; with `None` it is no table of the source any more, and its
-    /// records are forgotten alone. Before or between calls of `catch_up`.
+    /// Empties a table and forgets its records; with `None` it is no table of the source any more, or one that `accept`
+    /// will empty, and its records are forgotten alone. Before or between calls of `catch_up`.
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()>;
+
+    /// A table that was asked for is none of the source's any more, by `at`: it is treated as `schema_changes` says of a DROP
+    /// TABLE. Behind `accept`.
+    fn dropped(&mut self, oid: u32, at: Lsn) -> Promise<'_, ()>;
 
     /// Deletes what `changes` take away: the old row of an UPDATE (which has that of its key, or is the new
     /// one where the key is the same), a row that is deleted. A row that is not there is none of its

@@ -13,10 +13,11 @@ use tracing::{info, warn};
 use super::catch_up::catch_up;
 use super::progress::Progress;
 use super::reader::Reader;
+use super::site::{Shared, Site, works};
 use super::snapshot::{Exported, Taken};
 use super::tables::{self, Catalog};
 use super::workers::{self, Ended, Pass};
-use super::{BEGIN_ANEW, CopiedTable, CopyTarget, Form, Records, Room, Snapshot, Standing, plan};
+use super::{BEGIN_ANEW, CopyTarget, Records, Room, Snapshot, Standing};
 use crate::config::{Config, Retry};
 use crate::error::{Decision, Error, Kind, Result};
 use crate::guard::guarded;
@@ -34,56 +35,6 @@ const RETRY: Retry = Retry {
 
 /// How long a target may take to open before it counts as one that does not answer; it is tried again.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
-
-/// A target that several workers open sessions of.
-pub(super) type Shared = Arc<Mutex<Box<dyn CopyTarget>>>;
-
-/// A target that a copy is made to.
-pub(super) struct Site {
-    /// Its place in the configuration.
-    pub(super) index: usize,
-    pub(super) name: String,
-    pub(super) target: Shared,
-    pub(super) records: Records,
-    /// How it wants each table, in their order.
-    pub(super) forms: Vec<Form>,
-}
-
-impl Site {
-    pub(super) async fn start_over(
-        &mut self,
-        oid: u32,
-        table: Option<&CopiedTable>,
-        why: &str,
-    ) -> Result<()> {
-        match table {
-            Some(table) => {
-                warn!(target_name = self.name, table = %table.relation, "the copy of this table starts over: {why}");
-            }
-            None => warn!(
-                target_name = self.name,
-                oid, "a table that was copied is published no more; its rows stay"
-            ),
-        }
-        self.target.lock().await.start_over(oid, table).await?;
-        self.records.chunks.retain(|record| record.table != oid);
-        Ok(())
-    }
-
-    async fn reopen(&mut self, source: &SourceInfo) -> Result<()> {
-        match self.target.lock().await.open(&source.identity).await? {
-            Standing::Unfinished(records) => {
-                self.records = records;
-                Ok(())
-            }
-            _ => {
-                let message =
-                    format!("target {}: what was recorded of the copy is gone", self.name);
-                Err(Error::new(Kind::Server, message))
-            }
-        }
-    }
-}
 
 /// When a copy is begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,10 +267,14 @@ impl Runner {
         let source = &self.config.source;
         let reader = Reader::connect(source).await?;
         let mut catalog = tables::read(&reader, source, &exported.name, exported.lsn).await?;
-        drop(reader);
+        let mut gone = Vec::new();
         if let Some(only) = &self.only {
             catalog.tables.retain(|table| only.contains(&table.relation.oid));
+            let shown = |oid: &u32| catalog.tables.iter().any(|t| t.relation.oid == *oid);
+            let missing = only.iter().copied().filter(|oid| !shown(oid)).collect();
+            gone = tables::gone(&reader, missing).await?;
         }
+        drop(reader);
         let copied = catalog.tables.iter().map(|table| table.relation.oid).collect();
         self.begin_lists(sites, info, &copied).await?;
         info!(
@@ -328,7 +283,7 @@ impl Runner {
             targets = sites.len(),
             "copying what the source has at this LSN"
         );
-        self.prepare(sites, &catalog, exported).await?;
+        self.prepare(sites, &catalog, &gone, exported).await?;
         // however long it took to get here, each round gets on for as long
         let age = self.config.copy.max_snapshot_age;
         let until = (began + age).max(Instant::now() + began.elapsed().max(age / 2));
@@ -413,7 +368,7 @@ impl Runner {
             if site.records.caught_up != catalog.snapshot {
                 return Err(taken_on(&site.name));
             }
-            self.start_over(site, catalog).await?;
+            site.start_over_changed(catalog, false).await?;
         }
         Ok(())
     }
@@ -429,37 +384,30 @@ impl Runner {
     }
 
     /// Brings the targets to where chunks of this snapshot may be written.
-    async fn prepare(&self, sites: &mut [Site], catalog: &Catalog, exported: &Taken) -> Result<()> {
-        let exported = (exported.name.as_str(), exported.lsn);
+    /// `gone`: what was asked for and is not there.
+    async fn prepare(
+        &self,
+        sites: &mut [Site],
+        catalog: &Catalog,
+        gone: &[u32],
+        exported: &Taken,
+    ) -> Result<()> {
+        let (name, at) = (exported.name.as_str(), exported.lsn);
         for site in sites.iter_mut() {
-            site.forms = site.target.lock().await.accept(&catalog.tables, exported).await?;
-            self.start_over(site, catalog).await?;
+            // the table of a sync has to become what it is now, which no stream brings, before it can be accepted
+            if self.only.is_some() {
+                site.start_over_changed(catalog, true).await?;
+            }
+            site.forms = site.target.lock().await.accept(&catalog.tables, (name, at)).await?;
+            site.start_over_changed(catalog, false).await?;
+            for oid in gone {
+                site.target.lock().await.dropped(*oid, at).await?;
+            }
         }
         catch_up(&self.config.source, sites, &catalog.tables, catalog.snapshot).await?;
         for site in sites.iter_mut() {
             site.target.lock().await.caught_up(catalog.snapshot).await?;
             site.records.caught_up = catalog.snapshot;
-        }
-        Ok(())
-    }
-
-    async fn start_over(&self, site: &mut Site, catalog: &Catalog) -> Result<()> {
-        let mut recorded: Vec<u32> =
-            site.records.chunks.iter().map(|record| record.table).collect();
-        recorded.sort_unstable();
-        recorded.dedup();
-        for oid in recorded {
-            let table = catalog.tables.iter().find(|table| table.relation.oid == oid);
-            let of_table = site.records.chunks.iter().filter(|record| record.table == oid);
-            let why = match table {
-                Some(table) => {
-                    plan::starts_over(table, &of_table.collect::<Vec<_>>(), catalog.snapshot)
-                }
-                None => Some("it is published no more"),
-            };
-            if let Some(why) = why {
-                site.start_over(oid, table.map(|table| &**table), why).await?;
-            }
         }
         Ok(())
     }
@@ -507,30 +455,4 @@ async fn open(target: &Shared, info: &SourceInfo) -> (String, Result<Standing>) 
         Err(Error::new(Kind::Connection, message))
     });
     (name, opened)
-}
-
-/// All that the targets need; what several need in the same form is one work.
-fn works(sites: &[Site], catalog: &Catalog, chunk: u64) -> Vec<plan::Work> {
-    let mut works: Vec<plan::Work> = Vec::new();
-    for (table, copied) in catalog.tables.iter().enumerate() {
-        for (leaf, of) in copied.leaves.iter().enumerate() {
-            let first = works.len();
-            for (place, site) in sites.iter().enumerate() {
-                for need in plan::needs(of, &site.records, catalog.snapshot, chunk) {
-                    let same = |work: &&mut plan::Work| {
-                        let form = |place: usize| sites.get(place).and_then(|s| s.forms.get(table));
-                        let other = work.targets.first().copied().unwrap_or(place);
-                        work.need == need && form(other) == form(place)
-                    };
-                    let known = works.get_mut(first..).and_then(|new| new.iter_mut().find(same));
-                    match known {
-                        Some(work) => work.targets.push(place),
-                        None => works.push(plan::Work { table, leaf, need, targets: vec![place] }),
-                    }
-                }
-            }
-        }
-    }
-    plan::sort(&mut works, &catalog.tables);
-    works
 }

@@ -59,6 +59,10 @@ SELECT l.oid, pg_catalog.concat_ws(' ',
        LATERAL (SELECT pg_catalog.array_append(pg_catalog.array_agg(t.relid::oid), l.oid) AS oids
                   FROM pg_catalog.pg_partition_ancestors(l.oid) AS t) AS a";
 
+const GONE: &str = "\
+SELECT o.oid FROM pg_catalog.unnest($1::oid[]) AS o (oid)
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = o.oid)";
+
 /// The source as one snapshot shows it.
 pub(super) struct Catalog {
     pub(super) snapshot: Snapshot,
@@ -102,6 +106,16 @@ pub(super) async fn read(
         snapshot: Snapshot { lsn, xmin: xmin.cast_unsigned() },
         tables: shown.into_iter().map(table).collect(),
     })
+}
+
+/// Those of these tables that the source does not have any more.
+pub(super) async fn gone(reader: &Reader, oids: Vec<u32>) -> Result<Vec<u32>> {
+    if oids.is_empty() {
+        return Ok(oids);
+    }
+    let rows = reader.client().query(GONE, &[&oids]).await;
+    let rows = rows.map_err(|error| failed("reading the catalogs", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// A leaf with all of its columns, and its ties.

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::plan::Work;
 use super::progress::Progress;
 use super::reader::{Reader, Unread};
-use super::stage::Shared;
+use super::site::Shared;
 use super::{Chunk, ChunkWriter, CopiedTable, Form, Room, Rows, Snapshot};
 use crate::config::Source;
 use crate::error::{Error, Kind, Result};
@@ -227,6 +227,8 @@ impl Worker {
                             target.copied_bytes += written.bytes;
                         });
                         pass.progress.written(&chunk, written);
+                        // what kept it from that is over
+                        pass.status.update_source(|source| source.last_error = None);
                     }
                 }
                 Err(error) => first = first.or(Some(error)),

@@ -223,7 +223,7 @@ async fn who_waits_for_a_sync_says_so() {
     until(|| status().transactions == 1).await;
     assert!(waits() && status().state == TargetState::Retrying, "{:?}", status());
     gate.add_permits(10);
-    share.send_modify(|share| drop(share.hold([].into())));
+    share.send_if_modified(|share| share.hold([].into()));
     until(|| kept.0.lock().unwrap().position == Lsn(20)).await;
     until(|| status().state == TargetState::Running && status().last_error.is_none()).await;
     rig.spool.close();

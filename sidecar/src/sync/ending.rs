@@ -155,6 +155,12 @@ impl Manager {
             let error = of_target.or(of_source);
             let failed = error.is_some();
             self.tell(tables, error).await?;
+            if self.is_cancelled(tables).await {
+                return Err(Error::new(
+                    Kind::Server,
+                    "the sync is given up, as somebody asked for",
+                ));
+            }
             failing = failed.then(|| failing.unwrap_or_else(Instant::now));
             if limits.is_some_and(|(patience, limit)| {
                 began.elapsed() >= limit || failing.is_some_and(|since| since.elapsed() >= patience)

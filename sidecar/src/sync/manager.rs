@@ -24,6 +24,9 @@ use crate::target::SourceIdentity;
 /// How often a target is asked for requests, and what goes on is recorded.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether a slot is lost, while something fails: each time takes a session of the source.
+const LOST_INTERVAL: Duration = Duration::from_secs(30);
+
 /// How long a target may take to answer before that counts as an error: the main stream may be waiting for what it says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -79,8 +82,9 @@ impl Manager {
         let mut backoff = Backoff::new(RETRY);
         loop {
             let began = Instant::now();
+            let mut reading = false;
             let failure = tokio::select! {
-                served = guarded(self.serve()) => match served {
+                served = guarded(self.serve(&mut reading)) => match served {
                     Ok(()) => return,
                     Err(error) => error,
                 },
@@ -93,7 +97,7 @@ impl Manager {
                 Decision::Retry => backoff.failed().unwrap_or(STOPPED_RETRY),
                 Decision::Stop => STOPPED_RETRY,
             };
-            self.note_failure(&failure, wait).await;
+            self.note_failure(&failure, wait, reading).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => return,
@@ -102,7 +106,8 @@ impl Manager {
     }
 
     /// Says what has failed where people look for it. (A target that is down is told of by its own task.)
-    async fn note_failure(&mut self, failure: &Error, wait: Duration) {
+    /// `reading`: the records themselves could not be read.
+    async fn note_failure(&mut self, failure: &Error, wait: Duration, reading: bool) {
         let (known, open) = (self.share.borrow().known, self.share.borrow().open);
         if !known && open {
             warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "it is not known which tables are being copied anew: nothing is written to this target until that can be read");
@@ -112,7 +117,9 @@ impl Manager {
                     "nothing is written until it is known which tables are being copied anew: {failure}"
                 ));
             });
-        } else if self.tables.iter().any(|table| table.stage != Stage::ToDecide) {
+        } else if reading && failure.kind() != Kind::Connection {
+            warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "what is recorded of tables that are copied anew cannot be read: requests wait");
+        } else if self.tables.iter().any(Table::is_work) {
             warn!(target_name = self.name(), error = %failure, retry_in = ?wait, "syncing tables was interrupted, and goes on from what is recorded");
             let told = tokio::time::timeout(ANSWER_LIMIT, self.record_failure(failure)).await;
             if !matches!(told, Ok(Ok(()))) {
@@ -136,7 +143,7 @@ impl Manager {
         self.config.targets.get(self.index).map_or("", |target| &target.name)
     }
 
-    async fn serve(&mut self) -> Result<()> {
+    async fn serve(&mut self, reading: &mut bool) -> Result<()> {
         let Ok(link) = self.link.wait_for(Option::is_some).await.map(|link| link.clone()) else {
             return Ok(());
         };
@@ -146,17 +153,24 @@ impl Manager {
         share.wait_for(|share| share.open).await.map(drop).map_err(|_| gone())?;
         within(self.target.open(&identity)).await?;
         loop {
+            *reading = true;
             let tables = within(self.target.read()).await?;
+            *reading = false;
             self.take_back(&tables).await?;
             self.note(&tables);
             let work = next(&tables);
+            let Some(work) = self.without_cancelled(work).await? else { continue };
             match work.first().map(|table| table.stage) {
                 None => {
                     self.look_for_new(&tables).await;
                     self.look_for_slots().await;
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
-                Some(Stage::ToDecide | Stage::Requested) => self.begin(work, &identity).await?,
+                Some(Stage::ToDecide | Stage::Requested | Stage::RequestedAgain) => {
+                    self.begin(work, &identity).await?;
+                }
+                // what has begun comes first
+                Some(Stage::GivenUp) => self.clear_up(work).await?,
                 Some(Stage::Copying) => self.copy(work).await?,
                 Some(Stage::HandingOver) => self.follow(work).await?,
                 Some(Stage::HandedOver) => self.finish(work).await?,
@@ -194,7 +208,8 @@ impl Manager {
             share.call(names);
             share.hold(holds)
         });
-        for table in tables.iter().filter(|table| table.stage == Stage::ToDecide) {
+        let waits = |table: &&Table| matches!(table.stage, Stage::ToDecide | Stage::GivenUp);
+        for table in tables.iter().filter(waits) {
             if !self.tables.iter().any(|known| known == table) {
                 warn!(target_name = self.name(), table = table.name, "{}", table.error);
             }
@@ -211,8 +226,6 @@ impl Manager {
     /// From here on the main stream has them no more.
     async fn begin(&mut self, mut tables: Vec<Table>, identity: &SourceIdentity) -> Result<()> {
         let slot = source::name(&identity.slot, self.index);
-        // what may not be done is better told of before anything is left out
-        self.target.begin(&slot, &tables).await?;
         for table in &mut tables {
             table.stage = Stage::Copying;
             table.slot.clone_from(&slot);
@@ -249,6 +262,7 @@ impl Manager {
         let (status, shutdown) = (self.status.clone(), self.shutdown.child_token());
         let _ends = shutdown.clone().drop_guard();
         let copied = {
+            let mut asked: Option<Instant> = None;
             let copying = sync.copy(&status, &shutdown);
             let mut copying = std::pin::pin!(copying);
             loop {
@@ -258,7 +272,12 @@ impl Manager {
                         let error = sync.status.snapshot().source.last_error;
                         let failed = error.is_some();
                         self.tell(&mut tables, error).await?;
-                        if failed && self.has_lost(&slot).await {
+                        let due = asked.is_none_or(|at| at.elapsed() >= LOST_INTERVAL);
+                        let lost = failed && due && {
+                            asked = Some(Instant::now());
+                            self.has_lost(&slot).await
+                        };
+                        if lost || self.is_cancelled(&tables).await {
                             shutdown.cancel();
                         }
                     }
@@ -266,7 +285,7 @@ impl Manager {
             }
         };
         if !copied {
-            // the next look at it begins anew, if it was for the slot
+            // the next look at it begins anew, if it was for the slot, or gives it up
             return Ok(());
         }
         self.tell(&mut tables, None).await?;
@@ -292,9 +311,10 @@ impl Manager {
             tables = names(&tables),
             "the slot of a sync is gone, or what it needs: its tables are copied once more"
         );
+        let anew = source::name(&self.config.source.slot_name, self.index);
+        self.target.rename(&slot, &anew, &tables).await?;
         self.target.end(&slot, &[]).await?;
         source::drop(&self.config.source, &slot).await?;
-        let anew = source::name(&self.config.source.slot_name, self.index);
         for table in &mut tables {
             table.slot.clone_from(&anew);
             (table.stage, table.hand_over) = (Stage::Copying, Lsn::INVALID);
@@ -329,10 +349,13 @@ impl Manager {
 
 /// What is to be done next: the tables of a sync that has begun, or all that are asked for.
 fn next(tables: &[Table]) -> Vec<Table> {
-    let wanted = || tables.iter().filter(|table| table.stage != Stage::ToDecide);
-    let begun = wanted().find(|table| table.stage != Stage::Requested);
+    let wanted = || tables.iter().filter(|table| table.is_work());
+    let begun = wanted().find(|table| !table.slot.is_empty());
     let slot = begun.map_or("", |table| table.slot.as_str());
-    wanted().filter(|table| table.slot == slot).cloned().collect()
+    let mut next: Vec<Table> = wanted().filter(|table| table.slot == slot).cloned().collect();
+    // what is given up is the first that is looked at
+    next.sort_by_key(|table| table.stage != Stage::GivenUp);
+    next
 }
 
 pub(super) fn slot_of(tables: &[Table]) -> String {
@@ -353,7 +376,7 @@ pub(super) fn gone() -> Error {
     Error::new(Kind::Internal, "a target's task is gone")
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::Connection, format!("no answer for {ANSWER_LIMIT:?}")))
     })

@@ -18,7 +18,9 @@
 //! | stage | the main stream | what is done next |
 //! |---|---|---|
 //! | to be decided | has the table | nothing before somebody asks for it: it was complete, or has rows of others |
+//! | given up | leaves it out | its slot and records go, if they are still there; then nothing before somebody asks for it: it is half copied |
 //! | requested | has the table | a slot's name is chosen and recorded |
+//! | requested again | leaves it out | the same, after it was given up |
 //! | copying | leaves it out | it is emptied, copied, and followed until the sync is near |
 //! | handing over at h | leaves it out up to h, then waits | the sync goes on up to h; what it knows of the table's shape becomes the main stream's |
 //! | handed over at h | leaves it out up to h | once it is behind h: the slot is dropped, and all records of the sync |
@@ -29,10 +31,12 @@
 //! | `complete` | which tables are complete, so that one that is published later is copied |
 //! | `records` | what is recorded on a target |
 //! | `manager` | a target's task that does what is recorded |
+//! | `cancel` | a sync is given up |
 //! | `ending` | the last part of that: the main stream has the tables again |
 //! | `lists` | looks at the source for tables to copy, and for slots that are nobody's |
 //! | `source` | slots of syncs on the source |
 
+mod cancel;
 mod complete;
 mod ending;
 mod lists;
@@ -44,5 +48,5 @@ mod source;
 pub use complete::Complete;
 pub(crate) use lists::begin_list;
 pub(crate) use manager::{KnownSlots, Manager, Slots};
-pub use records::{Stage, SyncTarget, Table};
+pub use records::{CANCEL, Stage, SyncTarget, Table};
 pub use share::Share;

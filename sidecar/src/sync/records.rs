@@ -14,8 +14,13 @@ use crate::target::SourceIdentity;
 pub enum Stage {
     /// It may lack rows, and is not emptied before somebody asks for that: [`Table::error`] says more.
     ToDecide,
+    /// Its sync was given up, and it is half copied: the main stream leaves it out until somebody asks for it again.
+    /// As long as a slot is recorded, something of the sync is left.
+    GivenUp,
     #[default]
     Requested,
+    /// The same of a table that was given up.
+    RequestedAgain,
     Copying,
     HandingOver,
     HandedOver,
@@ -23,29 +28,47 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in order.
-    pub const ALL: [Stage; 5] =
-        [Stage::ToDecide, Stage::Requested, Stage::Copying, Stage::HandingOver, Stage::HandedOver];
+    pub const ALL: [Stage; 7] = [
+        Stage::ToDecide,
+        Stage::GivenUp,
+        Stage::Requested,
+        Stage::RequestedAgain,
+        Stage::Copying,
+        Stage::HandingOver,
+        Stage::HandedOver,
+    ];
 
     /// As it is recorded.
     pub const fn as_str(self) -> &'static str {
         match self {
             Stage::ToDecide => "to be decided",
+            Stage::GivenUp => "given up",
             Stage::Requested => "requested",
+            Stage::RequestedAgain => "requested again",
             Stage::Copying => "copying",
             Stage::HandingOver => "handing over",
             Stage::HandedOver => "handed over",
         }
     }
 
-    /// A slot's name is recorded, and the main stream leaves the table out.
+    /// A sync has the table, and will give it back.
     pub const fn has_begun(self) -> bool {
         matches!(self, Stage::Copying | Stage::HandingOver | Stage::HandedOver)
+    }
+
+    /// It may be given up: the main stream has nothing of it yet.
+    pub const fn may_end(self) -> bool {
+        matches!(self, Stage::Copying | Stage::HandingOver)
     }
 
     pub fn parse(text: &str) -> Option<Stage> {
         Stage::ALL.into_iter().find(|stage| stage.as_str() == text)
     }
 }
+
+/// The stage, in a target's records, of what is recorded under the name of a sync's slot: that somebody wants the sync
+/// of this table given up. Such a name is used once, and goes with its sync.
+pub const CANCEL: &str = "cancel";
 
 /// A table that is synced, or is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,13 +86,25 @@ pub struct Table {
     pub error: String,
 }
 
+impl Table {
+    /// Something is to be done for it.
+    pub(super) fn is_work(&self) -> bool {
+        match self.stage {
+            Stage::ToDecide => false,
+            Stage::GivenUp => !self.slot.is_empty(),
+            _ => true,
+        }
+    }
+}
+
 /// What the main stream is told.
 pub(super) fn holds(tables: &[Table]) -> BTreeMap<u32, Hold> {
     let hold = |table: &Table| {
         let at = table.hand_over;
         let hold = match table.stage {
             Stage::ToDecide | Stage::Requested => return None,
-            Stage::Copying => Hold::Held,
+            // half a table with all changes from some moment on would be wrong for good
+            Stage::GivenUp | Stage::RequestedAgain | Stage::Copying => Hold::Held,
             Stage::HandingOver => Hold::From { at, there: false },
             Stage::HandedOver => Hold::From { at, there: true },
         };
@@ -78,7 +113,7 @@ pub(super) fn holds(tables: &[Table]) -> BTreeMap<u32, Hold> {
     tables.iter().filter_map(hold).collect()
 }
 
-/// The names of those that the main stream is told of.
+/// The names of those whose sync the main stream can wait for.
 pub(super) fn names_held(tables: &[Table]) -> BTreeMap<u32, String> {
     let held = tables.iter().filter(|table| table.stage.has_begun());
     held.map(|table| (table.oid, table.name.clone())).collect()
@@ -103,6 +138,14 @@ pub trait SyncTarget: Send + Sync {
     /// Takes records of tables back of which nothing has begun.
     fn withdraw<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()>;
 
+    /// Asks for the syncs of tables to be given up: what is to be decided or requested is withdrawn; of what has begun it
+    /// is recorded, for who looks after it ([`cancelled`](SyncTarget::cancelled)). To be asked again until it is so, as a
+    /// sync may begin at the same moment.
+    fn cancel<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// The tables, by oid, whose sync of this slot is to be given up.
+    fn cancelled<'a>(&'a mut self, slot: &'a str) -> Promise<'a, Vec<u32>>;
+
     /// Those of the tables, by oid, that have rows on the target which the main stream did not bring.
     fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>>;
 
@@ -118,6 +161,22 @@ pub trait SyncTarget: Send + Sync {
     /// target has transactions, the tables are recorded as given.
     fn hand_over<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
 
+    /// The same of syncs that are given up: what the target's tables have become is known to the main stream, as far as
+    /// anything is known under the slot's name.
+    fn give_up<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
+
+    /// Before a sync begins anew under another name: what the target's tables have become is known there, too, where
+    /// nothing but that tells what they are called.
+    fn rename<'a>(
+        &'a mut self,
+        slot: &'a str,
+        anew: &'a str,
+        tables: &'a [Table],
+    ) -> Promise<'a, ()>;
+
+    /// Of a table that is recorded no more: a sync has ended with it since it was asked for here.
+    fn was_handed_over(&mut self, oid: u32) -> Promise<'_, bool>;
+
     /// Nothing is left of that slot's name, nor is anything under way of it, nor is anything of these tables in the
     /// records.
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()>;
@@ -127,4 +186,38 @@ pub trait SyncTarget: Send + Sync {
 
     /// Records another one in its place. Makes what it needs for that.
     fn set_complete<'a>(&'a mut self, list: &'a Complete) -> Promise<'a, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_table_is_held_and_nobody_waits_for_it() {
+        let table = |(oid, stage): (usize, &Stage)| Table {
+            oid: u32::try_from(oid).unwrap_or_default(),
+            name: stage.as_str().to_owned(),
+            stage: *stage,
+            hand_over: Lsn(9),
+            ..Table::default()
+        };
+        let tables: Vec<Table> = Stage::ALL.iter().enumerate().map(table).collect();
+        let of = |oids: Vec<&u32>| -> Vec<&str> {
+            let stage = |oid: &&u32| tables.iter().find(|table| table.oid == **oid);
+            oids.iter().filter_map(stage).map(|table| table.stage.as_str()).collect()
+        };
+        let held = holds(&tables);
+        assert_eq!(
+            of(held.keys().collect()),
+            ["given up", "requested again", "copying", "handing over", "handed over"]
+        );
+        let from = held.values().filter(|hold| **hold != Hold::Held).count();
+        assert_eq!(from, 2, "what was given up has no place where the main stream goes on");
+        let names = names_held(&tables);
+        assert_eq!(of(names.keys().collect()), ["copying", "handing over", "handed over"]);
+        for stage in Stage::ALL {
+            assert_eq!(Stage::parse(stage.as_str()), Some(stage));
+        }
+        assert_eq!(Stage::parse(CANCEL), None);
+    }
 }

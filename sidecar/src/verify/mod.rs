@@ -216,7 +216,9 @@ impl Run {
             for ((there, desk), synced) in of {
                 let why = match synced {
                     Ok(synced) if !synced.contains(&oid) => continue,
-                    Ok(_) => "it is being copied anew: verify it when that has ended",
+                    Ok(_) => {
+                        "it is being copied anew, or was given up half copied: verify it when that has ended"
+                    }
                     Err(why) => why,
                 };
                 if there.is_ok() {

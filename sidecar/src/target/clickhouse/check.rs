@@ -12,6 +12,7 @@ use super::options::ClickHouseOptions;
 use super::plan::Plan;
 use super::policy::Unrepresentable;
 use super::setup;
+use super::syncs::{self, COMPLETE, SYNCS, create_list};
 use super::types::ColumnType;
 use crate::error::Result;
 use crate::preflight::Finding;
@@ -44,6 +45,9 @@ async fn look(
         ));
     }
     rights(&server, options, has_database, findings).await?;
+    if has_database && !options.create_tables {
+        own(&server, options, findings).await?;
+    }
     // whether this needs a right depends on the server's configuration, so it is tried
     let fenced = setup::running(&server).await;
     findings.extend(fenced.err().map(|error| Finding::from(&error)));
@@ -103,6 +107,35 @@ async fn rights(
             findings.push(Finding::error(
                 format!("user {} lacks {right} on {place}", options.user),
                 format!("GRANT {right} ON {place} TO {}", quoted(&options.user)),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Our own tables that are not made with the others.
+async fn own(
+    server: &Server,
+    options: &ClickHouseOptions,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let database = &options.database;
+    for (name, create) in
+        [(COMPLETE, create_list(database)), (SYNCS, syncs::create_statement(database))]
+    {
+        if setup::describe(server, database, name).await?.is_some() {
+            continue;
+        }
+        let sql = format!("CHECK GRANT CREATE TABLE ON {}", ddl::qualified(database, name));
+        let Ok(rows) = server.rows(Attempt::Connect, &sql).await else { return Ok(()) };
+        if rows.first() == Some(&0) {
+            findings.push(Finding::warning(
+                format!(
+                    "user {} may not create {name}, without which no table is copied anew, or when it is published later, \
+                     nor, with copy.data = true, at first",
+                    options.user
+                ),
+                create,
             ));
         }
     }

@@ -54,8 +54,8 @@ pub struct ClickHouseCopy {
     streamed: HashMap<u32, Arc<Table>>,
     /// When the last snapshot was taken, for histories: microseconds since 2000-01-01.
     at: i64,
-    /// Tables of which nothing is copied yet are made to fit, and emptied.
-    /// The slot of the stream that goes on beside it.
+    /// Of a sync, the slot of the stream that goes on beside it: tables of which nothing is copied yet are emptied, and
+    /// made to fit.
     replaces: Option<String>,
 }
 
@@ -313,6 +313,26 @@ impl ClickHouseCopy {
         Ok(())
     }
 
+    /// The source has dropped a table that is to be copied anew, and no stream says so.
+    async fn dropped(&self, oid: u32, at: Lsn) -> Result<()> {
+        let Opened { context, source, dates, .. } = self.opened()?;
+        let database = &self.options.database;
+        if setup::describe(&context.server, database, records::TABLES).await?.is_none() {
+            return Ok(());
+        }
+        let main =
+            SourceIdentity { slot: self.replaces.clone().unwrap_or_default(), ..source.clone() };
+        let mut known = records::read(&context.server, database, source).await?;
+        let Some(record) = known.remove(&oid).filter(|record| !record.dropped) else {
+            return Ok(());
+        };
+        tracing::info!(target_name = self.options.name, table = %record.table, "the source has dropped a table that was to be copied anew");
+        // it may be another one's by now, as the main stream knows them
+        let mut all = records::read(&context.server, database, &main).await?;
+        all.insert(oid, record);
+        Session::follow_drop(&self.options, context, source, *dates, (oid, all), at).await
+    }
+
     async fn catch_up(&mut self, changes: Vec<Change>) -> Result<()> {
         let (mut steps, mut version) = (HashMap::<u32, Step>::new(), Version::default());
         for change in changes {
@@ -430,6 +450,10 @@ impl CopyTarget for ClickHouseCopy {
 
     fn start_over<'a>(&'a mut self, oid: u32, table: Option<&'a CopiedTable>) -> Promise<'a, ()> {
         Box::pin(self.start_over(oid, table))
+    }
+
+    fn dropped(&mut self, oid: u32, at: Lsn) -> Promise<'_, ()> {
+        Box::pin(Self::dropped(self, oid, at))
     }
 
     fn catch_up(&mut self, changes: Vec<Change>) -> Promise<'_, ()> {

@@ -141,7 +141,7 @@ impl Session {
         // what it was before is not known; the columns that are here were there
         let has = |column: &&Column| place.actual.columns.contains_key(&column.name);
         let columns = to.columns.iter().filter(has).cloned().collect();
-        let had_rows = !place.actual.is_empty;
+        let had_rows = Some(!place.actual.is_empty);
         let record =
             Record { table: Table { columns, ..to.clone() }, had_rows, ..Record::default() };
         let own = |name: &&String| {
@@ -324,7 +324,7 @@ impl Session {
         }
         let table = Table::of_relation(relation);
         let place = self.place(&self.target_table(&table)).await?;
-        let had_rows = place.is_some_and(|place| !place.actual.is_empty);
+        let had_rows = Some(place.is_some_and(|place| !place.actual.is_empty));
         self.write(Record { table, version, done: true, had_rows, ..Record::default() }).await
     }
 

@@ -84,7 +84,7 @@ impl Mirror {
         }
         let sql = format!(
             "SELECT toString(count()) FROM {} FINAL WHERE slot = {} AND system_id = {} AND source_oid = {} \
-             AND sync_slot != '' AND stage != {}",
+             AND (sync_slot != '' OR stage IN ('given up', 'requested again')) AND stage != {}",
             qualified(database, SYNCS),
             literal(&self.source.slot),
             self.source.system_id,

@@ -37,9 +37,9 @@ pub(super) struct Record {
     /// The source dropped it, and the server keeps it.
     #[serde(default)]
     pub(super) dropped: bool,
-    /// It had rows before the stream brought the first.
+    /// It had rows before the stream brought the first. `None`: that was not looked at, as versions before did not.
     #[serde(default)]
-    pub(super) had_rows: bool,
+    pub(super) had_rows: Option<bool>,
     /// Of the change that made it so. What is older of this table is stored.
     #[serde(skip)]
     pub(super) version: Version,

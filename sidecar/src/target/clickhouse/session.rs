@@ -129,18 +129,7 @@ impl Session {
         lsn: Lsn,
     ) -> Result<()> {
         let records = records::read(&context.server, &options.database, source).await?;
-        let mut session = Session {
-            options: options.clone(),
-            context: context.clone(),
-            source: source.clone(),
-            dates,
-            version: Version::default(),
-            ends_at: lsn,
-            whole: lsn,
-            tables: Tables::default(),
-            truncates: HashMap::new(),
-            records,
-        };
+        let mut session = Session::beside(options, context, source, dates, records, lsn);
         let version = Version::copied(lsn, 0);
         if !session.is_changed(relation, version) {
             return Ok(());
@@ -155,6 +144,48 @@ impl Session {
         let (command, what) = ("ALTER TABLE".to_owned(), schema::What::Is(table));
         let message = Arc::new(schema::Message { command, what, rewrite: false });
         session.follow(&turn(How::Told(message), Version::copied(lsn, 1))).await
+    }
+
+    /// Does what `schema_changes` says of a table that the source has dropped by `lsn`, as it is recorded.
+    pub(super) async fn follow_drop(
+        options: &ClickHouseOptions,
+        context: &Context,
+        source: &SourceIdentity,
+        dates: DateRange,
+        (oid, records): (u32, HashMap<u32, Record>),
+        lsn: Lsn,
+    ) -> Result<()> {
+        let Some(table) = records.get(&oid).map(|record| record.table.clone()) else {
+            return Ok(());
+        };
+        let mut session = Session::beside(options, context, source, dates, records, lsn);
+        let (command, what) = ("DROP TABLE".to_owned(), schema::What::Dropped(table));
+        let how = How::Told(Arc::new(schema::Message { command, what, rewrite: false }));
+        let version = Version::copied(lsn, 0);
+        session.follow(&Turn { how, version, lsn, whole: lsn }).await
+    }
+
+    /// Of a stream that has nothing under way.
+    fn beside(
+        options: &ClickHouseOptions,
+        context: &Context,
+        source: &SourceIdentity,
+        dates: DateRange,
+        records: HashMap<u32, Record>,
+        lsn: Lsn,
+    ) -> Session {
+        Session {
+            options: options.clone(),
+            context: context.clone(),
+            source: source.clone(),
+            dates,
+            version: Version::default(),
+            ends_at: lsn,
+            whole: lsn,
+            tables: Tables::default(),
+            truncates: HashMap::new(),
+            records,
+        }
     }
 
     /// Sorts the changes by table, each table's in stream order; a table's place stays the same. Ends before

@@ -3,15 +3,18 @@
 //! What is recorded under the name of a sync's slot is not looked at any more once it has ended: such a name is
 //! used once. It is deleted where the user may do so.
 
+mod list;
+
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use rsrepl_wire::Lsn;
 
+pub(super) use self::list::{COMPLETE, create_statement as create_list};
 use super::client::Server;
 use super::copies::Copies;
-use super::ddl::{literal, qualified, quoted};
+use super::ddl::{literal, qualified};
 use super::failure::Attempt;
 use super::options::ClickHouseOptions;
 use super::position::{self, number};
@@ -19,20 +22,17 @@ use super::types::put_string;
 use super::{copies, records, setup};
 use crate::copy::Promise;
 use crate::error::{Error, Kind, Result};
-use crate::sync::{Complete, Stage, SyncTarget, Table};
+use crate::sync::{CANCEL, Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
 
 pub(super) const SYNCS: &str = "_rsrepl_syncs";
-
-/// The list of tables that are complete, as JSON.
-const COMPLETE: &str = "_rsrepl_complete";
 
 /// The stage of a table that is synced no more.
 pub(super) const ENDED: &str = "ended";
 
 /// Tables with something by slot.
-const OF_SLOT: [&str; 4] =
-    ["_rsrepl_positions", "_rsrepl_truncates", "_rsrepl_tables", "_rsrepl_copies"];
+const OF_SLOT: [&str; 5] =
+    ["_rsrepl_positions", "_rsrepl_truncates", "_rsrepl_tables", "_rsrepl_copies", SYNCS];
 
 /// See the module's documentation.
 pub struct ClickHouseSyncs {
@@ -48,11 +48,13 @@ struct Open {
     sequence: u64,
     /// Of the last record of each table, when they were read.
     sequences: HashMap<u32, u64>,
-    /// Of which something has begun, as they were read.
+    /// Of which something has begun and is not at its end, as they were read.
     begun: HashSet<u32>,
+    /// Which the main stream leaves out until somebody asks for them again.
+    given_up: HashSet<u32>,
 }
 
-fn create_statement(database: &str) -> String {
+pub(super) fn create_statement(database: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot String, system_id UInt64, source_oid UInt32, sequence UInt64, \
          `table` String, stage String, sync_slot String, hand_over UInt64, error String) \
@@ -88,6 +90,7 @@ impl ClickHouseSyncs {
             sequence: 0,
             sequences: HashMap::new(),
             begun: HashSet::new(),
+            given_up: HashSet::new(),
         });
         Ok(())
     }
@@ -108,6 +111,7 @@ impl ClickHouseSyncs {
         let rows = server.strings::<7>(Attempt::ReadPosition, &sql).await?;
         let (mut tables, mut last) = (Vec::new(), 0);
         let (mut sequences, mut begun) = (HashMap::new(), HashSet::new());
+        let mut given_up = HashSet::new();
         for [oid, sequence, name, stage, slot, hand_over, error] in rows {
             let (of, sequence) = (number(server, &oid)?, number(server, &sequence)?);
             last = last.max(sequence);
@@ -121,14 +125,17 @@ impl ClickHouseSyncs {
                 Error::new(Kind::Setup, what)
                     .hint("it was written by a later version of rsrepl: use that one")
             })?;
-            if known.has_begun() {
+            if !slot.is_empty() {
                 begun.insert(of);
+            } else if matches!(known, Stage::GivenUp | Stage::RequestedAgain) {
+                given_up.insert(of);
             }
             let hand_over = Lsn(number(server, &hand_over)?);
             tables.push(Table { oid: of, name, stage: known, slot, hand_over, error });
         }
         let open = self.opened_mut()?;
-        (open.sequence, open.sequences, open.begun) = (last, sequences, begun);
+        (open.sequence, open.sequences) = (last, sequences);
+        (open.begun, open.given_up) = (begun, given_up);
         Ok(tables)
     }
 
@@ -137,11 +144,13 @@ impl ClickHouseSyncs {
         let open = self.opened_mut()?;
         open.sequence = now.max(open.sequence + 1);
         let sequence = open.sequence;
-        self.record_as(tables, stage, |_| sequence).await
+        let Open { source, .. } = self.opened()?;
+        self.record_as(&source.slot, tables, stage, |_| sequence).await
     }
 
     async fn record_as(
         &self,
+        of: &str,
         tables: &[Table],
         stage: Option<&str>,
         sequence: impl Fn(u32) -> u64,
@@ -152,7 +161,7 @@ impl ClickHouseSyncs {
         let Open { server, source, .. } = self.opened()?;
         let mut rows = Vec::with_capacity(256 * tables.len());
         for table in tables {
-            put_string(&mut rows, source.slot.as_bytes());
+            put_string(&mut rows, of.as_bytes());
             rows.extend_from_slice(&source.system_id.to_le_bytes());
             rows.extend_from_slice(&table.oid.to_le_bytes());
             rows.extend_from_slice(&sequence(table.oid).to_le_bytes());
@@ -174,20 +183,76 @@ impl ClickHouseSyncs {
     async fn ask(&mut self, tables: &[Table]) -> Result<()> {
         self.all().await?;
         self.create().await?;
-        let Open { sequences, begun, .. } = self.opened()?;
+        let Open { source, sequences, begun, given_up, .. } = self.opened()?;
         let next = |oid: u32| sequences.get(&oid).map_or(1, |last| last + 1);
-        let asked: Vec<Table> =
-            tables.iter().filter(|table| !begun.contains(&table.oid)).cloned().collect();
-        self.record_as(&asked, None, next).await
+        let stage = |table: &Table| match (table.stage, given_up.contains(&table.oid)) {
+            (Stage::Requested, true) => Some(Stage::RequestedAgain),
+            (_, true) => None,
+            (stage, false) => Some(stage),
+        };
+        let not_begun = tables.iter().filter(|table| !begun.contains(&table.oid));
+        let asked: Vec<Table> = not_begun
+            .filter_map(|table| Some(Table { stage: stage(table)?, ..table.clone() }))
+            .collect();
+        self.record_as(&source.slot, &asked, None, next).await
     }
 
     async fn take_back(&mut self, tables: &[Table]) -> Result<()> {
         self.all().await?;
-        let Open { sequences, begun, .. } = self.opened()?;
+        let Open { source, sequences, begun, given_up, .. } = self.opened()?;
         let next = |oid: u32| sequences.get(&oid).map_or(1, |last| last + 1);
-        let asked: Vec<Table> =
-            tables.iter().filter(|table| !begun.contains(&table.oid)).cloned().collect();
-        self.record_as(&asked, Some(ENDED), next).await
+        let asked = |table: &&Table| !(begun.contains(&table.oid) || given_up.contains(&table.oid));
+        let asked: Vec<Table> = tables.iter().filter(asked).cloned().collect();
+        self.record_as(&source.slot, &asked, Some(ENDED), next).await
+    }
+
+    async fn stop(&mut self, tables: &[Table]) -> Result<()> {
+        let known = self.all().await?;
+        let known: Vec<Table> = known
+            .into_iter()
+            .filter(|known| tables.iter().any(|table| table.oid == known.oid))
+            .collect();
+        self.take_back(&known).await?;
+        let Open { source, sequences, .. } = self.opened()?;
+        let next = |oid: u32| sequences.get(&oid).map_or(1, |last| last + 1);
+        let again = |table: &&Table| table.stage == Stage::RequestedAgain;
+        let again: Vec<Table> = known.iter().filter(again).cloned().collect();
+        let given_up = Some(Stage::GivenUp.as_str());
+        self.record_as(&source.slot, &again, given_up, next).await?;
+        // under the name of the sync's slot, where nobody else writes
+        for table in known.into_iter().filter(|table| table.stage.may_end()) {
+            let of = table.slot.clone();
+            self.record_as(&of, &[table], Some(CANCEL), |_| 1).await?;
+        }
+        Ok(())
+    }
+
+    async fn stopped(&self, slot: &str) -> Result<Vec<u32>> {
+        let Open { server, source, .. } = self.opened()?;
+        let sql = format!(
+            "SELECT toString(source_oid) FROM {} FINAL WHERE slot = {} AND system_id = {} AND stage = {}",
+            qualified(&self.options.database, SYNCS),
+            literal(slot),
+            source.system_id,
+            literal(CANCEL)
+        );
+        let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
+        rows.iter().map(|[oid]| number(server, oid)).collect()
+    }
+
+    /// What was withdrawn has no place where the main stream goes on; nor has what is asked for.
+    async fn handed_over(&self, oid: u32) -> Result<bool> {
+        let Open { server, source, .. } = self.opened()?;
+        let sql = format!(
+            "SELECT toString(count()) FROM {} FINAL WHERE slot = {} AND system_id = {} AND source_oid = {oid} \
+             AND stage = {} AND hand_over > 0",
+            qualified(&self.options.database, SYNCS),
+            literal(&source.slot),
+            source.system_id,
+            literal(ENDED)
+        );
+        let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
+        Ok(rows.first().is_some_and(|[count]| count != "0"))
     }
 
     async fn find_strange(&self, tables: &[Table]) -> Result<Vec<u32>> {
@@ -199,8 +264,9 @@ impl ClickHouseSyncs {
         };
         let mut strange = Vec::new();
         for table in tables {
-            let had_rows = match known.get(&table.oid).filter(|record| !record.dropped) {
-                Some(record) => record.had_rows,
+            let record = known.get(&table.oid).filter(|record| !record.dropped);
+            let had_rows = match record.and_then(|record| record.had_rows) {
+                Some(had_rows) => had_rows,
                 None => {
                     let (schema, name) = table.name.split_once('.').unwrap_or(("", &table.name));
                     self.has_rows(&self.options.target_table(schema, name)).await?
@@ -271,55 +337,6 @@ impl ClickHouseSyncs {
         Ok(())
     }
 
-    async fn list(&self) -> Result<Option<Complete>> {
-        let Open { server, source, .. } = self.opened()?;
-        let database = &self.options.database;
-        if setup::describe(server, database, COMPLETE).await?.is_none() {
-            return Ok(None);
-        }
-        let sql = format!(
-            "SELECT list FROM {} FINAL WHERE slot = {} AND system_id = {}",
-            qualified(database, COMPLETE),
-            literal(&source.slot),
-            source.system_id
-        );
-        let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
-        let Some([text]) = rows.into_iter().next() else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|_| {
-            let what = format!("target {}: {COMPLETE} cannot be read", self.options.name);
-            Error::new(Kind::Setup, what)
-                .hint("it was written by a later version of rsrepl: use that one")
-        })
-    }
-
-    async fn set_list(&self, list: &Complete) -> Result<()> {
-        let Open { server, source, .. } = self.opened()?;
-        let database = &self.options.database;
-        if self.options.create_tables && !setup::has_database(server, database).await? {
-            let sql = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(database));
-            server.execute(Attempt::Prepare, &sql).await?;
-        }
-        if setup::describe(server, database, COMPLETE).await?.is_none() {
-            let sql = format!(
-                "CREATE TABLE IF NOT EXISTS {} (slot String, system_id UInt64, sequence UInt64, list String) \
-                 ENGINE = ReplacingMergeTree(sequence) ORDER BY (slot, system_id) \
-                 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
-                qualified(database, COMPLETE)
-            );
-            server.execute(Attempt::Prepare, &sql).await?;
-        }
-        let mut row = Vec::with_capacity(4096);
-        put_string(&mut row, source.slot.as_bytes());
-        row.extend_from_slice(&source.system_id.to_le_bytes());
-        row.extend_from_slice(&micros().to_le_bytes());
-        put_string(&mut row, serde_json::to_string(list).unwrap_or_default().as_bytes());
-        let sql = format!(
-            "INSERT INTO {} (slot, system_id, sequence, list) FORMAT RowBinary",
-            qualified(database, COMPLETE)
-        );
-        server.insert(Attempt::WritePosition, &sql, Bytes::from(row)).await
-    }
-
     async fn finish(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
         // rows of the sync that are on their way yet would come into what is written next
         let prefix = setup::query_prefix(&self.options, &self.named(slot)?);
@@ -363,6 +380,14 @@ impl SyncTarget for ClickHouseSyncs {
         Box::pin(self.take_back(tables))
     }
 
+    fn cancel<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.stop(tables))
+    }
+
+    fn cancelled<'a>(&'a mut self, slot: &'a str) -> Promise<'a, Vec<u32>> {
+        Box::pin(self.stopped(slot))
+    }
+
     fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>> {
         Box::pin(self.find_strange(tables))
     }
@@ -384,6 +409,24 @@ impl SyncTarget for ClickHouseSyncs {
             self.move_shapes(slot, &main, tables).await?;
             self.record(tables, None).await
         })
+    }
+
+    fn give_up<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        self.hand_over(slot, tables)
+    }
+
+    /// They are told by their names here, which the sync may have changed.
+    fn rename<'a>(
+        &'a mut self,
+        slot: &'a str,
+        anew: &'a str,
+        tables: &'a [Table],
+    ) -> Promise<'a, ()> {
+        Box::pin(self.move_shapes(slot, anew, tables))
+    }
+
+    fn was_handed_over(&mut self, oid: u32) -> Promise<'_, bool> {
+        Box::pin(self.handed_over(oid))
     }
 
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {

@@ -24,8 +24,13 @@ fn made(table: &Table) -> (Record, Actual) {
         generated: c.generated != Generated::No,
         identity: c.identity != Identity::No,
     });
-    let record =
-        Record { table: table.clone(), dropped: false, had_rows: false, places, target_oid: 7 };
+    let record = Record {
+        table: table.clone(),
+        dropped: false,
+        had_rows: Some(false),
+        places,
+        target_oid: 7,
+    };
     let (schema, name) = (table.schema.clone(), table.name.clone());
     let actual = Actual {
         oid: 7,

@@ -12,6 +12,8 @@ use super::positions;
 use super::records::{self, Record};
 use super::session;
 use super::sql::ident;
+use super::syncs;
+use super::syncs::statements::{CREATE as CREATE_SYNCS, CREATE_COMPLETE};
 use crate::preflight::Finding;
 use crate::schema::{Policy, Table};
 
@@ -27,6 +29,20 @@ SELECT pg_catalog.current_setting('server_version_num')::int,
        pg_catalog.to_regclass('rsrepl.tables') IS NOT NULL,
        COALESCE((SELECT pg_catalog.has_schema_privilege(oid, 'CREATE')
                    FROM pg_catalog.pg_namespace WHERE nspname = 'rsrepl'), false)";
+
+/// Of our own tables, those that are not there, and what is not granted on those that are.
+const OWN: &str = "\
+SELECT t.name, c.oid IS NULL,
+       pg_catalog.array_to_string(ARRAY(
+         SELECT p.name FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (name)
+          WHERE NOT pg_catalog.has_table_privilege(c.oid, p.name)), ', ')
+  FROM pg_catalog.unnest(ARRAY['positions', 'tables', 'copies', 'copied_chunks', 'complete', 'syncs']) AS t (name)
+  LEFT JOIN (pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
+               ON n.oid = c.relnamespace AND n.nspname = 'rsrepl') ON c.relname = t.name";
+
+/// What somebody gave up, and nobody has asked for since.
+const GIVEN_UP: &str = "\
+SELECT table_name FROM rsrepl.syncs WHERE slot = $1 AND stage = 'given up' ORDER BY 1";
 
 /// Only the owner may alter a table.
 const OWNS: &str = "\
@@ -62,6 +78,7 @@ async fn check_all(
     findings: &mut Vec<Finding>,
 ) -> Result<(), tokio_postgres::Error> {
     let records_exist = check_privileges(options, client, findings).await?;
+    check_own(options, client, slot, findings).await?;
     findings.extend(origin::check(&options.name, client, slot, options.workers).await?);
     let follows = options.schema_changes != Policy::Stop;
     let creates = match &options.creates {
@@ -141,8 +158,15 @@ async fn check_privileges(
     let (records_exist, may_make): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
     if !exists && !may_create {
         findings.push(Finding::error(
-            format!("target {target}: {user} may not create rsrepl.positions and rsrepl.tables"),
-            format!("{}; {}", positions::create_for(user), records::create_for(user)),
+            format!(
+                "target {target}: {user} may not create rsrepl.positions, rsrepl.tables and others"
+            ),
+            format!(
+                "{}; {}; {}",
+                positions::create_for(user),
+                records::create_for(user),
+                syncs::create_for(user)
+            ),
         ));
     } else if exists && !records_exist && !may_make {
         findings.push(Finding::error(
@@ -151,6 +175,56 @@ async fn check_privileges(
         ));
     }
     Ok(records_exist)
+}
+
+/// The tables that are made later, and what is granted on all.
+async fn check_own(
+    options: &PostgresOptions,
+    client: &Client,
+    slot: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<(), tokio_postgres::Error> {
+    let (target, user) = (&options.name, ident(options.connection.user()));
+    let row = client.query_one(PRIVILEGES, &[]).await?;
+    // nothing is there yet, and it may make everything; or it has been told of
+    let (exists, may_make): (bool, bool) = (row.try_get(2)?, row.try_get(6)?);
+    if !exists {
+        return Ok(());
+    }
+    let mut has_syncs = false;
+    for row in client.query(OWN, &[]).await? {
+        let (name, is_missing): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
+        let later = [("complete", CREATE_COMPLETE), ("syncs", CREATE_SYNCS)];
+        let later = later.into_iter().find(|(later, _)| *later == name);
+        let grant = |what: &str| format!("GRANT {what} ON rsrepl.{name} TO {user}");
+        if let (true, Some((_, create)), false) = (is_missing, later, may_make) {
+            findings.push(Finding::warning(
+                format!(
+                    "target {target}: {user} may not create rsrepl.{name}, without which no table is copied anew, or when it \
+                     is published later, nor, with copy.data = true, at first"
+                ),
+                format!("{create}; {}", grant("SELECT, INSERT, UPDATE, DELETE")),
+            ));
+        }
+        let lacks: &str = row.try_get(2)?;
+        if !is_missing && !lacks.is_empty() {
+            findings.push(Finding::error(
+                format!("target {target}: {user} lacks {lacks} on rsrepl.{name}"),
+                grant(lacks),
+            ));
+        }
+        has_syncs |= name == "syncs" && !is_missing && lacks.is_empty();
+    }
+    if has_syncs {
+        for row in client.query(GIVEN_UP, &[&slot]).await? {
+            let table: &str = row.try_get(0)?;
+            findings.push(Finding::warning(
+                format!("target {target}: {table} was given up half copied, and gets no changes"),
+                format!("rsrepl resync {table} --target {target}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `keys_come`: they are made behind the rows of a copy.

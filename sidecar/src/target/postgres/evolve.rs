@@ -242,9 +242,9 @@ impl Evolution<'_> {
         let had_rows = match (known, &now) {
             (Some(had_rows), _) => had_rows,
             (None, Some(now)) => {
-                has_rows(self.client, &sql::qualified(&now.schema, &now.name)).await?
+                Some(has_rows(self.client, &sql::qualified(&now.schema, &now.name)).await?)
             }
-            (None, None) => false,
+            (None, None) => Some(false),
         };
         let record = Record { table: to, dropped: false, had_rows, places, target_oid };
         Ok(records::write(self.client, &self.follows.slot, &record).await?)

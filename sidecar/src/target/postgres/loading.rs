@@ -5,6 +5,8 @@
 //! one that is there already   BEGIN ─► COPY pg_temp.staging ─► INSERT what is not there ─► record ─► COMMIT
 //! ```
 
+mod replacing;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,9 +18,8 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, TargetColumn, TargetTable, Unfit};
 use super::create::{Creator, Which};
-use super::evolve::Follows;
 use super::table::Table;
-use super::{PostgresOptions, copies, errors, origin, positions, records, session, sets, syncs};
+use super::{PostgresOptions, copies, errors, origin, positions, session, sets};
 use crate::batch::{Change, Operation};
 use crate::config::MissingRows;
 use crate::copy::{
@@ -36,8 +37,8 @@ const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
 pub struct PostgresCopy {
     options: PostgresOptions,
     open: Option<Open>,
-    /// Tables of which nothing is copied yet are made to fit, and emptied.
-    /// The slot of the stream that goes on beside it.
+    /// Of a sync, the slot of the stream that goes on beside it: tables of which nothing is copied yet are emptied, and
+    /// made to fit.
     replaces: Option<String>,
 }
 
@@ -147,29 +148,6 @@ impl PostgresCopy {
         let mend: Vec<_> = findings.iter().map(|finding| finding.mend.as_str()).collect();
         Err(Error::new(Kind::Setup, format!("target {target}: {}", what.join("; ")))
             .hint(format!("on the target: {}", mend.join("; "))))
-    }
-
-    async fn replace(&self, tables: &[Arc<CopiedTable>], at: Lsn) -> Result<()> {
-        let (target, open) = (self.options.name.as_str(), self.opened()?);
-        records::create(target, self.options.connection.user(), &open.client).await?;
-        let follows = Follows {
-            slot: open.slot.clone(),
-            policy: self.options.schema_changes,
-            main: self.replaces.clone().map(|main| (main, at)),
-        };
-        for table in tables {
-            open.begin(target).await?;
-            let oid = table.relation.oid;
-            let copied = copies::has_chunks(&open.client, &open.slot, oid).await;
-            let ready = match copied.map_err(self.server("looking for chunks"))? {
-                true => Ok(()),
-                false => syncs::prepare(target, &open.client, &follows, table).await,
-            };
-            let end = if ready.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            open.client.batch_execute(end).await.map_err(self.server("emptying a table"))?;
-            ready?;
-        }
-        Ok(())
     }
 
     async fn empty(&mut self, oid: u32) -> Result<()> {
@@ -331,6 +309,10 @@ impl CopyTarget for PostgresCopy {
             Some(_) => Box::pin(self.empty(oid)),
             None => Box::pin(self.forget(oid)),
         }
+    }
+
+    fn dropped(&mut self, oid: u32, at: Lsn) -> Promise<'_, ()> {
+        Box::pin(self.drop_table(oid, at))
     }
 
     fn catch_up(&mut self, changes: Vec<Change>) -> Promise<'_, ()> {

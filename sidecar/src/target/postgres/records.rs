@@ -49,9 +49,9 @@ pub struct Record {
     /// The source dropped it, and the target keeps it.
     #[serde(default)]
     pub dropped: bool,
-    /// It had rows before the stream brought the first.
+    /// It had rows before the stream brought the first. `None`: that was not looked at, as versions before did not.
     #[serde(default)]
-    pub had_rows: bool,
+    pub had_rows: Option<bool>,
     /// `attnum` on the target by that on the source; also of columns that only the target still has.
     pub places: BTreeMap<u16, i16>,
     /// `oid` on the target; 0 when there is none.

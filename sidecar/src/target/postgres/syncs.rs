@@ -1,76 +1,20 @@
 //! `rsrepl.syncs` on the target: which tables are copied anew beside the stream, and how far that is; and what is
 //! recorded under the names of their slots, as long as they run.
 
+pub(super) mod statements;
+
 use rsrepl_wire::Lsn;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use self::statements::*;
 use super::evolve::{Evolution, Follows, has_rows};
 use super::sql::ident;
 use super::{PostgresOptions, errors, origin, positions, records, session};
 use crate::copy::{CopiedTable, Promise};
 use crate::error::{Error, Kind, Result};
-use crate::sync::{Complete, Stage, SyncTarget, Table};
+use crate::sync::{CANCEL, Complete, Stage, SyncTarget, Table};
 use crate::target::SourceIdentity;
-
-/// What the database's owner may have to run by hand.
-const CREATE: &str = "\
-CREATE TABLE IF NOT EXISTS rsrepl.syncs (slot text NOT NULL, source_oid bigint NOT NULL, table_name text NOT NULL, \
-stage text NOT NULL, sync_slot text NOT NULL, hand_over pg_catalog.pg_lsn NOT NULL, error text NOT NULL, \
-requested timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), \
-updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), PRIMARY KEY (slot, source_oid))";
-
-/// The list of tables that are complete, as JSON.
-const CREATE_COMPLETE: &str = "\
-CREATE TABLE IF NOT EXISTS rsrepl.complete (slot text PRIMARY KEY, list text NOT NULL, \
-updated timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())";
-
-const SET_COMPLETE: &str = "\
-INSERT INTO rsrepl.complete (slot, list) VALUES ($1, $2)
-ON CONFLICT (slot) DO UPDATE SET list = EXCLUDED.list, updated = pg_catalog.clock_timestamp()";
-
-const EXISTS: &str = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-
-const READ: &str = "\
-SELECT source_oid, table_name, stage, sync_slot, hand_over, error FROM rsrepl.syncs
- WHERE slot = $1 ORDER BY requested, source_oid";
-
-const WRITE: &str = "\
-INSERT INTO rsrepl.syncs (slot, source_oid, table_name, stage, sync_slot, hand_over, error)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage,
-    sync_slot = EXCLUDED.sync_slot, hand_over = EXCLUDED.hand_over, error = EXCLUDED.error,
-    updated = pg_catalog.clock_timestamp()";
-
-/// Of two who ask at the same time, one is heard; who asks for what goes on already changes nothing.
-const REQUEST: &str = "\
-INSERT INTO rsrepl.syncs AS s (slot, source_oid, table_name, stage, sync_slot, hand_over, error)
-VALUES ($1, $2, $3, $4, '', '0/0', $5)
-ON CONFLICT (slot, source_oid) DO UPDATE SET table_name = EXCLUDED.table_name, stage = EXCLUDED.stage, error = EXCLUDED.error,
-    requested = EXCLUDED.requested, updated = EXCLUDED.updated
- WHERE s.stage = 'to be decided'";
-
-const WITHDRAW: &str = "\
-DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2) AND stage IN ('to be decided', 'requested')";
-
-const FIND: &str =
-    "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
-  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = $1";
-
-const REMOVE: &str = "DELETE FROM rsrepl.syncs WHERE slot = $1 AND source_oid = ANY ($2)";
-
-const HAS_COPY: &str = "\
-SELECT EXISTS (SELECT FROM rsrepl.copies WHERE slot = $1 AND lsn <> '0/0')";
-
-/// Everything that is recorded by slot.
-const OF_SLOT: &[&str] = &["positions", "copies", "copied_chunks", "tables", "to_create"];
-
-const TAKE_SHAPES: &str = "\
-INSERT INTO rsrepl.tables (slot, source_oid, target_oid, record)
-SELECT $1, source_oid, target_oid, record FROM rsrepl.tables WHERE slot = $2 AND source_oid = ANY ($3)";
-
-const FORGET_SHAPES: &str = "DELETE FROM rsrepl.tables WHERE slot = $1 AND source_oid = ANY ($2)";
 
 /// See the module's documentation.
 pub struct PostgresSyncs {
@@ -83,6 +27,8 @@ struct Open {
     source: SourceIdentity,
     /// Of the main stream.
     slot: String,
+    /// When something was asked for, as the server's clock says.
+    asked: Option<String>,
 }
 
 impl PostgresSyncs {
@@ -99,16 +45,30 @@ impl PostgresSyncs {
     }
 
     fn server(&self, error: tokio_postgres::Error) -> Error {
-        errors::of_server(&self.options.name, "looking after rsrepl.syncs", error)
+        let refused = error.as_db_error().is_some_and(|db| db.code().code() == "42501");
+        let error = errors::of_server(&self.options.name, "looking after rsrepl.syncs", error);
+        match refused {
+            true => error.hint(format!(
+                "as the database's owner: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA rsrepl TO {}",
+                self.user()
+            )),
+            false => error,
+        }
     }
 
     async fn connect(&mut self, source: &SourceIdentity) -> Result<()> {
         self.open = None;
         let client = session::open(&self.options.name, &self.options.connection).await?;
-        self.open = Some(Open { client, source: source.clone(), slot: source.slot.clone() });
+        self.open =
+            Some(Open { client, source: source.clone(), slot: source.slot.clone(), asked: None });
         Ok(())
     }
 
+    fn user(&self) -> String {
+        ident(self.options.connection.user())
+    }
+
+    /// Makes a table that is not there; who makes it may be an administrator, and not the role of the sidecar.
     async fn create(&self, table: &str, statement: &str) -> Result<()> {
         let Open { client, .. } = self.opened()?;
         let (name, user) = (&self.options.name, self.options.connection.user());
@@ -116,14 +76,20 @@ impl PostgresSyncs {
         if exists(client, table).await.map_err(|error| self.server(error))? {
             return Ok(());
         }
-        let Err(refused) = client.batch_execute(statement).await else { return Ok(()) };
+        let writers = client.query(WRITERS, &[]).await.map_err(|error| self.server(error))?;
+        let writers = writers.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
+        let writers = writers.map_err(|error| self.server(error))?;
+        let grants = writers.iter().map(|writer| format!("; {}", grant(table, writer)));
+        // one transaction
+        let statements = format!("{statement}{}", grants.collect::<String>());
+        let Err(refused) = client.batch_execute(&statements).await else { return Ok(()) };
         match refused.as_db_error().map(|db| db.code().code()) {
             // another one was faster
             Some("42P07" | "23505") => Ok(()),
             Some("42501") => {
                 let what = format!("target {name}: {user} may not create rsrepl.{table}");
-                let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.{table} TO");
-                let mend = format!("as the database's owner: {statement}; {grant} {}", ident(user));
+                let grant = grant(table, &self.user());
+                let mend = format!("as the database's owner: {statement}; {grant}");
                 Err(Error::new(Kind::Setup, what).hint(mend))
             }
             _ => Err(self.server(refused)),
@@ -208,24 +174,56 @@ impl PostgresSyncs {
         .await
     }
 
-    async fn give_back(&mut self, slot: &str, tables: &[Table]) -> Result<()> {
+    /// `all`: also of tables of which nothing is known any more.
+    async fn give_back(&mut self, slot: &str, tables: &[Table], all: bool) -> Result<()> {
         self.in_one(async |open| {
-            if exists(&open.client, "tables").await.map_err(|error| self.server(error))? {
-                let oids = oids(tables);
-                for (sql, parameters) in
-                    [(FORGET_SHAPES, (&open.slot, "")), (TAKE_SHAPES, (&open.slot, slot))]
-                {
-                    let (to, from) = parameters;
-                    let done = match from {
-                        "" => open.client.execute(sql, &[to, &oids]).await,
-                        from => open.client.execute(sql, &[to, &from, &oids]).await,
-                    };
-                    done.map_err(|error| self.server(error))?;
-                }
+            let server = |error| self.server(error);
+            if exists(&open.client, "tables").await.map_err(server)? {
+                let (client, to, oids) = (&open.client, &open.slot, oids(tables));
+                let forgotten = match all {
+                    true => client.execute(FORGET_SHAPES, &[to, &oids]).await,
+                    false => client.execute(FORGET_KNOWN, &[to, &oids, &slot]).await,
+                };
+                forgotten.map_err(server)?;
+                client.execute(TAKE_SHAPES, &[to, &slot, &oids]).await.map_err(server)?;
             }
             self.record(open, tables).await
         })
         .await
+    }
+
+    async fn stop(&mut self, tables: &[Table]) -> Result<()> {
+        if !exists(&self.opened()?.client, "syncs").await.map_err(|error| self.server(error))? {
+            return Ok(());
+        }
+        self.in_one(async |open| {
+            let (server, oids) = (|error| self.server(error), oids(tables));
+            let Open { client, slot, .. } = open;
+            client.execute(WITHDRAW, &[slot, &oids]).await.map_err(server)?;
+            client.execute(HOLD_AGAIN, &[slot, &oids]).await.map_err(server)?;
+            let begun = client.execute(CANCEL_BEGUN, &[slot, &oids, &CANCEL]).await;
+            begun.map(drop).map_err(server)
+        })
+        .await
+    }
+
+    async fn stopped(&mut self, slot: &str) -> Result<Vec<u32>> {
+        let Open { client, .. } = self.opened()?;
+        let rows = client.query(CANCELLED, &[&slot, &CANCEL]).await;
+        let rows = rows.map_err(|error| self.server(error))?;
+        let oid = |row: &Row| u32::try_from(row.try_get::<_, i64>(0).ok()?).ok();
+        rows.iter().map(|row| oid(row).ok_or_else(|| self.unreadable())).collect()
+    }
+
+    async fn handed_over(&mut self, oid: u32) -> Result<bool> {
+        let Open { client, slot, asked } = self.opened()?;
+        let Some(asked) = asked else { return Ok(false) };
+        let server = |error| self.server(error);
+        if !exists(client, "tables").await.map_err(server)? {
+            return Ok(false);
+        }
+        let row = client.query_one(HANDED_OVER, &[slot, &i64::from(oid), asked]).await;
+        row.and_then(|row| row.try_get(0)).map_err(server)
     }
 
     async fn list(&mut self) -> Result<Option<Complete>> {
@@ -250,6 +248,11 @@ impl PostgresSyncs {
 
     async fn ask(&mut self, tables: &[Table]) -> Result<()> {
         self.create("syncs", CREATE).await?;
+        let now = self.opened()?.client.query_one(NOW, &[]).await;
+        let now = now.and_then(|row| row.try_get(0)).map_err(|error| self.server(error))?;
+        if let Some(open) = &mut self.open {
+            open.asked = Some(now);
+        }
         self.in_one(async |open| {
             for Table { oid, name, stage, error, .. } in tables {
                 let (oid, stage) = (i64::from(*oid), stage.as_str());
@@ -279,8 +282,9 @@ impl PostgresSyncs {
                 true => records::read(client, slot, table.oid).await.map_err(server)?,
                 false => None,
             };
-            let had_rows = match record.filter(|record| !record.dropped) {
-                Some(record) => record.had_rows,
+            let record = record.filter(|record| !record.dropped);
+            let had_rows = match record.and_then(|record| record.had_rows) {
+                Some(had_rows) => had_rows,
                 None => {
                     let found = client.query_opt(FIND, &[&table.name]).await.map_err(server)?;
                     match found {
@@ -304,11 +308,23 @@ impl PostgresSyncs {
         origin::drop_all(&name, &self.opened()?.client, slot).await;
         self.in_one(async |open| {
             self.forget(open, slot).await?;
+            let asked = open.client.execute(FORGET_CANCELLED, &[&slot]).await;
+            asked.map_err(|error| self.server(error))?;
             let removed = open.client.execute(REMOVE, &[&open.slot, &oids(tables)]).await;
             removed.map(drop).map_err(|error| self.server(error))
         })
         .await
     }
+}
+
+/// The statements with which the database's owner makes the tables for `user`.
+pub(super) fn create_for(user: &str) -> String {
+    let tables = [("complete", CREATE_COMPLETE), ("syncs", CREATE)];
+    tables.map(|(table, create)| format!("{create}; {}", grant(table, &ident(user)))).join("; ")
+}
+
+fn grant(table: &str, role: &str) -> String {
+    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON rsrepl.{table} TO {role}")
 }
 
 async fn exists(client: &Client, table: &str) -> Result<bool, tokio_postgres::Error> {
@@ -356,6 +372,14 @@ impl SyncTarget for PostgresSyncs {
         Box::pin(self.take_back(tables))
     }
 
+    fn cancel<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.stop(tables))
+    }
+
+    fn cancelled<'a>(&'a mut self, slot: &'a str) -> Promise<'a, Vec<u32>> {
+        Box::pin(self.stopped(slot))
+    }
+
     fn strange<'a>(&'a mut self, tables: &'a [Table]) -> Promise<'a, Vec<u32>> {
         Box::pin(self.find_strange(tables))
     }
@@ -369,7 +393,20 @@ impl SyncTarget for PostgresSyncs {
     }
 
     fn hand_over<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
-        Box::pin(self.give_back(slot, tables))
+        Box::pin(self.give_back(slot, tables, true))
+    }
+
+    fn give_up<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(self.give_back(slot, tables, false))
+    }
+
+    /// A table and its columns are told by their numbers here: what the main stream knows of them will do.
+    fn rename<'a>(&'a mut self, _: &'a str, _: &'a str, _: &'a [Table]) -> Promise<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn was_handed_over(&mut self, oid: u32) -> Promise<'_, bool> {
+        Box::pin(self.handed_over(oid))
     }
 
     fn end<'a>(&'a mut self, slot: &'a str, tables: &'a [Table]) -> Promise<'a, ()> {

@@ -222,7 +222,7 @@ impl Repair<'_> {
     async fn is_synced(&self) -> std::result::Result<bool, tokio_postgres::Error> {
         const EXISTS: &str = "SELECT pg_catalog.to_regclass('rsrepl.syncs') IS NOT NULL";
         const SYNCED: &str = "SELECT EXISTS (SELECT FROM rsrepl.syncs \
-             WHERE slot = $1 AND source_oid = $2 AND sync_slot <> '')";
+             WHERE slot = $1 AND source_oid = $2 AND (sync_slot <> '' OR stage IN ('given up', 'requested again')))";
         if !self.writer.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
             return Ok(false);
         }
