@@ -46,6 +46,7 @@ mod ddl;
 mod differential;
 mod encodings;
 mod evolving;
+mod failover;
 mod faults;
 mod harness;
 mod history;
