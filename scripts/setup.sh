@@ -29,6 +29,7 @@ readonly PACKAGES=(
     postgresql-15 postgresql-server-dev-15 # also the user postgres
     python3 python3-venv                   # the ClickHouse wheel
     sudo util-linux procps                 # cargo pgrx test --runas; setpriv; ps
+    faketime                               # clocks that jump, in the fault suite
     ca-certificates curl
 )
 
@@ -73,7 +74,7 @@ install_packages() {
 
 list_missing_elsewhere() {
     local missing=() tool
-    for tool in cc clang pkg-config python3 sudo setpriv curl; do
+    for tool in cc clang pkg-config python3 sudo setpriv curl faketime; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=("the venv module of python3")

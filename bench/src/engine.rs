@@ -16,26 +16,35 @@ use crate::servers::{
 /// The subscription of the peer.
 const SUBSCRIPTION: &str = "bench";
 
+/// The `application_name` of the replication connection; a subscription's is its name.
+pub const READER: &str = SUBSCRIPTION;
+
 /// How much of the sidecar's log an error shows.
 const LOG_LINES: usize = 12;
 
 /// Who applies.
 #[derive(Clone, Copy)]
 pub enum Engine {
-    /// rsrepl, with further lines of `[source]` and of each target.
-    Rsrepl { source: &'static str, target: &'static str },
-    /// A native subscription, binary.
-    Native,
+    /// rsrepl, with further lines of `[source]` and of each target; the spool on disk or in memory.
+    Rsrepl { source: &'static str, target: &'static str, spooled: bool },
+    /// A native subscription, binary, and its `synchronous_commit`.
+    Native { commit: &'static str },
 }
 
+/// A native subscription at its defaults, but binary.
+pub const NATIVE: Engine = Engine::Native { commit: "off" };
+
 /// rsrepl with its configuration at its defaults.
-pub const RSREPL: Engine = Engine::Rsrepl { source: "", target: "" };
+pub const RSREPL: Engine = Engine::Rsrepl { source: "", target: "", spooled: false };
+
+/// The same with `confirm = "spooled"`.
+pub const SPOOLED: Engine = Engine::Rsrepl { source: "", target: "", spooled: true };
 
 impl Engine {
     fn plugin(self) -> &'static str {
         match self {
             Engine::Rsrepl { .. } => "rsrepl",
-            Engine::Native => "pgoutput",
+            Engine::Native { .. } => "pgoutput",
         }
     }
 }
@@ -79,9 +88,11 @@ pub fn start<'a>(
         execute(&mut route.source, &create)?;
     }
     let sidecar = match engine {
-        Engine::Rsrepl { source, target } => Some(Box::new(launch(servers, route, source, target))),
-        Engine::Native => {
-            subscribe(servers, route)?;
+        Engine::Rsrepl { source, target, spooled } => {
+            Some(Box::new(launch(servers, route, (source, target), spooled)))
+        }
+        Engine::Native { commit } => {
+            subscribe(servers, route, commit)?;
             None
         }
     };
@@ -96,32 +107,43 @@ pub fn start<'a>(
     }
 }
 
-fn launch(servers: &Servers, route: &Route, source: &str, target: &str) -> Sidecar {
+fn launch(
+    servers: &Servers,
+    route: &Route,
+    (source, target): (&str, &str),
+    spooled: bool,
+) -> Sidecar {
     let targets = route.databases.iter().enumerate().map(|(place, database)| Target {
         options: target.to_owned(),
         ..Target::new(&format!("standby-{place}"), servers.target.conninfo(database))
     });
+    // on disk it is of one slot
+    let spool = servers.scratch.join(&format!("spool_{}", route.slot));
+    let sections = match spooled {
+        true => format!("[spool]\nconfirm = \"spooled\"\ndir = \"{}\"\n", spool.display()),
+        false => String::new(),
+    };
     let mut sidecar = Sidecar::new(
         &servers.scratch,
         &Config {
-            source: servers.source.conninfo(DATABASE),
+            source: format!("{} application_name={READER}", servers.source.conninfo(DATABASE)),
             source_options: format!("publication = \"{PUBLICATION}\"\n{source}"),
             slot: route.slot.clone(),
             postgres: targets.collect(),
             clickhouse: Vec::new(),
             telemetry_port: free_port(),
             copy: NO_COPY.to_owned(),
-            sections: String::new(),
+            sections,
         },
     );
     sidecar.launch();
     sidecar
 }
 
-fn subscribe(servers: &Servers, route: &mut Route) -> Result<(), String> {
+fn subscribe(servers: &Servers, route: &mut Route, commit: &str) -> Result<(), String> {
     let create = format!(
         "CREATE SUBSCRIPTION {SUBSCRIPTION} CONNECTION '{}' PUBLICATION {PUBLICATION} WITH
-         (create_slot = false, slot_name = '{}', copy_data = false, binary = true)",
+         (create_slot = false, slot_name = '{}', copy_data = false, binary = true, synchronous_commit = {commit})",
         servers.source.conninfo(DATABASE),
         route.slot
     );

@@ -1,31 +1,23 @@
 //! From the commit until it is visible on the target.
 //!
-//! `pgbench --rate` writes single-row transactions at a given pace, open loop: a commit that is late
-//! does not delay the next. The source waits for its disk (`synchronous_commit = on`, the default).
-//! pgbench's log tells to the microsecond when each COMMIT had returned to the client. Meanwhile a
-//! prober asks the target for the last row of one of the clients, whose rows come in the order of
+//! A [`pace`](crate::pace) of single-row transactions; the source waits for its disk (`synchronous_commit = on`, the
+//! default). Meanwhile a prober asks the target for the last row of one of the clients, whose rows come in the order of
 //! their numbers, and notes when the answer was there. Latency is the difference, on one clock; a row
 //! seen before COMMIT returned counts as 0. All commits of that one client after the warm-up are
 //! samples. The prober's pauses ([`PAUSE`]) are part of the figure, and the same for both sides.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use postgres::Client;
-use rsrepl_tests::process::Process;
 
 use crate::Plan;
-use crate::engine::{Engine, RSREPL, Route, Running, start};
-use crate::measure::{
-    Contender, CpuSeconds, Measure, Outcome, P50, P99, PACE, POLL, Reading, interleave,
-};
-use crate::servers::{
-    DATABASE, Servers, connect, drop_slot, execute, fingerprint, message, pgbench,
-};
+use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, start};
+use crate::measure::{Contender, CpuSeconds, Measure, Outcome, POLL, Reading, interleave};
+use crate::pace::{self, CLIENT_ROWS, Pace};
+use crate::servers::{DATABASE, Servers, connect, drop_slot, execute, fingerprint, message};
 use crate::workload::Workload;
 
 /// What is not counted, in seconds.
@@ -39,26 +31,6 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// How long the target may take to have it all once the writer has ended.
 const CATCH_UP: Duration = Duration::from_secs(60);
-
-/// Rows of a client begin at its number times this.
-const CLIENT_ROWS: i64 = 1_000_000_000;
-
-/// A writer that does not get to this part of the pace measures something else; what it got to is a figure.
-const REACHED: f64 = 0.5;
-
-/// What each client does. Its rows are numbered in the order of its commits.
-const SCRIPT: &str = "\\set n :n + 1
-INSERT INTO narrow VALUES (:client_id::bigint * 1000000000 + :n::bigint, :n::bigint % 1000,
-    :n::bigint * 7 % 100000, now(),
-    'filler-0123456789abcdef0123456789abcdef');
-";
-
-/// A pace, and the clients that reach it.
-#[derive(Clone, Copy)]
-struct Pace {
-    tps: u64,
-    clients: u64,
-}
 
 /// Runs the case at 500 transactions a second.
 pub fn at_500(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
@@ -77,7 +49,7 @@ fn run(servers: &Servers, workload: &Workload, plan: &Plan, pace: Pace) -> Resul
     };
     let contenders = vec![
         Contender::ours("rsrepl", measure(RSREPL)),
-        Contender::peer("native subscription", measure(Engine::Native)),
+        Contender::peer("native subscription", measure(NATIVE)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
@@ -133,20 +105,21 @@ fn probe(
     let mut prober = connect(&servers.target, database)?;
     let ended = AtomicBool::new(false);
     let before = cpu(running)?;
-    let ((commits, written), sightings) = thread::scope(|scope| {
+    let (commits, rate, sightings) = thread::scope(|scope| {
         let sightings = scope.spawn(|| watch(&mut prober, &ended));
-        let commits = write(servers, running, (pace, run));
-        let arrived = commits.as_ref().map_or(Ok(()), |(c, _)| await_last(running, c));
+        let written = pace::write(servers, running, pace, WARM_UP + COUNTED, (run, "on"));
+        let arrived = written.and_then(|written| {
+            let commits = written.first_client();
+            await_last(running, &commits).map(|()| (commits, written.rate))
+        });
         ended.store(true, Ordering::Relaxed);
         let sightings = sightings.join().map_err(|_| "the prober panicked".to_owned());
-        arrived.and(Ok((commits?, sightings??)))
+        let (commits, rate) = arrived?;
+        Ok::<_, String>((commits, rate, sightings??))
     })?;
     let cpu = cpu(running)?.into_iter().zip(before).map(|((name, a), (_, b))| (name, a - b));
-    let mut latencies = latencies(&commits, &sightings)?;
-    latencies.sort_by(f64::total_cmp);
-    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize] * 1000.0;
-    let values = vec![(P50, at(0.5)), (P99, at(0.99)), (PACE, written)];
-    Ok(Reading { values, cpu: cpu.collect() }.with_total_cpu())
+    let latencies = latencies(&commits, &sightings)?;
+    Ok(Reading::latencies(latencies, rate, cpu.collect()))
 }
 
 /// CPU seconds so far; of the source the walsender's alone, as its other sessions are the writer's.
@@ -154,69 +127,6 @@ fn cpu(running: &mut Running) -> Result<CpuSeconds, String> {
     let mut cpu = running.cpu()?;
     cpu[0] = ("walsender", running.walsender_cpu()?);
     Ok(cpu)
-}
-
-/// Runs the writer to its end: when each commit of the first client had returned, and how many commits
-/// a second there were.
-fn write(
-    servers: &Servers,
-    running: &mut Running,
-    (pace, run): (Pace, u32),
-) -> Result<(BTreeMap<i64, f64>, f64), String> {
-    let folder = servers.scratch.join(&format!("pgbench_{run}"));
-    fs::create_dir(&folder).map_err(|e| e.to_string())?;
-    let script = folder.join("script.sql");
-    fs::write(&script, SCRIPT).map_err(|e| e.to_string())?;
-    let mut command = pgbench(&servers.source, DATABASE);
-    command.args(["--no-vacuum", "--protocol=prepared", "--jobs=1", "--define=n=0", "--log"]);
-    command.arg(format!("--log-prefix={}", folder.join("log").display()));
-    command.arg(format!("--rate={}", pace.tps)).arg(format!("--client={}", pace.clients));
-    command.arg(format!("--time={}", WARM_UP + COUNTED)).arg("--random-seed=1");
-    command.arg(format!("--file={}", script.display()));
-    let mut writer = Process::spawn("pgbench", &folder.join("output"), command);
-    let status = loop {
-        if let Some(status) = writer.exited() {
-            break status;
-        }
-        running.check()?;
-        thread::sleep(POLL);
-    };
-    if !status.success() {
-        return Err(writer.log());
-    }
-    let (commits, all) = read_log(&folder)?;
-    let written = all as f64 / (WARM_UP + COUNTED) as f64;
-    if written < REACHED * pace.tps as f64 {
-        return Err(format!("the writer got to {written:.0} tps only"));
-    }
-    fs::remove_dir_all(&folder).map_err(|e| e.to_string())?;
-    Ok((commits, written))
-}
-
-/// Seconds since 1970 at which the commits of the first client had returned, by the numbers of their
-/// rows; and the number of all commits.
-fn read_log(folder: &Path) -> Result<(BTreeMap<i64, f64>, u64), String> {
-    let (mut commits, mut all) = (BTreeMap::new(), 0);
-    for entry in fs::read_dir(folder).map_err(|e| e.to_string())?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("log.") {
-            continue;
-        }
-        let log = fs::read_to_string(entry.path()).map_err(|e| e.to_string())?;
-        for line in log.lines() {
-            all += 1;
-            // client, transaction, duration, script, seconds, microseconds, lag
-            let fields: Vec<&str> = line.split(' ').collect();
-            let [client, _, _, _, seconds, micros, ..] = fields[..] else {
-                return Err(format!("pgbench has logged {line:?}"));
-            };
-            if client == "0" {
-                let number = |text: &str| text.parse::<f64>().map_err(|e| format!("{line:?}: {e}"));
-                let row = commits.len() as i64 + 1;
-                commits.insert(row, number(seconds)? + number(micros)? / 1e6);
-            }
-        }
-    }
-    Ok((commits, all))
 }
 
 /// Waits until the last row of the first client is there.

@@ -10,7 +10,9 @@
 //! | [`postgres`] | into PostgreSQL |
 //! | [`copy`] | the same rows from files into PostgreSQL |
 //! | [`initial`] | the rows that are there when replication begins, into PostgreSQL |
+//! | [`pace`] | single-row transactions at a pace |
 //! | [`latency`] | from the commit until it is visible on the target |
+//! | [`sync`] | until a commit returns that waits for the other side |
 //! | [`clickhouse`] | into ClickHouse |
 //! | [`materialized`] | into ClickHouse, with its own engine |
 //! | [`report`] | figures, the table and `bench/out/results.json` |
@@ -37,10 +39,12 @@ mod initial;
 mod latency;
 mod materialized;
 mod measure;
+mod pace;
 mod postgres;
 mod publish;
 mod report;
 mod servers;
+mod sync;
 mod workload;
 
 use std::env;
@@ -69,9 +73,10 @@ type Case = (&'static str, fn(&Servers, &Workload, &Plan) -> Result<Outcome, Str
 type Make = fn(u64) -> Workload;
 
 // Cases of one workload stand together: they share its backlog.
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     ("decode", decode::run, workload::bulk),
     ("pg-bulk", postgres::bulk, workload::bulk),
+    ("spool", postgres::spool, workload::bulk),
     ("fan-out", postgres::fan_out, workload::bulk),
     ("ch-bulk", clickhouse::run, workload::bulk),
     ("decode-tiny", decode::run, workload::tiny),
@@ -84,6 +89,7 @@ const CASES: [Case; 14] = [
     ("copy", initial::run, workload::copy),
     ("latency-500", latency::at_500, workload::live),
     ("latency-5000", latency::at_5000, workload::live),
+    ("sync", sync::run, workload::live),
 ];
 
 fn main() -> ExitCode {

@@ -66,6 +66,17 @@ impl Reading {
         Reading { values: vec![(rate, amount as f64 / wall)], cpu }.with_total_cpu()
     }
 
+    /// Latencies in seconds, of transactions that came at `pace`.
+    pub fn latencies(mut seconds: Vec<f64>, pace: f64, cpu: CpuSeconds) -> Reading {
+        seconds.sort_by(f64::total_cmp);
+        let at = |part: f64| {
+            let place = (seconds.len().saturating_sub(1) as f64 * part).round() as usize;
+            seconds.get(place).copied().unwrap_or(f64::NAN) * 1000.0
+        };
+        let values = vec![(P50, at(0.5)), (P99, at(0.99)), (PACE, pace)];
+        Reading { values, cpu }.with_total_cpu()
+    }
+
     /// Adds the CPU seconds of all processes.
     pub fn with_total_cpu(self) -> Reading {
         let total = self.cpu.iter().map(|(_, seconds)| seconds).sum();

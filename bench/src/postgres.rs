@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::copy::Files;
-use crate::engine::{Engine, RSREPL, Route, Running, start};
+use crate::engine::{Engine, NATIVE, RSREPL, SPOOLED, Route, Running, start};
 use crate::measure::{
     Contender, CpuSeconds, Measure, Outcome, POLL, Reading, SPILLED, WALSENDER, interleave, mib,
 };
@@ -21,7 +21,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(600);
 
 /// One writer more than the default.
 const PARALLEL: Engine =
-    Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3" };
+    Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3", spooled: false };
 
 /// Runs a case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
@@ -29,7 +29,7 @@ pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcom
     let replay = |engine| -> Measure { replaying(servers, workload, backlog, engine) };
     let contenders = vec![
         Contender::ours("rsrepl", replay(RSREPL)),
-        Contender::peer("native subscription", replay(Engine::Native)),
+        Contender::peer("native subscription", replay(NATIVE)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }
@@ -46,11 +46,21 @@ pub fn bulk(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outco
     });
     let contenders = vec![
         Contender::ours("rsrepl", replay(RSREPL)),
-        Contender::peer("native subscription", replay(Engine::Native)),
+        Contender::peer("native subscription", replay(NATIVE)),
         Contender::ours("rsrepl parallel", replay(PARALLEL)),
         Contender::limit("COPY from files, two sessions", copy),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
+}
+
+/// Runs the case of the spool on disk: what it costs.
+pub fn spool(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {
+    let backlog = &servers.prepare(workload)?;
+    let contenders = vec![
+        Contender::ours("applied", replaying(servers, workload, backlog, RSREPL)),
+        Contender::ours("spooled", replaying(servers, workload, backlog, SPOOLED)),
+    ];
+    Ok(Outcome::against_first(interleave(plan.runs, contenders)?))
 }
 
 /// Runs the case of one huge transaction: memory and spill files count too.
@@ -65,7 +75,7 @@ pub fn huge(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outco
     };
     let contenders = vec![
         Contender::ours("rsrepl", measure(RSREPL)),
-        Contender::peer("native subscription", measure(Engine::Native)),
+        Contender::peer("native subscription", measure(NATIVE)),
     ];
     Ok(Outcome::against_peers(interleave(plan.runs, contenders)?))
 }

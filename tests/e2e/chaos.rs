@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rsrepl_tests::chaos::bank::{self, Bank, State};
-use rsrepl_tests::chaos::fault::{Proxies, happen};
+use rsrepl_tests::chaos::fault::{Tools, happen};
 use rsrepl_tests::chaos::mixed::Mixed;
-use rsrepl_tests::chaos::plan::plan;
+use rsrepl_tests::chaos::plan::{is_spooled, plan};
 use rsrepl_tests::chaos::readers::Readers;
 use rsrepl_tests::chaos::table::Table;
 use rsrepl_tests::chaos::{Stop, within};
@@ -88,11 +88,11 @@ impl Drop for Run {
 #[test]
 fn faults_one_after_the_other() {
     let (seed, faults) = (seed(), setting("FAULTS", FAULTS));
-    println!("chaos: SEED={seed} FAULTS={faults}");
+    println!("chaos: SEED={seed} FAULTS={faults}, spooled: {}", is_spooled(seed));
     let schema = format!("{}; {}", schema::statements(), bank::SCHEMA);
     let variant = Variant::of_test("chaos").without_loss();
     let mut run = Run { rig: Rig::with("chaos", &schema, variant), seed, markers: 0 };
-    let proxies = Proxies::before(&mut run.rig);
+    let tools = Tools::before(&mut run.rig, is_spooled(seed));
     prepare(&mut run.rig);
 
     let stop = Stop::default();
@@ -110,7 +110,7 @@ fn faults_one_after_the_other() {
                 "INSERT INTO bulk SELECT i, md5(i::text), i FROM generate_series({first}, {last}) i"
             ));
         }
-        happen(fault, &mut run.rig, &proxies);
+        happen(fault, &mut run.rig, &tools);
         let took =
             run.caught_up().unwrap_or_else(|stuck| panic!("SEED={seed}: after {fault}: {stuck}"));
         table.add(fault.kind, fault.who, took);

@@ -47,6 +47,7 @@ mod ddl;
 mod differential;
 mod encodings;
 mod evolving;
+mod failover;
 mod faults;
 mod harness;
 mod history;

@@ -117,30 +117,33 @@ fn asked(rig: &Rig, target: &str) -> Vec<String> {
     statements.split("; ").map(str::to_owned).collect()
 }
 
-/// Waits until all is there, and runs what the targets ask for meanwhile; gives that.
-fn settle(rig: &Rig, marker: u64) -> BTreeSet<String> {
+/// Waits until all is there, and runs what the targets ask for meanwhile; gives that. `ran`: what was run before, which an
+/// older report may still ask for.
+fn settle(rig: &Rig, marker: u64, ran: &mut BTreeSet<String>) -> BTreeSet<String> {
     rig.execute(&format!("INSERT INTO {MARKER} VALUES ({marker})"));
     let on_clickhouse = format!("SELECT count() FROM {DATABASE}.{MARKER} WHERE id = {marker}");
     let on_standby = format!("SELECT id FROM {MARKER} WHERE id = {marker}");
-    let mut run = BTreeSet::new();
+    let mut asked_for = BTreeSet::new();
     let begun = Instant::now();
     loop {
         let there = rig.clickhouse.try_query(&on_clickhouse).is_ok_and(|n| n.trim() == "1")
             && rig.standby.value(DATABASE, &on_standby).is_some();
         if there {
-            return run;
+            return asked_for;
         }
         assert!(
             begun.elapsed() < LIMIT,
-            "not there:\n{}\n{}\nrun: {run:#?}",
+            "not there:\n{}\n{}\nrun: {ran:#?}",
             rig.reported(STANDBY),
             rig.reported(CLICKHOUSE)
         );
         for target in [STANDBY, CLICKHOUSE] {
             for statement in asked(rig, target) {
-                if !run.insert(format!("{target}: {statement}")) {
+                let named = format!("{target}: {statement}");
+                if !ran.insert(named.clone()) {
                     continue;
                 }
+                asked_for.insert(named);
                 match target {
                     STANDBY => rig.standby.execute(DATABASE, &statement),
                     _ => drop(rig.clickhouse.query(&statement)),
@@ -193,7 +196,8 @@ fn run(rig: &mut Rig, policy: &str, told: bool, marker: u64) {
             ));
         }
     }
-    let asked = settle(rig, marker);
+    let mut ran = BTreeSet::new();
+    let asked = settle(rig, marker, &mut ran);
     assert!(asked.is_empty(), "{policy}: asked for {asked:?} before anything changed");
     let workload = Workload::start(rig);
     for case in &cases {
@@ -214,8 +218,8 @@ fn run(rig: &mut Rig, policy: &str, told: bool, marker: u64) {
         thread::sleep(Duration::from_millis(300));
     }
     workload.end();
-    let asked = settle(rig, marker + 1);
-    let further = settle(rig, marker + 2);
+    let asked = settle(rig, marker + 1, &mut ran);
+    let further = settle(rig, marker + 2, &mut ran);
     assert!(further.is_empty(), "{policy}: asked for {further:?} when all was there");
     for case in &cases {
         let asks = match policy {

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use rsrepl_tests::rig::{CLICKHOUSE, DATABASE, Rig};
-use rsrepl_tests::{process, wait};
+use rsrepl_tests::tmpfs::Tmpfs;
+use rsrepl_tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -23,19 +22,6 @@ fn spooled(name: &str, more: &str) -> Rig {
         config.sections = format!("[spool]\nconfirm = \"spooled\"\n{more}\n");
     });
     rig
-}
-
-fn log_dir(rig: &Rig) -> PathBuf {
-    rig.scratch.join("state").join("log")
-}
-
-fn segments(rig: &Rig) -> Vec<PathBuf> {
-    let entries = fs::read_dir(log_dir(rig)).expect("a spool");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut found: Vec<_> =
-        paths.filter(|path| path.extension().is_some_and(|e| e == "segment")).collect();
-    found.sort();
-    found
 }
 
 /// Rows of about 1 kB that do not compress away, ten transactions.
@@ -216,33 +202,11 @@ fn remote_apply_waits_for_the_targets() {
     rig.assert_equal();
 }
 
-/// Something that takes all the room of a small file system.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    /// `None`: that takes root.
-    fn mount(at: PathBuf, size: &str) -> Option<Tmpfs> {
-        process::server_user()?;
-        fs::create_dir_all(&at).expect("make the mount point");
-        let options = format!("size={size},mode=700");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at);
-        mount.status().is_ok_and(|status| status.success()).then_some(Tmpfs(at))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // what still has it open ends on its own
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_holds_up_the_slot_and_nothing_is_lost() {
     // segments of 1 MiB; the disk is full before the spool is
     let mut rig = spooled("spooled-full", "max_size = \"16MiB\"");
-    let Some(_disk) = Tmpfs::mount(rig.scratch.join("state"), "8m") else {
+    let Some(_disk) = Tmpfs::mount(rig.sidecar.state(), "8m") else {
         eprintln!("skipped: a small file system takes root and the right to mount");
         return;
     };
@@ -273,7 +237,7 @@ fn what_is_not_the_spool_of_this_source_is_refused() {
     rig.settle_standby(LIMIT);
     rig.sidecar.kill();
     // a tail that was torn is cut off
-    let last = segments(&rig).pop().expect("a segment");
+    let last = rig.sidecar.segments().pop().expect("a segment");
     let mut file = OpenOptions::new().append(true).open(&last).expect("open the segment");
     file.write_all(&[0x46; 1000]).expect("write garbage");
     rig.sidecar.launch();
@@ -283,7 +247,7 @@ fn what_is_not_the_spool_of_this_source_is_refused() {
     assert!(rig.sidecar.terminate().success());
 
     // another source's
-    let meta = log_dir(&rig).join("spool.json");
+    let meta = rig.sidecar.spool().join("spool.json");
     let text = fs::read_to_string(&meta).expect("spool.json");
     let system = text.lines().find(|line| line.contains("system_id")).expect("a system");
     fs::write(&meta, text.replace(system, "\"system_id\": 7,")).expect("write");
@@ -295,7 +259,7 @@ fn what_is_not_the_spool_of_this_source_is_refused() {
     fs::write(&meta, &text).expect("write");
 
     // damaged where it was synchronized
-    let all = segments(&rig);
+    let all = rig.sidecar.segments();
     assert!(all.len() > 1, "each start begins one");
     let damaged = all.into_iter().next().expect("a segment");
     let good = fs::read(&damaged).expect("read the segment");
@@ -324,7 +288,7 @@ fn a_spool_that_is_gone_is_missed() {
     let end = rig.wal_end();
     wait::until(LIMIT, "the slot moves on", || rig.confirmed() >= end);
     assert!(rig.sidecar.terminate().success());
-    let (dir, away) = (log_dir(&rig), rig.scratch.join("away"));
+    let (dir, away) = (rig.sidecar.spool(), rig.scratch.join("away"));
     fs::rename(&dir, &away).expect("take the spool away");
     rig.clickhouse.launch();
     rig.sidecar.launch();

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use postgres::Client;
 use rsrepl_tests::rig::{DATABASE, Rig};
 use rsrepl_tests::variant::Variant;
 use rsrepl_tests::wait;
@@ -185,13 +186,16 @@ fn a_walsender_that_ends_in_the_middle_loses_and_doubles_nothing() {
     let mut client = rig.source.client(DATABASE);
     let large = |id: i32| format!("INSERT INTO t VALUES ({id}, repeat(md5('x'), 400000));");
     let walsender = "SELECT min(active_pid) FROM pg_replication_slots";
-    let end_walsender = |rig: &Rig| {
+    let end_walsender = |rig: &Rig, client: &mut Client| {
         await_streams(rig, 1.0);
         let before = rig.source.value(DATABASE, walsender).expect("a walsender");
         rig.execute(&format!("SELECT pg_terminate_backend({before})"));
         wait::until(LIMIT, "another walsender", || {
             rig.source.value(DATABASE, walsender).is_some_and(|now| now != before)
         });
+        // it keeps on disk what was read before, and streams when more has come than its memory holds
+        let more = "SELECT pg_logical_emit_message(true, 'more', repeat('x', 50000)) FROM generate_series(1, 4)";
+        client.batch_execute(more).expect("more of it");
         await_streams(rig, 1.0);
     };
     let parts = [
@@ -202,7 +206,7 @@ fn a_walsender_that_ends_in_the_middle_loses_and_doubles_nothing() {
     ];
     for part in parts {
         client.batch_execute(&part).expect("a part");
-        end_walsender(&rig);
+        end_walsender(&rig, &mut client);
     }
     client.batch_execute("ROLLBACK TO d; COMMIT").expect("its end");
     rig.settle(LIMIT);

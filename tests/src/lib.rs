@@ -35,6 +35,7 @@ pub mod rig;
 pub mod scenario;
 pub mod scratch;
 pub mod sidecar;
+pub mod tmpfs;
 pub mod variant;
 pub mod wait;
 pub mod workload;

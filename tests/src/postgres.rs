@@ -53,28 +53,57 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it. `settings` are further lines of postgresql.conf.
     pub fn start(scratch: &Scratch, name: &str, settings: &str) -> Postgres {
-        let port = free_port();
-        let home = scratch.join(name);
-        fs::create_dir(&home).expect("make the cluster's folder");
-        give_to_server(&home);
-        let data = home.join("data");
-        initdb(&home, &data);
-        let mut conf = OpenOptions::new()
-            .append(true)
-            .open(data.join("postgresql.conf"))
-            .expect("open postgresql.conf");
-        write!(conf, "{SETTINGS}{}port = {port}\n{settings}\n", origins())
-            .expect("write postgresql.conf");
-        let mut postgres = Postgres {
-            name: name.to_owned(),
-            data,
-            log: scratch.join(&format!("{name}.log")),
-            port,
-            process: None,
-        };
+        let mut postgres = Postgres::new(scratch, name);
+        initdb(&scratch.join(name), &postgres.data);
+        postgres.configure(&format!("{SETTINGS}{}{settings}", origins()));
         postgres.launch();
         postgres.allow_plugin();
         postgres
+    }
+
+    /// Makes a physical standby of a running cluster and starts it. From 17 on it keeps the slots of the primary that are made
+    /// for that.
+    pub fn follow(scratch: &Scratch, name: &str, primary: &Postgres, database: &str) -> Postgres {
+        let mut postgres = Postgres::new(scratch, name);
+        let output = server_command(&build::postgres_bindir().join("pg_basebackup"))
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--create-slot", "--slot", name])
+            .args(["--dbname", &primary.conninfo(database), "--pgdata"])
+            .arg(&postgres.data)
+            .output()
+            .expect("run pg_basebackup");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let keeps = build::postgres_major() >= 17;
+        let keeps = if keeps { "sync_replication_slots = on" } else { "" };
+        postgres.configure(&format!("hot_standby_feedback = on\n{keeps}"));
+        postgres.launch();
+        postgres
+    }
+
+    /// A folder and a port.
+    fn new(scratch: &Scratch, name: &str) -> Postgres {
+        let home = scratch.join(name);
+        fs::create_dir(&home).expect("make the cluster's folder");
+        give_to_server(&home);
+        Postgres {
+            name: name.to_owned(),
+            data: home.join("data"),
+            log: scratch.join(&format!("{name}.log")),
+            port: free_port(),
+            process: None,
+        }
+    }
+
+    /// Adds lines to postgresql.conf.
+    fn configure(&self, settings: &str) {
+        let conf = self.data.join("postgresql.conf");
+        let mut conf = OpenOptions::new().append(true).open(conf).expect("open postgresql.conf");
+        write!(conf, "\nport = {}\n{settings}\n", self.port).expect("write postgresql.conf");
+    }
+
+    /// Ends the recovery of a standby: from then on it is a primary.
+    pub fn promote(&self) {
+        let promoted = self.value("postgres", "SELECT pg_promote(true, 60)");
+        assert_eq!(promoted.as_deref(), Some("true"), "{}", self.name);
     }
 
     /// Starts the server of a cluster that was stopped or killed.
@@ -148,9 +177,7 @@ impl Postgres {
         let signal = self.data.join("recovery.signal");
         fs::write(&signal, "").expect("write recovery.signal");
         give_to_server(&signal);
-        let conf = self.data.join("postgresql.conf");
-        let mut conf = OpenOptions::new().append(true).open(conf).expect("open postgresql.conf");
-        writeln!(conf, "restore_command = 'false'").expect("write postgresql.conf");
+        self.configure("restore_command = 'false'");
         self.launch();
         wait::until(START_LIMIT, &format!("{} has recovered", self.name), || {
             self.value("postgres", "SELECT pg_is_in_recovery()").as_deref() == Some("false")

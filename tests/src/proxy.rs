@@ -1,4 +1,4 @@
-//! A TCP proxy that can cut, refuse, stall, half-close, slow down and spoil what goes through it.
+//! A TCP proxy that can cut, refuse, stall, hold back, half-close, slow down and spoil what goes through it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -29,6 +29,8 @@ pub enum End {
 struct State {
     refusing: AtomicBool,
     stalled: AtomicBool,
+    /// Nothing gets to the clients, and to the servers, for a time.
+    unheard: [AtomicBool; 2],
     closed: AtomicBool,
     /// Bytes per second in each direction of each connection; 0: as fast as it goes.
     rate: AtomicU64,
@@ -123,6 +125,11 @@ impl Proxy {
         self.state.stalled.store(stalled, Ordering::SeqCst);
     }
 
+    /// Whether bytes for one end of the connections are held back, while those for the other pass.
+    pub fn hold_back(&self, end: End, held: bool) {
+        self.state.unheard[end as usize].store(held, Ordering::SeqCst);
+    }
+
     /// Lets so many bytes per second pass in each direction of a connection; `None`: all.
     pub fn slow(&self, rate: Option<u64>) {
         self.state.rate.store(rate.unwrap_or(0), Ordering::SeqCst);
@@ -139,6 +146,8 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.state.closed.store(true, Ordering::SeqCst);
         self.stall(false);
+        self.hold_back(End::Client, false);
+        self.hold_back(End::Server, false);
         self.slow(None);
         self.cut();
         // Wakes the listener, which then sees that it is over.
@@ -176,7 +185,9 @@ fn pump(
             let slow = state.rate.load(Ordering::SeqCst) != 0;
             let room = if slow { SLOW_CHUNK } else { CHUNK };
             let Ok(count @ 1..) = from.read(&mut chunk[..room]) else { break };
-            while state.stalled.load(Ordering::SeqCst) {
+            while state.stalled.load(Ordering::SeqCst)
+                || state.unheard[end as usize].load(Ordering::SeqCst)
+            {
                 thread::sleep(STALL_POLL);
             }
             // 0: no limit

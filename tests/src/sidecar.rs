@@ -19,6 +19,14 @@ fn path() -> OsString {
     env::join_paths(ours.chain(env::split_paths(&inherited))).expect("folders without a colon")
 }
 
+/// The library that gives a process another clock, of the package faketime.
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("/usr/lib").flatten().map(|entry| entry.path());
+    let mut found =
+        folders.map(|folder| folder.join("faketime/libfaketime.so.1")).filter(|path| path.exists());
+    found.next().expect("libfaketime: run scripts/setup.sh")
+}
+
 /// How long the sidecar may take to end after SIGTERM, draining included.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,6 +40,8 @@ pub struct Sidecar {
     state: PathBuf,
     log: PathBuf,
     telemetry_port: u16,
+    /// Says what time it is; the real one without.
+    clock: Option<PathBuf>,
     process: Option<Process>,
     peak_memory: u64,
     agent: ureq::Agent,
@@ -52,6 +62,7 @@ impl Sidecar {
             state: scratch.join("state"),
             log: scratch.join("rsrepl.log"),
             telemetry_port: config.telemetry_port,
+            clock: None,
             process: None,
             peak_memory: 0,
             agent,
@@ -65,7 +76,48 @@ impl Sidecar {
         command.args(["run", "-c"]).arg(&self.config);
         // its files are ours to remove
         command.env("STATE_DIRECTORY", &self.state).env("PATH", path());
+        if let Some(clock) = &self.clock {
+            command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", clock);
+            // elapsed time is that of a clock that nobody sets
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_CACHE_DURATION", "1");
+        }
         self.process = Some(Process::spawn("rsrepl", &self.log, command));
+    }
+
+    /// Lets [`set_clock`](Self::set_clock) set the clock of what is launched from here on.
+    pub fn fake_clock(&mut self) {
+        let clock = self.config.with_file_name("clock");
+        fs::write(&clock, "+0").expect("set the clock");
+        self.clock = Some(clock);
+    }
+
+    /// Sets the clock so many seconds before or behind the real one, within a second.
+    pub fn set_clock(&self, seconds: i64) {
+        let clock = self.clock.as_ref().expect("a clock that can be set");
+        // as a whole, or nothing is read for a moment
+        let next = clock.with_extension("next");
+        fs::write(&next, format!("{seconds:+}")).expect("set the clock");
+        fs::rename(&next, clock).expect("set the clock");
+    }
+
+    /// Where it keeps files of its own.
+    pub fn state(&self) -> PathBuf {
+        self.state.clone()
+    }
+
+    /// The folder of its spool on disk.
+    pub fn spool(&self) -> PathBuf {
+        self.state.join("log")
+    }
+
+    /// The segments of its spool on disk, oldest first.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.spool()).expect("a spool");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let mut found: Vec<_> =
+            paths.filter(|path| path.extension().is_some_and(|e| e == "segment")).collect();
+        found.sort();
+        found
     }
 
     /// Runs another of its commands to the end: `check`, `status`.

@@ -458,7 +458,10 @@ impl Receiver {
 fn no_slot(name: &str, was_there: bool) -> Error {
     let error = Error::new(Kind::Identity, format!("slot {name} does not exist"));
     if was_there {
-        error.hint("it was dropped while in use: load the targets anew, then restart the sidecar")
+        error.hint(
+            "it was dropped while in use, or another server has taken the source's place and does not have it: \
+             load the targets anew, then restart the sidecar",
+        )
     } else {
         error.hint(format!(
             "set create_slot = true, or run: SELECT pg_create_logical_replication_slot('{name}', 'rsrepl')"

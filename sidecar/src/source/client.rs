@@ -51,9 +51,13 @@ impl SourceInfo {
     /// out rows behind a savepoint that changed a table and was rolled back (`pgoutput` has no more); 15.20
     /// does not. No version from 16 on was seen to be without that fault.
     pub fn streams_whole(&self) -> bool {
-        let major = self.server_version.split(|c: char| !c.is_ascii_digit()).next();
-        major.and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major <= 15)
+        major(&self.server_version).is_some_and(|major| major <= 15)
     }
+}
+
+/// The first number of a server's version.
+pub(super) fn major(version: &str) -> Option<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl ReplicationClient {

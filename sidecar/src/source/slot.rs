@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rsrepl_wire::Lsn;
 
-use super::client::{ReplicationClient, Row};
+use super::client::{ReplicationClient, Row, major};
 use super::framing::violation;
 use crate::error::Result;
 use crate::quote::identifier;
@@ -64,17 +64,26 @@ impl ReplicationClient {
     }
 
     /// Creates a logical slot and returns its consistent point, where its stream begins. Waits for
-    /// the transactions that are running now to end, however long they take.
+    /// the transactions that are running now to end, however long they take. From PostgreSQL 17 on physical
+    /// standbys can keep it (`failover`), unless it is one itself that is asked.
     pub async fn create_slot(&mut self, name: &str, plugin: &str) -> Result<Lsn> {
         let sql = format!(
-            "CREATE_REPLICATION_SLOT {} LOGICAL {} (SNAPSHOT 'nothing')",
+            "CREATE_REPLICATION_SLOT {} LOGICAL {} (SNAPSHOT 'nothing'{})",
             identifier(name),
-            identifier(plugin)
+            identifier(plugin),
+            self.failover().await?
         );
         let rows = self.query_unbounded("creating the slot failed", &sql).await?;
         // slot_name, consistent_point, snapshot_name, output_plugin
         lsn(rows.first().and_then(|row| row.get(1)))?
             .ok_or_else(|| violation("CREATE_REPLICATION_SLOT returned no position"))
+    }
+
+    /// The option that lets physical standbys keep a slot, where there is one.
+    async fn failover(&mut self) -> Result<&'static str> {
+        let known = major(self.server_version()).is_some_and(|major| major >= 17);
+        let is_primary = known && self.show("in_hot_standby").await? == "off";
+        Ok(if is_primary { ", FAILOVER" } else { "" })
     }
 
     /// The same with a snapshot in which exactly what commits before the consistent point is visible, and its
@@ -86,10 +95,12 @@ impl ReplicationClient {
         temporary: bool,
     ) -> Result<(Lsn, String)> {
         self.query("preparing the session failed", IDLE_FOR_LONG).await?;
+        // a temporary one cannot
+        let (temporary, failover) =
+            if temporary { (" TEMPORARY", "") } else { ("", self.failover().await?) };
         let sql = format!(
-            "CREATE_REPLICATION_SLOT {}{} LOGICAL {} (SNAPSHOT 'export')",
+            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL {} (SNAPSHOT 'export'{failover})",
             identifier(name),
-            if temporary { " TEMPORARY" } else { "" },
             identifier(plugin)
         );
         let rows = self.query_unbounded("creating the slot failed", &sql).await?;

@@ -35,6 +35,16 @@ pub enum Kind {
     Slow,
     /// Frames of changes get wrong bits. Of the source only.
     Spoil,
+    /// The sidecar does not hear any more what a target has done, or the source what the sidecar confirms; then the
+    /// sidecar is killed. So it dies between a commit of the target and the knowledge of it, and between a spool that is
+    /// written and a slot that knows it.
+    KillUnheard,
+    /// The sidecar's clock jumps by hours, and back.
+    ClockJump,
+    /// The disk of the sidecar's spool has no room. With a spool on disk only.
+    DiskFull,
+    /// The sidecar is killed, and garbage stands behind the end of its spool. With a spool on disk only.
+    TornTail,
 }
 
 /// A fault and when it comes.
@@ -69,14 +79,22 @@ const OF_CONNECTIONS: [Kind; 6] = [
     Kind::Slow,
 ];
 
+/// Whether the sidecar of this seed has its spool on disk.
+pub fn is_spooled(seed: u64) -> bool {
+    !seed.is_multiple_of(2)
+}
+
 /// Each fault there is, once.
-pub fn all() -> Vec<(Who, Kind)> {
+pub fn all(spooled: bool) -> Vec<(Who, Kind)> {
     let servers = [Who::Source, Who::Standby, Who::ClickHouse];
     let processes = [Who::Sidecar].into_iter().chain(servers);
     let of_processes = processes.flat_map(|who| OF_PROCESSES.map(|kind| (who, kind)));
     let of_connections = servers.into_iter().flat_map(|who| OF_CONNECTIONS.map(|kind| (who, kind)));
-    let of_the_source = [(Who::Source, Kind::Spoil)];
-    of_processes.chain(of_connections).chain(of_the_source).collect()
+    let unheard = servers.into_iter().map(|who| (who, Kind::KillUnheard));
+    let others = [(Who::Source, Kind::Spoil), (Who::Sidecar, Kind::ClockJump)];
+    let of_a_spool = [Kind::DiskFull, Kind::TornTail].map(|kind| (Who::Sidecar, kind));
+    let of_a_spool = of_a_spool.into_iter().filter(|_| spooled);
+    of_processes.chain(of_connections).chain(unheard).chain(others).chain(of_a_spool).collect()
 }
 
 /// So many faults. They are dealt like cards: none comes again before all others have come.
@@ -86,7 +104,7 @@ pub fn plan(seed: u64, faults: usize) -> Vec<Planned> {
     let mut plan = Vec::new();
     while plan.len() < faults {
         if deck.is_empty() {
-            deck = all();
+            deck = all(is_spooled(seed));
             rng.shuffle(&mut deck);
         }
         let Some((who, kind)) = deck.pop() else { break };
@@ -104,7 +122,9 @@ pub fn plan(seed: u64, faults: usize) -> Vec<Planned> {
 fn lasts(rng: &mut Rng, kind: Kind) -> Duration {
     let long = rng.u32(0..8) == 0;
     match kind {
-        Kind::Cut | Kind::HalfCloseSidecar | Kind::HalfCloseServer => Duration::ZERO,
+        Kind::Cut | Kind::HalfCloseSidecar | Kind::HalfCloseServer | Kind::TornTail => {
+            Duration::ZERO
+        }
         _ if long => millis(rng, 7_000, 12_000),
         _ => millis(rng, 100, 3_000),
     }
@@ -127,13 +147,15 @@ mod tests {
 
     #[test]
     fn every_fault_comes_once_before_one_comes_again() {
-        let every = all().len();
-        assert_eq!(every, 27);
-        for faults in plan(1, 2 * every).chunks(every) {
-            let mut dealt: Vec<_> = faults.iter().map(|fault| (fault.who, fault.kind)).collect();
-            dealt.sort();
-            dealt.dedup();
-            assert_eq!(dealt.len(), every);
+        for (seed, every) in [(1, 33), (2, 31)] {
+            assert_eq!(all(is_spooled(seed)).len(), every);
+            for faults in plan(seed, 2 * every).chunks(every) {
+                let mut dealt: Vec<_> =
+                    faults.iter().map(|fault| (fault.who, fault.kind)).collect();
+                dealt.sort();
+                dealt.dedup();
+                assert_eq!(dealt.len(), every);
+            }
         }
     }
 }
