@@ -70,15 +70,16 @@ fn proxy_half_closes_and_slows_down() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let proxy = Proxy::start(listener.local_addr().expect("address").port());
     let connect = || {
-        let client = TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect");
-        let (server, _) = listener.accept().expect("accept");
+        let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        // the proxy knows of a connection a moment after both ends do
+        client.write_all(b"a").expect("write");
+        server.read_exact(&mut [0]).expect("read through the proxy");
         (client, server)
     };
     let mut byte = [0];
 
     let (mut client, mut server) = connect();
-    client.write_all(b"a").expect("write");
-    server.read_exact(&mut byte).expect("read through the proxy");
     proxy.half_close(End::Client);
     assert_eq!(client.read(&mut byte).expect("the end"), 0, "the client is not told");
     // what the server says is lost, and the connection goes on
