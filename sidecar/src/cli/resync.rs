@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::{FAILURE, USAGE};
 use crate::config::{Config, Mode, TargetOptions};
+use crate::control::{ControlTarget, Record, RecordKind};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
-use crate::pipeline::records_of;
+use crate::pipeline::{control_of, records_of};
 use crate::preflight::{self, Scope};
 use crate::source::{self, ReplicationClient};
 use crate::sync::{Stage, SyncTarget, Table};
@@ -35,7 +36,23 @@ pub(super) struct Asked {
 struct Site {
     name: String,
     records: Box<dyn SyncTarget>,
+    /// It has an `apply_delay`.
+    delayed: bool,
+    control: Box<dyn ControlTarget>,
     waiting: Vec<Table>,
+}
+
+impl Site {
+    /// Its stream may be long behind the place where the tables become part of it.
+    async fn is_late_on_purpose(&mut self) -> bool {
+        let asked = async {
+            self.control.open().await?;
+            self.control.read().await
+        };
+        // when that cannot be read, it is waited for
+        let is_pause = |record: &Record| record.kind == RecordKind::Pause;
+        self.delayed || asked.await.is_ok_and(|asked| asked.iter().any(is_pause))
+    }
 }
 
 /// See the module's documentation.
@@ -84,7 +101,9 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         for table in new {
             println!("{name}: {} is to be copied anew", table.name);
         }
-        sites.push(Site { name, records, waiting: tables.clone() });
+        let control = control_of(config, index)?;
+        let delayed = config.targets.get(index).is_some_and(|t| !t.apply_delay.is_zero());
+        sites.push(Site { name, records, delayed, control, waiting: tables.clone() });
     }
     if used.active_pid.is_none() {
         eprintln!("rsrepl: no sidecar uses slot {slot} now: the request waits until one does");
@@ -190,6 +209,9 @@ async fn follow(
 /// Tells what has changed on a target. `true`: something keeps it from getting on.
 async fn look(site: &mut Site) -> Result<bool> {
     let now = site.records.read().await?;
+    let is_asked = |now: &&Table| site.waiting.iter().any(|table| table.oid == now.oid);
+    let handed_over = now.iter().filter(is_asked).any(|now| now.stage == Stage::HandedOver);
+    let late = handed_over && site.is_late_on_purpose().await;
     let mut failing = false;
     site.waiting.retain_mut(|table| {
         let name = format!("{}: {}", site.name, table.name);
@@ -197,6 +219,13 @@ async fn look(site: &mut Site) -> Result<bool> {
             println!("{name} is copied, and part of the stream again");
             return false;
         };
+        if now.stage == Stage::HandedOver && late {
+            println!(
+                "{name} is copied; it is part of the stream again when that, which is late on purpose, is past {}",
+                now.hand_over
+            );
+            return false;
+        }
         if now.stage != table.stage {
             println!("{name}: {}", now.stage.as_str());
         }

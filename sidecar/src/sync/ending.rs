@@ -168,13 +168,15 @@ impl Manager {
         }
     }
 
-    /// Once the main stream is behind the place where it goes on with the tables, nothing of the sync is left.
+    /// The sync has brought everything that is its own, and needs its slot no more. Once the main stream is behind the
+    /// place where it goes on with the tables, which takes its time when it is paused or delayed, no record is left either.
     pub(super) async fn finish(&mut self, tables: Vec<Table>) -> Result<()> {
         let slot = slot_of(&tables);
         let at = tables.iter().map(|table| table.hand_over).max().unwrap_or(Lsn::INVALID);
+        // it keeps WAL, which with a spool on disk nobody else may need
+        source::drop(&self.config.source, &slot).await?;
         let mut share = self.share.subscribe();
         share.wait_for(|main| main.stored >= at).await.map(drop).map_err(|_| gone())?;
-        source::drop(&self.config.source, &slot).await?;
         self.target.end(&slot, &tables).await?;
         info!(
             target_name = self.name(),
