@@ -87,12 +87,12 @@ mod tests {
         };
         assert_eq!(
             row("a"),
-            r#"{"kind": "postgres", "state": "running", "events": 3, "batches": 4, "retries": 6, "#
+            r#"{"kind": "postgres", "state": "running", "detail": null, "events": 3, "batches": 4, "#
                 .to_owned()
-                + r#""lag_bytes": 9, "last_error": null, "reconnects": 1, "applied_lsn": "0/2", "#
+                + r#""retries": 6, "skipped": 0, "lag_bytes": 9, "last_error": null, "reconnects": 1, "applied_lsn": "0/2", "#
                 + r#""lag_seconds": 61.5, "sidecar_pid": 42, "spool_bytes": 7, "spooled_lsn": null, "#
                 + r#""received_lsn": "16/B374D848", "sidecar_host": "hé", "transactions": 5, "#
-                + r#""confirmed_lsn": null, "reported_state": "running", "#
+                + r#""confirmed_lsn": null, "delay_seconds": 0, "reported_state": "running", "#
                 + r#""sidecar_version": "0.1.0", "events_per_second": 1.5}"#
         );
         assert!(row("b").contains(r#""last_error": "connection refused""#));
@@ -147,7 +147,7 @@ mod tests {
             (
                 r#""running""#,
                 r#""flying""#,
-                "field targets[0].state: expected one of starting, running",
+                "field targets[0].state: expected one of starting, catching_up",
             ),
             (r#""name": "b""#, r#""name": "a""#, "field targets[1].name: \"a\" is there twice"),
             ("61.5", "\"61.5\"", "field targets[0].lag_seconds: expected a number"),
@@ -196,6 +196,50 @@ mod tests {
         );
         assert_eq!(status("target_state"), "critical,critical");
         assert_eq!(status("target_lag"), "");
+    }
+
+    #[pg_test]
+    fn api_report_tells_late_on_purpose_from_late() {
+        // what a sidecar says to any extension, and what it says to one that knows more
+        let condition = |condition: &str| {
+            report(&REPORT.replace(
+                "\"state\": \"running\",",
+                &format!(
+                    "\"state\": \"running\", \"condition\": \"{condition}\", \"detail\": \"0/30\", \"skipped\": 3,"
+                ),
+            ));
+            one(
+                "SELECT concat_ws(' ', state, detail, skipped, lag_seconds) FROM rsrepl.targets WHERE target = 'a'",
+            )
+        };
+        let checks = || [status("target_state"), status("target_lag")];
+        assert_eq!(condition("catching_up"), "catching_up 0/30 3 61.5");
+        assert_eq!(checks(), ["ok,warning", "warning,ok"]);
+        assert_eq!(condition("delayed"), "delayed 0/30 3 61.5");
+        assert_eq!(checks(), ["ok,warning", "ok,ok"]);
+        assert_eq!(condition("paused"), "paused 0/30 3 61.5");
+        assert_eq!(checks(), ["warning,warning", "ok,ok"]);
+        // a minute late is warned of: what is meant does not count, whatever it does
+        report(
+            &REPORT.replace("\"lag_seconds\": 61.5", "\"lag_seconds\": 61.5, \"delay_seconds\": 2"),
+        );
+        assert_eq!(status("target_lag"), "ok,ok");
+        condition("paused");
+        let remedy =
+            "SELECT remedy FROM rsrepl.health() WHERE name = 'target_state' AND object = 's/a'";
+        assert_eq!(one(remedy), "rsrepl resume --target a");
+        // of a sidecar that knows no more
+        report(REPORT);
+        assert_eq!(
+            one(
+                "SELECT concat_ws(' ', state, detail, skipped) FROM rsrepl.targets WHERE target = 'a'"
+            ),
+            "running 0"
+        );
+        let bad = REPORT
+            .replace("\"state\": \"running\",", "\"state\": \"running\", \"condition\": \"odd\",");
+        let error = error_of(&format!("SELECT rsrepl.report($report${bad}$report$)"));
+        assert!(error.contains("field targets[0].condition: expected one of starting"), "{error}");
     }
 
     #[pg_test]

@@ -139,25 +139,35 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE s.active AND s.database = current_database() AND s.slot_name !~ '_sync_[0-9]+_[0-9]+$'
 UNION ALL (
     SELECT 'target_state', format('%s/%s', t.slot, t.target),
-        CASE t.state WHEN 'running' THEN 'ok' WHEN 'starting' THEN 'ok' WHEN 'retrying' THEN 'warning'
+        CASE WHEN t.state IN ('running', 'starting', 'catching_up', 'delayed') THEN 'ok'
+            -- on purpose, and nevertheless what comes is kept for it: as WAL, or in the sidecar's spool
+            WHEN t.state IN ('retrying', 'paused') THEN 'warning'
             ELSE 'critical' END,
         CASE WHEN t.state = 'silent' THEN format('no report for %s (sidecar pid %s on %s), it was %s',
             date_trunc('second', t.heartbeat_age), t.sidecar_pid, t.sidecar_host, t.reported_state)
         WHEN t.state = 'running' THEN 'running' || coalesce(', last error: ' || t.last_error, '')
+        WHEN t.state IN ('paused', 'delayed') THEN t.state || coalesce(': ' || t.detail, '')
         ELSE t.state || coalesce(': ' || t.last_error, '') END,
         CASE t.state
+            WHEN 'paused' THEN format('rsrepl resume --target %s', t.target)
             WHEN 'silent' THEN format('start the sidecar, or, if it was retired: '
                 'SELECT rsrepl.forget(%L)', t.slot)
             WHEN 'retrying' THEN 'look at the target; the sidecar goes on trying by itself'
-            ELSE 'mend what the error names, then restart the sidecar'
+            ELSE 'mend what the error names, or leave the transaction out with rsrepl skip; the sidecar '
+                'looks again every 30 s'
         END
     FROM rsrepl.targets AS t ORDER BY t.slot, t.target
 )
 UNION ALL (
     SELECT 'target_lag', format('%s/%s', t.slot, t.target),
-        CASE WHEN t.lag_seconds >= extract(epoch FROM lag_critical) THEN 'critical'
-            WHEN t.lag_seconds >= extract(epoch FROM lag_warning) THEN 'warning' ELSE 'ok' END,
-        format('%s s and %s behind', round(t.lag_seconds::numeric, 1), pg_size_pretty(t.lag_bytes)),
+        -- who is late on purpose is in target_state; while what is due is written, a delayed one is running
+        CASE WHEN t.state IN ('paused', 'delayed') THEN 'ok'
+            WHEN t.lag_seconds - t.delay_seconds >= extract(epoch FROM lag_critical) THEN 'critical'
+            WHEN t.lag_seconds - t.delay_seconds >= extract(epoch FROM lag_warning) THEN 'warning'
+            ELSE 'ok' END,
+        format('%s s and %s behind%s', round(t.lag_seconds::numeric, 1), pg_size_pretty(t.lag_bytes),
+            CASE WHEN t.state IN ('paused', 'delayed') THEN ', on purpose'
+            WHEN t.delay_seconds > 0 THEN format(', of which %s s are on purpose', t.delay_seconds) END),
         'look at target_state and at the load of the target'
     FROM rsrepl.targets AS t WHERE t.lag_seconds IS NOT NULL ORDER BY t.slot, t.target
 )

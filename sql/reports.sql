@@ -31,6 +31,9 @@ CREATE UNLOGGED TABLE rsrepl.target_reports (
     retries           bigint           NOT NULL,
     next_attempt      timestamptz,
     last_error        text,
+    detail            text,
+    skipped           bigint           NOT NULL,
+    delay_seconds     double precision NOT NULL,
     PRIMARY KEY (slot, target)
 ) WITH (fillfactor = 50);
 
@@ -78,20 +81,22 @@ BEGIN
 
     INSERT INTO rsrepl.target_reports AS t (
         slot, target, kind, state, applied_lsn, lag_bytes, lag_seconds, events, events_per_second,
-        batches, transactions, retries, next_attempt, last_error)
+        batches, transactions, retries, next_attempt, last_error, detail, skipped,
+        delay_seconds)
     SELECT of_slot, r.*
     FROM jsonb_to_recordset(checked -> 'targets') AS r (
         name text, kind text, state text, applied_lsn pg_lsn, lag_bytes bigint,
         lag_seconds double precision, events bigint, events_per_second double precision,
         batches bigint, transactions bigint, retries bigint, next_attempt timestamptz,
-        last_error text)
+        last_error text, detail text, skipped bigint, delay_seconds double precision)
     ON CONFLICT (slot, target) DO UPDATE SET (
         kind, state, applied_lsn, lag_bytes, lag_seconds, events, events_per_second, batches,
-        transactions, retries, next_attempt, last_error
+        transactions, retries, next_attempt, last_error, detail, skipped, delay_seconds
     ) = ROW (
         excluded.kind, excluded.state, excluded.applied_lsn, excluded.lag_bytes,
         excluded.lag_seconds, excluded.events, excluded.events_per_second, excluded.batches,
-        excluded.transactions, excluded.retries, excluded.next_attempt, excluded.last_error);
+        excluded.transactions, excluded.retries, excluded.next_attempt, excluded.last_error,
+        excluded.detail, excluded.skipped, excluded.delay_seconds);
 
     -- said only when it has changed
     IF jsonb_typeof(checked -> 'copies') <> 'array' THEN

@@ -66,7 +66,10 @@ SELECT
     s.host AS sidecar_host,
     s.pid AS sidecar_pid,
     s.spool_bytes,
-    s.reconnects
+    s.reconnects,
+    CASE WHEN NOT h.silent THEN t.detail END AS detail,
+    t.skipped,
+    t.delay_seconds
 FROM rsrepl.sidecar_reports AS s
 JOIN rsrepl.target_reports AS t ON t.slot = s.slot
 CROSS JOIN LATERAL (SELECT clock_timestamp() - s.reported_at) AS a (age)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::copy::Files;
-use crate::engine::{Engine, NATIVE, RSREPL, SPOOLED, Route, Running, start};
+use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, SPOOLED, start};
 use crate::measure::{
     Contender, CpuSeconds, Measure, Outcome, POLL, Reading, SPILLED, WALSENDER, interleave, mib,
 };
@@ -20,8 +20,11 @@ use crate::workload::Workload;
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 
 /// One writer more than the default.
-const PARALLEL: Engine =
-    Engine::Rsrepl { source: "", target: "consistency = \"parallel\"\nworkers = 3", spooled: false };
+const PARALLEL: Engine = Engine::Rsrepl {
+    source: "",
+    target: "consistency = \"parallel\"\nworkers = 3",
+    spooled: false,
+};
 
 /// Runs a case.
 pub fn run(servers: &Servers, workload: &Workload, plan: &Plan) -> Result<Outcome, String> {

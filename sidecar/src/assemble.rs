@@ -4,12 +4,17 @@
 //! A batch holds whole transactions. Only when one transaction alone passes the batch limit is it
 //! given out in parts (see [`Batch::commit`]).
 
+mod held;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation, ReplicaIdentity};
 
+use self::held::{Held, position};
 use crate::batch::{Batch, Change, Operation, Position};
+use crate::control::Verdict;
+use crate::control::letters::Letter;
 use crate::error::{Error, Kind, Result};
 use crate::schema;
 use crate::spool::Item;
@@ -46,12 +51,20 @@ pub struct Assembler {
     given_out: bool,
     /// The source has nothing more for us up to here.
     progress: Option<Progress>,
+    /// Where the transaction that the current frame starts with has begun.
+    began: u64,
+    /// A transaction that is not to be given out yet.
+    held: Option<Held>,
+    /// What was skipped, to be taken before anything is given out.
+    letters: Vec<Letter>,
 }
 
 #[derive(Debug)]
 struct Open {
     begin: Begin,
     skip: bool,
+    /// It goes to the dead letters: so many changes of it.
+    dead: Option<u64>,
     /// The tables as its own streamed frames describe them; nobody else's changes are read by these.
     tables: HashMap<u32, Arc<Relation>>,
 }
@@ -94,22 +107,30 @@ impl Assembler {
         }
     }
 
-    /// Takes one spool entry.
+    /// Takes one spool entry, all of it.
+    ///
+    /// # Errors
+    /// As [`Self::push_judged`].
+    pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
+        self.push_judged(sequence, item, |_| Verdict::Apply)
+    }
+
+    /// Takes one spool entry, up to a transaction that waits: see [`Self::held`]. Only when none does.
+    /// `judge` is asked about each transaction that the target does not have yet.
     ///
     /// # Errors
     /// [`Kind::Frame`]: the entry cannot be decoded or does not fit what came before.
-    pub fn push(&mut self, sequence: u64, item: Item) -> Result<Pushed> {
+    pub fn push_judged(
+        &mut self,
+        sequence: u64,
+        item: Item,
+        judge: impl FnMut(&Begin) -> Verdict,
+    ) -> Result<Pushed> {
         match item {
             Item::Frame(frame) => {
                 self.batch.bytes += frame.len();
-                for message in frame.messages() {
-                    let message = message.map_err(|error| Error::from(error).at(frame.base()))?;
-                    self.message(message, &frame).map_err(|error| error.at(frame.base()))?;
-                }
-                if frame.commits() {
-                    self.between_transactions(sequence + 1);
-                }
-                Ok(Pushed::Gathered)
+                let messages = frame.messages();
+                self.take_in(sequence, frame, messages, judge).map(|()| Pushed::Gathered)
             }
             Item::Unreadable(error) => {
                 let message = "a transaction in the spool cannot be read";
@@ -127,6 +148,16 @@ impl Assembler {
             }
             Item::Cut => Ok(self.cut()),
         }
+    }
+
+    /// What was skipped since the last call. It is to be safe before anything is given out.
+    pub fn take_letters(&mut self) -> Vec<Letter> {
+        std::mem::take(&mut self.letters)
+    }
+
+    /// Something has been taken in that was not given out, or of a transaction that goes on.
+    pub fn has_any(&self) -> bool {
+        self.open.is_some() || self.whole.is_some() || !self.batch.changes.is_empty()
     }
 
     fn cut(&mut self) -> Pushed {
@@ -148,7 +179,7 @@ impl Assembler {
 
     fn message(&mut self, message: Message, frame: &Frame) -> Result<()> {
         match message {
-            Message::Begin(begin) => return self.begin(begin),
+            Message::Begin(_) => return Err(disorder("a begin that was not judged")),
             Message::Commit(commit) => return self.commit(commit),
             Message::Relation(relation) => {
                 return self.describe(relation, frame.streams());
@@ -202,8 +233,24 @@ impl Assembler {
             columns: Vec::new(),
         });
         let (end_lsn, operation) = (open.begin.end_lsn, Operation::Schema(Arc::new(message)));
-        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
+        let change = Change { lsn, end_lsn, relation, operation };
+        self.gather(change);
         Ok(())
+    }
+
+    /// A change of the transaction under way.
+    fn gather(&mut self, change: Change) {
+        let Some(open) = &mut self.open else { return };
+        let transaction = position(&open.begin);
+        if let Some(number) = &mut open.dead {
+            *number += 1;
+            self.letters.push(Letter::Change { transaction, number: *number, change });
+            return;
+        }
+        if self.batch.ends.last().is_none_or(|last| last.lsn != transaction.lsn) {
+            self.batch.ends.push(transaction);
+        }
+        self.batch.changes.push(change);
     }
 
     fn change(&mut self, lsn: Lsn, oid: u32, operation: Operation, streamed: bool) -> Result<()> {
@@ -214,20 +261,19 @@ impl Assembler {
         let Some(relation) = tables.get(&oid).cloned() else {
             return Err(disorder(&format!("a change of relation {oid}, which was not described")));
         };
-        let Begin { xid, end_lsn, commit_time, .. } = open.begin;
-        if self.batch.ends.last().is_none_or(|last| last.lsn != end_lsn) {
-            self.batch.ends.push(Position { lsn: end_lsn, commit_time, xid });
-        }
-        self.batch.changes.push(Change { lsn, end_lsn, relation, operation });
+        let end_lsn = open.begin.end_lsn;
+        let change = Change { lsn, end_lsn, relation, operation };
+        self.gather(change);
         Ok(())
     }
 
-    fn begin(&mut self, begin: Begin) -> Result<()> {
+    fn begin(&mut self, begin: Begin, verdict: Verdict) -> Result<()> {
         if self.open.is_some() {
             return Err(disorder("a transaction begins inside another"));
         }
         let skip = begin.end_lsn <= self.position;
-        self.open = Some(Open { begin, skip, tables: HashMap::new() });
+        let dead = (!skip && verdict == Verdict::Skip).then_some(0);
+        self.open = Some(Open { begin, skip, dead, tables: HashMap::new() });
         self.progress = None;
         Ok(())
     }
@@ -242,8 +288,12 @@ impl Assembler {
         if !open.skip {
             let (lsn, commit_time) = (commit.end_lsn, commit.commit_time);
             self.position = lsn;
-            self.batch.transactions += 1;
-            self.ended = Some(Position { lsn, commit_time, xid: open.begin.xid });
+            let transaction = Position { lsn, commit_time, xid: open.begin.xid };
+            match open.dead {
+                Some(changes) => self.letters.push(Letter::End { transaction, changes }),
+                None => self.batch.transactions += 1,
+            }
+            self.ended = Some(transaction);
         }
         Ok(())
     }
@@ -308,8 +358,7 @@ impl Assembler {
     /// With nothing gathered and no transaction under way: how far the source has nothing more for
     /// this target. Storing it on the target lets the slot move on.
     pub fn progress(&self) -> Option<Progress> {
-        let idle = self.open.is_none() && self.whole.is_none() && self.batch.changes.is_empty();
-        self.progress.filter(|_| idle)
+        self.progress.filter(|_| !self.has_any())
     }
 
     /// The progress of [`Self::progress`] is stored.
@@ -329,7 +378,8 @@ impl Assembler {
     /// or, when there is none, the part of the one under way, without a checkpoint.
     pub fn take(&mut self) -> (Batch, Option<Checkpoint>) {
         let Some(whole) = self.whole.take() else {
-            self.given_out = self.open.as_ref().is_some_and(|open| !open.skip);
+            self.given_out =
+                self.open.as_ref().is_some_and(|open| !open.skip && open.dead.is_none());
             return (std::mem::take(&mut self.batch), None);
         };
         let ends = self.batch.ends.partition_point(|end| end.lsn <= whole.commit.lsn);

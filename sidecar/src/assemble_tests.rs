@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use rsrepl_wire::{Column, Encoding, Frame, FrameWriter, ReplicaIdentity, RowShape, TypeKind};
 
 use super::*;
+use crate::control::Wait;
 
 pub(crate) fn relation(name: &str) -> Relation {
     Relation {
@@ -114,7 +115,7 @@ fn a_schema_change_has_its_place_in_the_stream() {
 
 /// Transactions 1, 2, … as a plugin sends them that holds some back at their commit: frames of at most
 /// `per_frame` rows, or of any number when `hold` says so.
-fn combined(sizes: &[usize], per_frame: usize, hold: &[bool]) -> Vec<Frame> {
+pub(crate) fn combined(sizes: &[usize], per_frame: usize, hold: &[bool]) -> Vec<Frame> {
     let mut out = Vec::new();
     let mut writer = FrameWriter::new();
     let (mut open, mut in_frame) = (false, 0);
@@ -301,6 +302,118 @@ proptest! {
         prop_assert_eq!(durable, expected);
         prop_assert_eq!(position, Lsn(sizes.len() as u64 * 10));
     }
+}
+
+proptest! {
+    /// Whatever waits where, also in the middle of a frame, and whatever is skipped: the rest is given out exactly
+    /// once, in order and in whole transactions; and what is skipped is in the dead letters, whole, before a position
+    /// behind it is given out.
+    #[test]
+    fn what_waits_comes_once_and_what_is_skipped_is_kept(
+        sizes in prop::collection::vec(0usize..6, 1..12),
+        per_frame in 1usize..4,
+        limit in 1usize..8,
+        failures in prop::collection::vec(any::<bool>(), 40),
+        hold in prop::collection::vec(any::<bool>(), 1..5),
+        waits in prop::collection::vec(any::<bool>(), 60),
+        skips in prop::collection::vec(any::<bool>(), 12),
+    ) {
+        let log = combined(&sizes, per_frame, &hold);
+        let is_skipped = |n: u32| skips[n as usize - 1];
+        let expected: Vec<u32> = sizes.iter().zip(1u32..).filter(|(_, n)| !is_skipped(*n))
+            .flat_map(|(rows, n)| std::iter::repeat_n(n, *rows)).collect();
+        let (mut failures, mut waits) = (failures.into_iter(), waits.into_iter());
+        let mut judge = |begin: &Begin| match (waits.next().unwrap_or(false), is_skipped(begin.xid)) {
+            (true, _) => Verdict::Wait(Wait::Paused),
+            (false, true) => Verdict::Skip,
+            (false, false) => Verdict::Apply,
+        };
+        let (mut durable, mut position) = (Vec::new(), Lsn::INVALID);
+        let mut dead = std::collections::BTreeSet::new();
+        let mut checkpoint = Checkpoint::default();
+        'session: loop {
+            let mut pending = Vec::new();
+            let mut assembler = Assembler::resume(&checkpoint, position);
+            let mut next = checkpoint.sequence;
+            let mut letters = 0;
+            loop {
+                for letter in assembler.take_letters() {
+                    match letter {
+                        Letter::Change { transaction, number, change } => {
+                            prop_assert!(is_skipped(transaction.xid));
+                            prop_assert_eq!(change.end_lsn, transaction.lsn);
+                            letters += 1;
+                            prop_assert_eq!(number, letters);
+                        }
+                        Letter::End { transaction, changes } => {
+                            prop_assert_eq!(changes, std::mem::take(&mut letters));
+                            prop_assert_eq!(changes as usize, sizes[transaction.xid as usize - 1]);
+                            dead.insert(transaction.xid);
+                        }
+                    }
+                }
+                let held = assembler.held().is_some();
+                let ended = next as usize == log.len() && !held;
+                if assembler.rows() >= limit || ((ended || held) && assembler.has_whole()) {
+                    let (batch, after) = assembler.take();
+                    pending.extend(batch.changes.iter().map(|change| change.end_lsn.0 as u32 / 10));
+                    if failures.next().unwrap_or(false) {
+                        continue 'session;
+                    }
+                    if let Some(commit) = batch.commit {
+                        let passed = (1..=commit.xid).filter(|n| is_skipped(*n));
+                        prop_assert!(passed.into_iter().all(|n| dead.contains(&n)), "passed before it was kept");
+                        durable.append(&mut pending);
+                        position = commit.lsn;
+                        if failures.next().unwrap_or(false) {
+                            continue 'session;
+                        }
+                        checkpoint = after.unwrap();
+                    }
+                } else if ended {
+                    break 'session;
+                } else if held {
+                    assembler.go_on(&mut judge).unwrap();
+                } else {
+                    let item = Item::Frame(log[next as usize].clone());
+                    assembler.push_judged(next, item, &mut judge).unwrap();
+                    next += 1;
+                }
+            }
+        }
+        prop_assert_eq!(durable, expected);
+        prop_assert_eq!(position, Lsn(sizes.len() as u64 * 10));
+    }
+}
+
+/// Keepalives that came before it go on to count, and nothing behind it does.
+#[test]
+fn what_waits_holds_up_nothing_before_it() {
+    let mut assembler = Assembler::default();
+    assembler.push(0, Item::Progress { lsn: Lsn(5), urgent: false }).unwrap();
+    let frame = combined(&[1, 1, 1], 10, &[true]).remove(0);
+    let wait = |begin: &Begin| match begin.xid {
+        1 => Verdict::Apply,
+        _ => Verdict::Wait(Wait::Delayed { due: 7 }),
+    };
+    assembler.push_judged(1, Item::Frame(frame.clone()), wait).unwrap();
+    let held = assembler.held().map(|(held, wait)| (held.xid, held.lsn, wait));
+    assert_eq!(held, Some((2, Lsn(20), Wait::Delayed { due: 7 })));
+    let (batch, checkpoint) = assembler.take();
+    let checkpoint = checkpoint.expect("a whole transaction");
+    assert_eq!((batch.changes.len(), batch.commit.map(|end| end.lsn)), (1, Some(Lsn(10))));
+    assert_eq!((checkpoint.sequence, checkpoint.position), (1, Lsn(10)), "the frame is read again");
+    assert!(!assembler.go_on(wait).unwrap(), "it still waits");
+    assert_eq!(assembler.progress(), None);
+
+    // what has nothing before it in its frame leaves the keepalive
+    let mut assembler = Assembler::default();
+    assembler.push(0, Item::Progress { lsn: Lsn(5), urgent: false }).unwrap();
+    assembler.push_judged(1, Item::Frame(frame), |_| Verdict::Wait(Wait::Paused)).unwrap();
+    let progress = assembler.progress().expect("nothing has come before it");
+    assert_eq!((progress.lsn, progress.sequence), (Lsn(5), 1));
+    assert!(assembler.go_on(|_| Verdict::Apply).unwrap());
+    assert_eq!(assembler.take().0.changes.len(), 3);
 }
 
 /// Of batches of any size, and of what is left when the stream is cut.

@@ -3,6 +3,7 @@
 //! Exit status: 0 all well; 1 problems were found or something failed; 2 the command line or the
 //! configuration cannot be used. `verify` says 2, too, of what could not be compared.
 
+mod control;
 mod resync;
 mod run;
 mod status;
@@ -13,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rsrepl_wire::Lsn;
 
+use self::control::{Asked, Skipped};
 use self::run::Work;
 use crate::config::{self, Config};
 use crate::preflight;
@@ -83,6 +86,49 @@ enum Command {
         #[arg(long)]
         cancel: bool,
     },
+    /// Hand nothing more over to a target, until it is resumed; all others go on
+    Pause {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[arg(long, value_name = "NAME")]
+        target: String,
+    },
+    /// Let a paused target go on, for good or up to a place
+    Resume {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[arg(long, value_name = "NAME")]
+        target: String,
+        /// Apply what ends up to there, and pause again
+        #[arg(long, value_name = "LSN", value_parser = control::parse_lsn, conflicts_with = "until_time")]
+        until_lsn: Option<Lsn>,
+        /// Apply what committed up to then (UTC), and pause again
+        #[arg(long, value_name = "TIME", value_parser = control::parse_time)]
+        until_time: Option<i64>,
+    },
+    /// Leave out a transaction, or all up to a place, on one target; what is skipped goes to the dead letters
+    #[command(group = clap::ArgGroup::new("place").required(true))]
+    Skip {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[arg(long, value_name = "NAME")]
+        target: String,
+        /// The end of the transaction, as errors and `rsrepl.targets` show it
+        #[arg(long, value_name = "LSN", value_parser = control::parse_lsn, group = "place")]
+        lsn: Option<Lsn>,
+        /// Everything that ends up to there and is not applied yet
+        #[arg(long, value_name = "LSN", value_parser = control::parse_lsn, group = "place")]
+        until_lsn: Option<Lsn>,
+        /// Everything that committed up to then (UTC) and is not applied yet
+        #[arg(long, value_name = "TIME", value_parser = control::parse_time, group = "place")]
+        until_time: Option<i64>,
+        /// Take such a wish back
+        #[arg(long)]
+        cancel: bool,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Prove that tables are equal on source and targets, while writes go on
     #[command(
         after_help = "Exit status: 0 all are equal, 1 some differ, 2 some could not be compared."
@@ -127,6 +173,9 @@ impl Cli {
         | Command::Status { config: ConfigFile { file }, .. }
         | Command::SyncSequences { config: ConfigFile { file }, .. }
         | Command::Resync { config: ConfigFile { file }, .. }
+        | Command::Pause { config: ConfigFile { file }, .. }
+        | Command::Resume { config: ConfigFile { file }, .. }
+        | Command::Skip { config: ConfigFile { file }, .. }
         | Command::Verify { config: ConfigFile { file }, .. }) = &self.command;
         let config = match Config::load(file, &config::environment()) {
             Ok(config) => config,
@@ -155,6 +204,22 @@ impl Cli {
             Command::Resync { tables, target, no_wait, cancel, .. } => {
                 let asked = resync::Asked { tables, target, no_wait, cancel };
                 runtime.block_on(resync::resync(&config, &asked))
+            }
+            Command::Pause { target, .. } => {
+                runtime.block_on(control::control(&config, &target, Asked::Pause))
+            }
+            Command::Resume { target, until_lsn, until_time, .. } => {
+                let asked = Asked::Resume(control::place(until_lsn, until_time));
+                runtime.block_on(control::control(&config, &target, asked))
+            }
+            Command::Skip { target, lsn, until_lsn, until_time, cancel, no_wait, .. } => {
+                // clap asks for one of the three
+                let all = control::place(until_lsn, until_time).map(Skipped::All);
+                let Some(what) = lsn.map(Skipped::One).or(all) else {
+                    return ExitCode::from(USAGE);
+                };
+                let asked = Asked::Skip { what, cancel, wait: !no_wait };
+                runtime.block_on(control::control(&config, &target, asked))
             }
             Command::Verify { tables, target, repair, delete, accept_left_out, rate, .. } => {
                 let options = crate::verify::Options {
@@ -202,5 +267,21 @@ mod tests {
         assert!(matches!(cli.command, Command::Status { json: true, .. }));
         let error = Cli::try_parse_from(["rsrepl", "run"]).expect_err("-c is missing");
         assert_eq!(error.exit_code(), i32::from(USAGE));
+    }
+
+    #[test]
+    fn a_skip_has_one_place() {
+        let parse = |places: &[&str]| {
+            let words = ["rsrepl", "skip", "-c", "x.toml", "--target", "a"];
+            Cli::try_parse_from(words.iter().chain(places)).map(drop)
+        };
+        for place in
+            [["--lsn", "0/10"], ["--until-lsn", "0/10"], ["--until-time", "2026-01-31 12:00:00"]]
+        {
+            parse(&place).expect("valid");
+        }
+        parse(&[]).expect_err("no place");
+        parse(&["--lsn", "0/10", "--until-lsn", "0/20"]).expect_err("two places");
+        parse(&["--lsn", "0/0"]).expect_err("no position");
     }
 }

@@ -5,6 +5,9 @@ use std::fmt;
 
 use rsrepl_wire::Lsn;
 
+use crate::batch::Position;
+use crate::control::letters::time_text;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, in the terms that matter to whoever must react.
@@ -42,6 +45,7 @@ struct Inner {
     message: String,
     hint: Option<String>,
     lsn: Option<Lsn>,
+    transaction: Option<Position>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -61,6 +65,7 @@ impl Error {
             message: message.into(),
             hint: None,
             lsn: None,
+            transaction: None,
             source: None,
         }))
     }
@@ -76,6 +81,33 @@ impl Error {
     #[must_use]
     pub fn at(mut self, lsn: Lsn) -> Self {
         self.0.lsn = Some(lsn);
+        self
+    }
+
+    /// In which transaction: its end, and its xid and commit time if they are known (no xid is 0). Without an end it
+    /// says nothing.
+    #[must_use]
+    pub fn of(mut self, transaction: Position) -> Self {
+        self.0.transaction = Some(transaction).filter(|known| known.lsn != Lsn::INVALID);
+        self
+    }
+
+    /// The same, of a transaction of which its end is known.
+    #[must_use]
+    pub fn of_end(self, lsn: Lsn) -> Self {
+        self.of(Position { lsn, ..Position::default() })
+    }
+
+    /// It happened with these transactions: completes what is known of the one that it is of, which the only one
+    /// is for certain.
+    #[must_use]
+    pub fn among(mut self, transactions: &[Position]) -> Self {
+        let known = match (self.0.transaction, transactions) {
+            (Some(known), _) => transactions.iter().find(|one| one.lsn == known.lsn),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        };
+        self.0.transaction = known.copied().or(self.0.transaction);
         self
     }
 
@@ -96,6 +128,12 @@ impl Error {
         if let Some(lsn) = self.0.lsn {
             text.push_str(&format!(" (at LSN {lsn})"));
         }
+        if let Some(Position { lsn, commit_time, xid }) = self.0.transaction {
+            text.push_str(&format!(" in the transaction that ends at {lsn}"));
+            if xid != 0 {
+                text.push_str(&format!(" (xid {xid}, committed {})", time_text(commit_time)));
+            }
+        }
         let mut cause = self.source();
         while let Some(error) = cause {
             text.push_str(&format!(": {error}"));
@@ -112,6 +150,11 @@ impl Error {
 
     pub fn lsn(&self) -> Option<Lsn> {
         self.0.lsn
+    }
+
+    /// Of the change that failed, or one of its transaction's.
+    pub fn transaction(&self) -> Option<Position> {
+        self.0.transaction
     }
 
     /// Invariant 12: an unknown error is retried; permanent is what is proven permanent. Nothing else
@@ -164,6 +207,21 @@ mod tests {
             Error::new(Kind::Connection, "cannot connect").because(refused).hint("start it");
         let outer = Error::new(Kind::Connection, "target a").because(inner).at(Lsn(16));
         assert_eq!(outer.to_string(), "target a (at LSN 0/10): cannot connect: refused; start it");
+    }
+
+    #[test]
+    fn a_transaction_is_named_by_what_skips_it() {
+        let at = |lsn, xid| Position { lsn: Lsn(lsn), commit_time: 0, xid };
+        let error = || Error::new(Kind::Row, "no").at(Lsn(16));
+        let others = [at(32, 7), at(48, 8)];
+        assert_eq!(error().among(&others).transaction(), None);
+        assert_eq!(error().among(&others[..1]).transaction(), Some(others[0]));
+        let named = error().of_end(Lsn(48)).among(&others);
+        assert_eq!(
+            named.to_string(),
+            "no (at LSN 0/10) in the transaction that ends at 0/30 (xid 8, committed 2000-01-01 00:00:00+00)"
+        );
+        assert_eq!(error().of_end(Lsn(64)).among(&others).transaction(), Some(at(64, 0)));
     }
 
     /// Invariant 12.

@@ -12,6 +12,7 @@
 //! | [`batch`] | what a target is given: changes of whole transactions, or a part of a large one |
 //! | [`cli`] | the command line and its commands |
 //! | [`config`] | the configuration, resolved and validated once |
+//! | [`control`] | what people ask of a target: a delay, a pause, a skip |
 //! | [`copy`] | the rows that the source has when the stream begins |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | `guard` | a panic as an error of the session it happened in |
@@ -39,6 +40,7 @@ pub mod assemble;
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod copy;
 pub mod error;
 mod guard;

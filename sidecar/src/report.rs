@@ -231,14 +231,19 @@ fn payload(sender: &Sender, snapshot: &Snapshot, rates: &[f64], mask: &Mask) -> 
         json!({
             "name": target.name,
             "kind": target.kind.as_str(),
-            "state": target.state.as_str(),
+            // an extension that knows four states takes this, and does not look at the other two
+            "state": target.state.basic().as_str(),
+            "condition": target.state.as_str(),
+            "detail": target.detail(),
             "applied_lsn": lsn(target.applied),
             "lag_bytes": target.lag_bytes,
             "lag_seconds": target.lag(now).as_secs_f64(),
+            "delay_seconds": target.delay.as_secs_f64(),
             "events": target.events,
             "events_per_second": rate,
             "batches": target.batches,
             "transactions": target.transactions,
+            "skipped": target.skipped,
             "retries": target.retries,
             "next_attempt": target.next_attempt.map(|at| humantime::format_rfc3339_millis(at).to_string()),
             // NUL cannot be stored in a jsonb
@@ -284,9 +289,10 @@ mod tests {
             "received_lsn": "0/10", "spooled_lsn": "0/10", "confirmed_lsn": null,
             "spool_bytes": 0, "reconnects": 0,
             "targets": [{
-                "name": "a", "kind": "clickhouse", "state": "retrying", "applied_lsn": "1/AB",
-                "lag_bytes": 0, "lag_seconds": 0.0, "events": 0, "events_per_second": 2.5,
-                "batches": 0, "transactions": 0, "retries": 0,
+                "name": "a", "kind": "clickhouse", "state": "retrying",
+                "condition": "retrying", "detail": null, "applied_lsn": "1/AB",
+                "lag_bytes": 0, "lag_seconds": 0.0, "delay_seconds": 0.0, "events": 0, "events_per_second": 2.5,
+                "batches": 0, "transactions": 0, "skipped": 0, "retries": 0,
                 "next_attempt": "1970-01-01T00:00:00.000Z", "last_error": "no *** ",
             }],
         });

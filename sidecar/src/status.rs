@@ -2,12 +2,18 @@
 //! source read it. It decides nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rsrepl_wire::Lsn;
 
+use crate::batch::Position;
+use crate::control::letters::time_text;
 use crate::copy::Progress;
 use crate::spool::OnDisk;
+
+/// A target that is further behind than this, not counting a delay that it is to keep, is catching up; and one that
+/// was, until it is less than half as far behind.
+const CATCHING_UP: Duration = Duration::from_secs(10);
 
 /// Shared by all tasks; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -53,12 +59,18 @@ pub enum TargetState {
     /// Connecting, checking.
     #[default]
     Starting,
+    /// Applying what committed a while ago.
+    CatchingUp,
     /// Applying, or waiting for changes.
     Running,
     /// Waiting for its next attempt after an error.
     Retrying,
-    /// An error that its owner must mend; the others go on.
+    /// An error that its owner must mend; the others go on. It is looked at every now and then.
     Stopped,
+    /// Nothing is handed over, as its owner wishes.
+    Paused,
+    /// The next transaction is not due yet by its `apply_delay`.
+    Delayed,
 }
 
 impl TargetState {
@@ -66,9 +78,43 @@ impl TargetState {
     pub const fn as_str(self) -> &'static str {
         match self {
             TargetState::Starting => "starting",
+            TargetState::CatchingUp => "catching_up",
             TargetState::Running => "running",
             TargetState::Retrying => "retrying",
             TargetState::Stopped => "stopped",
+            TargetState::Paused => "paused",
+            TargetState::Delayed => "delayed",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [TargetState; 7] = [
+        TargetState::Starting,
+        TargetState::CatchingUp,
+        TargetState::Running,
+        TargetState::Retrying,
+        TargetState::Stopped,
+        TargetState::Paused,
+        TargetState::Delayed,
+    ];
+
+    /// It is open, and does what its owner wants of it.
+    pub const fn is_well(self) -> bool {
+        !matches!(self, TargetState::Starting | TargetState::Retrying | TargetState::Stopped)
+    }
+
+    /// It is behind on purpose.
+    pub const fn waits(self) -> bool {
+        matches!(self, TargetState::Paused | TargetState::Delayed)
+    }
+
+    /// The nearest of the four states that there were at first: what an extension of that time takes.
+    pub const fn basic(self) -> TargetState {
+        match self {
+            TargetState::CatchingUp | TargetState::Paused | TargetState::Delayed => {
+                TargetState::Running
+            }
+            basic => basic,
         }
     }
 }
@@ -111,9 +157,15 @@ pub struct TargetStatus {
     /// Row changes applied.
     pub events: u64,
     pub transactions: u64,
+    /// Transactions that went to the dead letters instead.
+    pub skipped: u64,
     pub batches: u64,
     pub retries: u64,
-    /// When the next attempt is made, while retrying.
+    /// What it is to be late by.
+    pub delay: Duration,
+    /// The transaction that waits, while it is paused or delayed and one does.
+    pub held: Option<Position>,
+    /// When the next attempt is made, while retrying or stopped; when the next transaction is due, while delayed.
     pub next_attempt: Option<SystemTime>,
     /// Without secrets.
     pub last_error: Option<String>,
@@ -133,16 +185,56 @@ impl TargetStatus {
             copied_bytes: 0,
             events: 0,
             transactions: 0,
+            skipped: 0,
             batches: 0,
             retries: 0,
+            delay: Duration::ZERO,
+            held: None,
             next_attempt: None,
             last_error: None,
         }
     }
 
+    /// To be late by so much.
+    #[must_use]
+    pub fn delayed_by(self, delay: Duration) -> Self {
+        TargetStatus { delay, ..self }
+    }
+
     /// How long the oldest pending transaction has waited; zero when idle.
-    pub fn lag(&self, now: SystemTime) -> std::time::Duration {
+    pub fn lag(&self, now: SystemTime) -> Duration {
         self.pending_since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
+    }
+
+    /// By how much it is later than it is to be.
+    pub fn undue_lag(&self, now: SystemTime) -> Duration {
+        self.lag(now).saturating_sub(self.delay)
+    }
+
+    /// It has got through with something, or there is nothing to do: what was wrong is history.
+    pub fn works(&mut self) {
+        if !self.state.is_well() {
+            self.state = TargetState::Running;
+            self.next_attempt = None;
+        }
+        self.last_error = None;
+    }
+
+    /// Tells one that is near from one that is not.
+    pub fn note_lag(&mut self, now: SystemTime) {
+        let lag = self.undue_lag(now);
+        self.state = match self.state {
+            TargetState::Running if lag > CATCHING_UP => TargetState::CatchingUp,
+            TargetState::CatchingUp if lag < CATCHING_UP / 2 => TargetState::Running,
+            state => state,
+        };
+    }
+
+    /// What else is to be said of the state.
+    pub fn detail(&self) -> Option<String> {
+        let Position { lsn, commit_time, xid } = self.held.filter(|_| self.state.waits())?;
+        let at = time_text(commit_time);
+        Some(format!("the next transaction ends at {lsn} (xid {xid}, committed {at})"))
     }
 }
 
@@ -174,6 +266,41 @@ impl Status {
     pub fn update_target(&self, index: usize, change: impl FnOnce(&mut TargetStatus)) {
         if let Some(target) = self.lock().targets.get_mut(index) {
             change(target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catching_up_is_told_from_late_on_purpose() {
+        let now = SystemTime::now();
+        let mut target =
+            TargetStatus::new("a", TargetKind::Postgres).delayed_by(Duration::from_secs(3600));
+        target.state = TargetState::Running;
+        let mut after = |seconds: u64| {
+            target.pending_since = Some(now - Duration::from_secs(3600 + seconds));
+            target.note_lag(now);
+            target.state
+        };
+        assert_eq!(after(9), TargetState::Running);
+        assert_eq!(after(11), TargetState::CatchingUp);
+        assert_eq!(after(6), TargetState::CatchingUp, "it does not flicker");
+        assert_eq!(after(4), TargetState::Running);
+        target.state = TargetState::Paused;
+        target.pending_since = Some(now - Duration::from_secs(9999));
+        target.note_lag(now);
+        assert_eq!(target.state, TargetState::Paused);
+    }
+
+    #[test]
+    fn an_older_extension_knows_every_state_by_another_name() {
+        let old = ["starting", "running", "retrying", "stopped"];
+        for state in TargetState::ALL {
+            assert!(old.contains(&state.basic().as_str()), "{state:?}");
+            assert!(!state.is_well() || state.basic() == TargetState::Running, "{state:?}");
         }
     }
 }

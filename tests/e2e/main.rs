@@ -5,6 +5,7 @@
 //! | `harness` | that the harness itself does what the others rely on |
 //! | `workload` | that the random workload is valid |
 //! | `chaos` | faults one after the other, under load (`make chaos`) |
+//! | `control` | a delay, a pause, and transactions that are skipped |
 //! | `copy` | the rows that are there when replication begins |
 //! | `columns` | policies and types of single columns in ClickHouse |
 //! | `differential` | a random workload, random kills, and equality at the end |
@@ -38,6 +39,7 @@
 mod backlog;
 mod chaos;
 mod columns;
+mod control;
 mod copy;
 mod copy_clickhouse;
 mod copy_large;

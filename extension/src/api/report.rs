@@ -26,7 +26,10 @@ const ERROR_CHARS_MAX: usize = 4096;
 const WHOLE: &str = "(whole)";
 
 /// What a target can be said to do; `sidecar/src/status.rs` has their meaning.
-const STATES: [&str; 4] = ["starting", "running", "retrying", "stopped"];
+const STATES: [&str; 7] =
+    ["starting", "catching_up", "running", "retrying", "stopped", "paused", "delayed"];
+/// Characters of `detail` that are kept.
+const DETAIL_CHARS_MAX: usize = 1000;
 
 /// The report (JSON, UTF-8) with every known field, each of its right type; LSN 0/0 becomes null.
 #[pg_extern(immutable, strict, parallel_safe)]
@@ -273,21 +276,37 @@ fn check_targets(fields: &Fields<'_>) -> Result<Vec<Value>, FieldError> {
 }
 
 fn check_target(target: &Fields<'_>, name: &str) -> Result<Value, FieldError> {
-    let state = target.text("state", NAME_CHARS_MAX)?;
-    if !STATES.contains(&state) {
-        let problem = format!("expected one of {}, found {state:?}", STATES.join(", "));
-        return Err(target.error("state", problem));
-    }
-    let last_error: Option<String> = match target.optional("last_error") {
-        Some(value) => {
-            Some(target.string("last_error", value)?.chars().take(ERROR_CHARS_MAX).collect())
+    let known = |name: &str| {
+        let state = target.text(name, NAME_CHARS_MAX)?;
+        if STATES.contains(&state) {
+            return Ok(state);
         }
-        None => None,
+        let problem = format!("expected one of {}, found {state:?}", STATES.join(", "));
+        Err(target.error(name, problem))
+    };
+    // a sidecar says in `state` what older versions of this take, and in `condition` what it is
+    let state = known("state")?;
+    let state = if target.optional("condition").is_some() { known("condition")? } else { state };
+    let shortened = |name: &str, chars_max: usize| -> Result<Option<String>, FieldError> {
+        let Some(value) = target.optional(name) else { return Ok(None) };
+        Ok(Some(target.string(name, value)?.chars().take(chars_max).collect()))
+    };
+    // not of sidecars that are older than this
+    let skipped = match target.optional("skipped") {
+        Some(_) => target.count("skipped", i64::MAX)?,
+        None => 0,
+    };
+    let delay_seconds = match target.optional("delay_seconds") {
+        Some(_) => target.number("delay_seconds")?,
+        None => 0.0,
     };
     Ok(json!({
         "name": name,
         "kind": target.text("kind", NAME_CHARS_MAX)?,
         "state": state,
+        "detail": shortened("detail", DETAIL_CHARS_MAX)?,
+        "skipped": skipped,
+        "delay_seconds": delay_seconds,
         "applied_lsn": target.lsn("applied_lsn")?,
         "lag_bytes": target.count("lag_bytes", i64::MAX)?,
         "lag_seconds": target.number("lag_seconds")?,
@@ -297,6 +316,6 @@ fn check_target(target: &Fields<'_>, name: &str) -> Result<Value, FieldError> {
         "transactions": target.count("transactions", i64::MAX)?,
         "retries": target.count("retries", i64::MAX)?,
         "next_attempt": target.time("next_attempt")?,
-        "last_error": last_error,
+        "last_error": shortened("last_error", ERROR_CHARS_MAX)?,
     }))
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::{FAILURE, USAGE};
 use crate::config::{Config, Mode, TargetOptions};
+use crate::control::{ControlTarget, Record, RecordKind};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
-use crate::pipeline::records_of;
+use crate::pipeline::{control_of, records_of};
 use crate::preflight::{self, Scope};
 use crate::source::{self, ReplicationClient};
 use crate::sync::{Stage, SyncTarget, Table};
@@ -39,6 +40,9 @@ pub(super) struct Asked {
 struct Site {
     name: String,
     records: Box<dyn SyncTarget>,
+    /// It has an `apply_delay`.
+    delayed: bool,
+    control: Box<dyn ControlTarget>,
     waiting: Vec<Table>,
     /// Since when nobody has taken up the request.
     lies: Instant,
@@ -47,8 +51,33 @@ struct Site {
 }
 
 impl Site {
-    fn new(name: String, records: Box<dyn SyncTarget>, waiting: Vec<Table>) -> Site {
-        Site { name, records, waiting, lies: Instant::now(), missed: false }
+    fn new(
+        config: &Config,
+        index: usize,
+        records: Box<dyn SyncTarget>,
+        waiting: Vec<Table>,
+    ) -> Result<Site> {
+        let target = config.targets.get(index);
+        Ok(Site {
+            name: target.map(|target| target.name.clone()).unwrap_or_default(),
+            records,
+            delayed: target.is_some_and(|target| !target.apply_delay.is_zero()),
+            control: control_of(config, index)?,
+            waiting,
+            lies: Instant::now(),
+            missed: false,
+        })
+    }
+
+    /// Its stream may be long behind the place where the tables become part of it.
+    async fn is_late_on_purpose(&mut self) -> bool {
+        let asked = async {
+            self.control.open().await?;
+            self.control.read().await
+        };
+        // when that cannot be read, it is waited for
+        let is_pause = |record: &Record| record.kind == RecordKind::Pause;
+        self.delayed || asked.await.is_ok_and(|asked| asked.iter().any(is_pause))
     }
 }
 
@@ -87,7 +116,7 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
         records.open(&identity).await?;
         if asked.cancel {
             records.cancel(&tables).await?;
-            sites.push(Site::new(name, records, tables.clone()));
+            sites.push(Site::new(config, index, records, tables.clone())?);
             continue;
         }
         let known = records.read().await?;
@@ -112,7 +141,7 @@ async fn ask(config: &Config, asked: &Asked) -> Result<ExitCode> {
             known.unwrap_or(table).clone()
         });
         let waiting = waiting.collect();
-        sites.push(Site::new(name, records, waiting));
+        sites.push(Site::new(config, index, records, waiting)?);
     }
     let done = asked.cancel && !asked.no_wait && give_up(&mut sites).await?;
     if done {
@@ -271,6 +300,9 @@ async fn give_up(sites: &mut [Site]) -> Result<bool> {
 /// Tells what has changed on a target. `true`: something keeps it from getting on.
 async fn look(site: &mut Site) -> Result<bool> {
     let now = site.records.read().await?;
+    let is_asked = |now: &&Table| site.waiting.iter().any(|table| table.oid == now.oid);
+    let handed_over = now.iter().filter(is_asked).any(|now| now.stage == Stage::HandedOver);
+    let late = handed_over && site.is_late_on_purpose().await;
     let mut failing = false;
     // one sync at a time: it waits for another one
     if now.iter().any(|table| !table.slot.is_empty()) {
@@ -297,6 +329,13 @@ async fn look(site: &mut Site) -> Result<bool> {
         if now.stage == Stage::GivenUp {
             eprintln!("{name}: {}", now.error);
             site.missed = true;
+            return false;
+        }
+        if now.stage == Stage::HandedOver && late {
+            println!(
+                "{name} is copied; it is part of the stream again when that, which is late on purpose, is past {}",
+                now.hand_over
+            );
             return false;
         }
         if now.stage != table.stage {

@@ -50,7 +50,9 @@ pub(super) async fn run(config: Config, work: Work) -> ExitCode {
 }
 
 async fn start(config: &Arc<Config>, mask: &Mask, work: Work) -> Result<ExitCode> {
-    let describe = |target: &Target| TargetStatus::new(target.name.as_str(), target.kind());
+    let describe = |target: &Target| {
+        TargetStatus::new(target.name.as_str(), target.kind()).delayed_by(target.apply_delay)
+    };
     let status = Status::new(config.targets.iter().map(describe).collect());
     let metrics = Metrics::new(config.targets.len());
     let endpoint = match config.telemetry.address {

@@ -31,7 +31,7 @@ const SLOT_COLUMNS: [&str; 7] = [
     "retained_bytes",
     "wal_status",
 ];
-const TARGET_COLUMNS: [&str; 9] = [
+const TARGET_COLUMNS: [&str; 11] = [
     "target",
     "kind",
     "state",
@@ -40,6 +40,8 @@ const TARGET_COLUMNS: [&str; 9] = [
     "lag_seconds",
     "events_per_second",
     "retries",
+    "next_attempt",
+    "detail",
     "last_error",
 ];
 

@@ -88,6 +88,10 @@ pub struct Target {
     pub name: String,
     pub batch: BatchLimits,
     pub retry: Retry,
+    /// It gets a transaction so long after it has committed.
+    pub apply_delay: Duration,
+    /// Where what is skipped is written to; `None`: below the spool's folder.
+    pub dead_letters: Option<PathBuf>,
     pub options: TargetOptions,
 }
 
@@ -294,6 +298,11 @@ impl Config {
     pub fn load(path: &Path, environment: &Environment) -> Result<Config, Problems> {
         let text = load::read_file(path).map_err(|problem| Problems(vec![problem]))?;
         Config::parse(&text, Syntax::of(path), environment)
+    }
+
+    /// Where what a target skips is written to.
+    pub fn dead_letters(&self, target: &Target) -> PathBuf {
+        target.dead_letters.clone().unwrap_or_else(|| self.spool.dir.join("dead-letters"))
     }
 
     /// Its passwords, to be masked.

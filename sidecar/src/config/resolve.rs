@@ -33,6 +33,8 @@ const COPIERS_MAX: usize = 32;
 const CHUNK_MIN: u64 = 64 << 10;
 /// Bytes below which a limit on memory or disk cannot be kept, or is of no use.
 const SIZE_MIN: u64 = 8 << 20;
+/// The slot keeps the WAL of all that time.
+const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Bytes of PostgreSQL's identifiers.
 const NAME_MAX: usize = 63;
 
@@ -209,6 +211,10 @@ fn target(
     let interval = table.or_if("batch_interval", interval, |wait: &Duration| {
         (*wait > Duration::from_secs(60)).then(|| "must be at most 1m".into())
     });
+    let apply_delay = table.or_if("apply_delay", "0s", |delay: &Duration| {
+        (*delay > DELAY_MAX).then(|| "must be at most 30days".into())
+    });
+    let dead_letters = table.optional::<String>("dead_letters");
     let options = options(table);
     let mut below = table.table("retry");
     let retry = retry(&mut below);
@@ -221,7 +227,14 @@ fn target(
         return None;
     }
     let batch = BatchLimits { rows: rows?, interval: interval? };
-    Some(Target { name, batch, retry: retry?, options })
+    Some(Target {
+        name,
+        batch,
+        retry: retry?,
+        apply_delay: apply_delay?,
+        dead_letters: dead_letters?.filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        options,
+    })
 }
 
 /// Names are labels of metrics and part of keys on the targets.

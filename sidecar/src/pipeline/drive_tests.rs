@@ -1,3 +1,6 @@
+#[path = "drive/control_tests.rs"]
+mod control;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -108,13 +111,21 @@ fn rig() -> Rig {
 
 fn rig_with_spool(limit: usize) -> Rig {
     let (spool, mut readers) = Spool::new(limit, 1);
+    rig_over(spool, readers.remove(0), watch::channel(Ledger::new(1)).0.into())
+}
+
+fn source() -> SourceIdentity {
+    let (database, slot) = ("d".to_owned(), "s".to_owned());
+    SourceIdentity { system_id: 1, timeline: 1, database, slot, ancestors: None }
+}
+
+fn rig_over(spool: Spool, reader: Reader, ledger: Arc<watch::Sender<Ledger>>) -> Rig {
     let kept = Recorder::default();
     kept.0.lock().unwrap().position = START;
     let status = Status::new(vec![TargetStatus::new("a", TargetKind::Postgres)]);
     let shutdown = CancellationToken::new();
-    let (database, slot) = ("d".to_owned(), "s".to_owned());
-    let identity = SourceIdentity { system_id: 1, timeline: 1, database, slot, ancestors: None };
-    let source = SourceInfo { identity, wal_end: Lsn(1 << 40), server_version: "15".into() };
+    let source =
+        SourceInfo { identity: source(), wal_end: Lsn(1 << 40), server_version: "15".into() };
     let (link, link_receiver) = watch::channel(Some(LinkState { source, confirmed: START }));
     let retry = Retry {
         max_attempts: None,
@@ -125,12 +136,12 @@ fn rig_with_spool(limit: usize) -> Rig {
         index: 0,
         name: "a".into(),
         target: OneByOne::new(kept.clone()),
-        reader: readers.remove(0),
+        reader,
         limits: BatchLimits { rows: 2, interval: Duration::ZERO },
         linger: Duration::ZERO,
         backoff: Backoff::new(retry),
         shared: Shared {
-            ledger: Arc::new(watch::channel(Ledger::new(1)).0),
+            ledger,
             link: link_receiver,
             status: status.clone(),
             metrics: Metrics::new(1),
@@ -141,6 +152,8 @@ fn rig_with_spool(limit: usize) -> Rig {
         share: Arc::new(watch::channel(Share::everything()).0),
         reached: Lsn::INVALID,
         refused: None,
+        control: Control::none(),
+        letters: Letters::new(std::path::Path::new("/nonexistent"), "s", "a"),
     };
     Rig { kept, spool, drive, status, shutdown, link }
 }
@@ -330,24 +343,24 @@ async fn a_transaction_in_parts_comes_to_its_end_whatever_waits_for_the_disk() {
     }
     append(&mut spool, &transaction(commits + 1, 9, 1)).await;
     spool.close();
-    let Drive { index, name, reader, linger, backoff, shared, checkpoint, share, .. } = drive;
     let limits = BatchLimits { rows: 1, interval: Duration::ZERO };
-    let (target, ledger) = (Lazy::default(), Arc::clone(&shared.ledger));
-    let (copied, reached, refused) = (false, Lsn::INVALID, None);
+    let ledger = Arc::clone(&drive.shared.ledger);
     let drive = Drive {
-        index,
-        name,
-        target,
-        reader,
+        index: drive.index,
+        name: drive.name,
+        target: Lazy::default(),
+        reader: drive.reader,
         limits,
-        linger,
-        backoff,
-        shared,
-        checkpoint,
-        copied,
-        share,
-        reached,
-        refused,
+        linger: drive.linger,
+        backoff: drive.backoff,
+        shared: drive.shared,
+        checkpoint: drive.checkpoint,
+        copied: false,
+        share: drive.share,
+        reached: drive.reached,
+        refused: drive.refused,
+        control: drive.control,
+        letters: drive.letters,
     };
     tokio::time::timeout(LIMIT, drive.run()).await.expect("it ends");
     let end = Lsn(u64::from(commits + 1) * 10);

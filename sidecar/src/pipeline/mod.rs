@@ -48,6 +48,8 @@ use tracing::{info, warn};
 
 use crate::assemble::Checkpoint;
 use crate::config::{self, BatchLimits, Config, Confirm, TargetOptions};
+use crate::control::rules::from_stream_time;
+use crate::control::{self, Control, ControlTarget, Letters};
 use crate::copy::{CopyTarget, Stage, When, show};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
@@ -57,8 +59,10 @@ use crate::spool::{Reader, Recovered, Spool, Streams};
 use crate::status::Status;
 use crate::sync::{KnownSlots, Manager, Share, Slots};
 use crate::target::Target;
-use crate::target::clickhouse::{ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits};
-use crate::target::postgres::{PostgresCopy, PostgresOptions, PostgresTarget};
+use crate::target::clickhouse::{
+    ClickHouseControl, ClickHouseCopy, ClickHouseOptions, ClickHouseTarget, GroupLimits,
+};
+use crate::target::postgres::{PostgresControl, PostgresCopy, PostgresOptions, PostgresTarget};
 use crate::telemetry::Metrics;
 
 /// Changes that are handed to a ClickHouse target at a time, which puts them into larger groups, and how
@@ -79,13 +83,7 @@ pub(crate) struct LinkState {
 
 /// Microseconds since 2000-01-01, PostgreSQL's epoch, as a time.
 pub(crate) fn source_time(microseconds: i64) -> SystemTime {
-    /// Seconds from 1970-01-01 to 2000-01-01.
-    const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
-    let epoch = SystemTime::UNIX_EPOCH + POSTGRES_EPOCH;
-    let distance = Duration::from_micros(microseconds.unsigned_abs());
-    let time =
-        if microseconds >= 0 { epoch.checked_add(distance) } else { epoch.checked_sub(distance) };
-    time.unwrap_or(epoch)
+    from_stream_time(microseconds)
 }
 
 /// Replicates until `shutdown`. Faults of source and targets are retried inside; this returns an error
@@ -138,8 +136,14 @@ pub async fn run(
             }
             .run(),
         );
-        let options = (batches, copies);
-        spawn_target(&mut drives, index, target, reader, options, (shared.clone(), share))?;
+        let records = control_of(&config, index)?;
+        let (control, keeper) =
+            control::channel(&target.name, target.apply_delay, records, shutdown.clone());
+        syncs.spawn(keeper.run());
+        let dir = config.dead_letters(target);
+        let letters = Letters::new(&dir, &config.source.slot_name, &target.name);
+        let own = Own { reader, share, control, letters };
+        spawn_target(&mut drives, index, target, (batches, copies), shared.clone(), own)?;
     }
     drop((shared, link_receiver));
 
@@ -309,27 +313,51 @@ fn postgres_options(
     }
 }
 
+/// What is recorded on one of the targets of what people ask of it.
+pub(crate) fn control_of(config: &Config, index: usize) -> Result<Box<dyn ControlTarget>> {
+    let target = config.targets.get(index);
+    let target = target.ok_or_else(|| Error::new(Kind::Internal, "there is no such target"))?;
+    let slot = &config.source.slot_name;
+    Ok(match &target.options {
+        TargetOptions::Postgres(options) => {
+            Box::new(PostgresControl::new(postgres_options(target, options, 1), slot))
+        }
+        TargetOptions::ClickHouse(options) => {
+            let options = ClickHouseOptions::from_config(&target.name, options)?;
+            Box::new(ClickHouseControl::new(options, slot))
+        }
+    })
+}
+
+/// What is one target's alone.
+struct Own {
+    reader: Reader,
+    share: Arc<watch::Sender<Share>>,
+    control: Control,
+    letters: Letters,
+}
+
 fn spawn_target(
     drives: &mut JoinSet<()>,
     index: usize,
     config: &config::Target,
-    reader: Reader,
     (batches, copies): (usize, bool),
-    (shared, share): (drive::Shared, Arc<watch::Sender<Share>>),
+    shared: drive::Shared,
+    own: Own,
 ) -> Result<()> {
     match &config.options {
         TargetOptions::Postgres(options) => {
             let target = PostgresTarget::new(postgres_options(config, options, batches));
-            let drive = driver(index, config, Duration::ZERO, target, reader, shared);
-            drives.spawn(drive::Drive { copied: copies, share, ..drive }.run());
+            let drive = driver(index, config, Duration::ZERO, target, shared, own);
+            drives.spawn(drive::Drive { copied: copies, ..drive }.run());
         }
         TargetOptions::ClickHouse(options) => {
             let options = ClickHouseOptions::from_config(&config.name, options)?;
-            let target = ClickHouseTarget::new(options, groups(config.batch, reader.limit()))?;
+            let target = ClickHouseTarget::new(options, groups(config.batch, own.reader.limit()))?;
             let limits = BatchLimits { rows: config.batch.rows.min(ENCODED_ROWS), ..config.batch };
             let linger = ENCODE_INTERVAL.min(config.batch.interval);
-            let drive = driver(index, config, linger, target, reader, shared);
-            drives.spawn(drive::Drive { limits, copied: copies, share, ..drive }.run());
+            let drive = driver(index, config, linger, target, shared, own);
+            drives.spawn(drive::Drive { limits, copied: copies, ..drive }.run());
         }
     }
     Ok(())
@@ -346,8 +374,8 @@ fn driver<T: Target>(
     config: &config::Target,
     linger: Duration,
     target: T,
-    reader: Reader,
     shared: drive::Shared,
+    Own { reader, share, control, letters }: Own,
 ) -> drive::Drive<T> {
     drive::Drive {
         index,
@@ -360,8 +388,10 @@ fn driver<T: Target>(
         shared,
         checkpoint: Checkpoint::default(),
         copied: false,
-        share: Arc::new(watch::channel(Share::everything()).0),
+        share,
         reached: Lsn::INVALID,
         refused: None,
+        control,
+        letters,
     }
 }

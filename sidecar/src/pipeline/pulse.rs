@@ -55,6 +55,11 @@ pub(super) async fn run(
                         _ => target.pending_since.or_else(|| Some(SystemTime::now())),
                     },
                 };
+                // the one that waits is the oldest; the first of its frame may be behind it already
+                if let Some(held) = target.held.filter(|_| target.state.waits()) {
+                    target.pending_since = Some(source_time(held.commit_time));
+                }
+                target.note_lag(SystemTime::now());
                 target.lag_bytes = match target.pending_since {
                     Some(_) => received.0.saturating_sub(target.applied.0),
                     None => 0,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{drive, groups, patience, postgres_options, receive};
 use crate::assemble::Checkpoint;
 use crate::config::{BatchLimits, Config, TargetOptions};
+use crate::control::{Control, Letters};
 use crate::copy::{CopyTarget, Stage, When};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
@@ -206,6 +207,10 @@ fn driver<T: Target>(
         share,
         reached: Lsn::INVALID,
         refused: None,
+        // What is asked of the target is about its main stream: a table that is copied anew shows the source as it is, and
+        // a sync that waited would keep its slot's WAL.
+        control: Control::none(),
+        letters: Letters::new(std::path::Path::new(""), "", &config.name),
     }
 }
 

@@ -179,8 +179,9 @@ impl Manager {
         }
     }
 
-    /// Once the main stream is behind the place where it goes on with the tables, nothing of the sync is left. The slot
-    /// goes at once: the main stream may have a long way to that place.
+    /// The sync has brought everything that is its own, and needs its slot no more, which keeps WAL. Once the main stream is
+    /// behind the place where it goes on with the tables, which takes its time when it is paused or delayed, no record is
+    /// left either.
     pub(super) async fn finish(&mut self, tables: Vec<Table>) -> Result<()> {
         let slot = slot_of(&tables);
         if self.is_of_another_past(&slot).await? {

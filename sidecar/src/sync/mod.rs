@@ -23,7 +23,7 @@
 //! | requested again | leaves it out | the same, after it was given up |
 //! | copying | leaves it out | it is emptied, copied, and followed until the sync is near |
 //! | handing over at h | leaves it out up to h, then waits | the sync goes on up to h; what it knows of the table's shape becomes the main stream's |
-//! | handed over at h | leaves it out up to h | once it is behind h: the slot is dropped, and all records of the sync |
+//! | handed over at h | leaves it out up to h | the slot is dropped; once the main stream is behind h, all records of the sync |
 //!
 //! | module | subject |
 //! |---|---|

@@ -72,7 +72,8 @@ impl Progress {
         for (progress, target) in self.targets.iter_mut().zip(&snapshot.targets) {
             let events = target.events + target.copied_rows;
             let marker = (target.applied.0, target.batches, events);
-            let idle = target.state == TargetState::Running && !pending(target);
+            // one that waits on purpose is not stuck
+            let idle = target.state.waits() || target.state.is_well() && !pending(target);
             if marker != progress.marker || idle {
                 *progress = TargetProgress { marker, since: now };
             }
@@ -108,12 +109,15 @@ pub fn healthy(snapshot: &Snapshot, progress: &Progress, now: Instant) -> Health
     Health::new(source, targets)
 }
 
-/// `/readyz`: what is read from a target is at most [`READY_LAG`] old.
+/// `/readyz`: what is read from a target is at most [`READY_LAG`] old, and what it is to be late by. One that is
+/// paused is not in step.
 pub fn ready(snapshot: &Snapshot, now: SystemTime) -> Health {
     let judge = |target: &TargetStatus| {
         let lag = target.lag(now);
-        let running = target.state == TargetState::Running;
-        let close = lag <= READY_LAG && target.lag_bytes <= READY_LAG_BYTES;
+        let running = target.state.is_well() && target.state != TargetState::Paused;
+        // how much is written while a target is to wait says nothing of it
+        let few = target.lag_bytes <= READY_LAG_BYTES || !target.delay.is_zero();
+        let close = target.undue_lag(now) <= READY_LAG && few;
         let detail = format!(
             "{}, {:.1} s and {} bytes behind",
             target.state.as_str(),
@@ -223,6 +227,33 @@ mod tests {
         setup.snapshot.targets[0].state = TargetState::Retrying;
         assert!(setup.at(60).ok);
         assert!(!setup.at(61).ok);
+    }
+
+    #[test]
+    fn who_waits_on_purpose_is_healthy() {
+        let mut setup = Setup::new();
+        for (target, state) in
+            setup.snapshot.targets.iter_mut().zip([TargetState::Paused, TargetState::Delayed])
+        {
+            (target.lag_bytes, target.state) = (1, state);
+        }
+        assert!(setup.at(1).ok && setup.at(100_000).ok);
+    }
+
+    #[test]
+    fn a_delay_is_no_lag_and_a_pause_is_not_in_step() {
+        let now = SystemTime::now();
+        let mut snapshot = Setup::new().snapshot;
+        let target = &mut snapshot.targets[0];
+        (target.state, target.delay) = (TargetState::Delayed, Duration::from_secs(3600));
+        target.pending_since = Some(now - Duration::from_secs(3650));
+        target.lag_bytes = READY_LAG_BYTES + 1;
+        assert!(ready(&snapshot, now).ok);
+        snapshot.targets[0].pending_since = Some(now - Duration::from_secs(3670));
+        assert!(!ready(&snapshot, now).ok);
+        snapshot.targets[0].pending_since = None;
+        snapshot.targets[0].state = TargetState::Paused;
+        assert!(!ready(&snapshot, now).ok);
     }
 
     #[test]

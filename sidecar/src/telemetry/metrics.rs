@@ -196,11 +196,14 @@ impl Families<'_, '_> {
 
     fn counters(&mut self, targets: &[TargetStatus]) -> fmt::Result {
         type Value = fn(&TargetStatus) -> u64;
-        let families: [(&str, &str, Value); 6] = [
+        let families: [(&str, &str, Value); 7] = [
             ("rsrepl_copied_rows", "Rows of the initial copy", |t| t.copied_rows),
             ("rsrepl_copied_bytes", "Bytes of the initial copy", |t| t.copied_bytes),
             ("rsrepl_events_processed", "Row changes applied", |t| t.events),
             ("rsrepl_transactions_processed", "Transactions applied", |t| t.transactions),
+            ("rsrepl_transactions_skipped", "Transactions that went to the dead letters", |t| {
+                t.skipped
+            }),
             ("rsrepl_batches_processed", "Batches applied", |t| t.batches),
             ("rsrepl_retries", "Attempts after an error", |t| t.retries),
         ];
@@ -251,19 +254,19 @@ impl Families<'_, '_> {
             "End of the last transaction that the target shows, as a byte position",
             |t| t.applied.0,
         )?;
-        const STATES: [TargetState; 4] = [
-            TargetState::Starting,
-            TargetState::Running,
-            TargetState::Retrying,
-            TargetState::Stopped,
-        ];
+        self.per_target(
+            targets,
+            "rsrepl_apply_delay_seconds",
+            "How late the target is to be",
+            |t| t.delay.as_secs_f64(),
+        )?;
         self.family(
             "rsrepl_target_state",
             "1 for the state that the target is in",
             MetricType::Gauge,
             |mut metric| {
                 for target in targets {
-                    for state in STATES {
+                    for state in TargetState::ALL {
                         let [name, kind] = labels(target);
                         let labels = [name, kind, ("state", state.as_str())];
                         metric

@@ -295,7 +295,7 @@ impl Encoder<'_> {
                 self.entry(item, &old.row, None, -1)?;
             }
             Operation::Update { .. } | Operation::Delete { .. } => {
-                return Err(without_identity(self.plan, item.lsn));
+                return Err(without_identity(self.plan, item));
             }
             Operation::Truncate { .. } | Operation::Schema(_) => {}
         }

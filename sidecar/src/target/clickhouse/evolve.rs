@@ -14,6 +14,7 @@ use super::session::Session;
 use super::setup;
 use super::types::ColumnType;
 use super::version::Version;
+use crate::batch::Position;
 use crate::config::Mode;
 use crate::error::{Error, Kind, Result};
 use crate::schema::{self, Column, Operation, Table, Verdict, What, built_in};
@@ -26,6 +27,8 @@ pub(super) struct Turn {
     pub(super) lsn: Lsn,
     /// The end of the last transaction before its own.
     pub(super) whole: Lsn,
+    /// Its own, if it is known.
+    pub(super) transaction: Position,
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ impl Session {
     pub(super) async fn follow(&mut self, turn: &Turn) -> Result<()> {
         let followed = self.turn(turn).await;
         self.forget(turn.how.oid());
-        followed.map_err(|error| error.at(turn.lsn))
+        followed.map_err(|error| error.at(turn.lsn).of(turn.transaction))
     }
 
     async fn turn(&mut self, turn: &Turn) -> Result<()> {

@@ -35,6 +35,7 @@
 //! | `records` | what each table is, and since which change of the stream |
 //! | `check` | the preflight: the same questions, and nothing changed |
 //! | `mirror` | what `rsrepl verify` needs of it |
+//! | `control` | what people ask of the target |
 //! | `setup` | what must be true of the server before rows go to it |
 //! | `position` | where the stream is on this server |
 //! | `client` | HTTP: time-outs, settings, one INSERT is one block |
@@ -49,6 +50,7 @@ mod alter;
 mod check;
 mod choose;
 mod client;
+mod control;
 mod convert;
 mod copies;
 mod copy;
@@ -86,6 +88,7 @@ mod worker;
 mod write;
 
 pub use check::check;
+pub use control::ClickHouseControl;
 pub use copy::ClickHouseCopy;
 pub(crate) use ddl::{literal, quoted};
 pub(crate) use mirror::{ImageColumn, Mirror, Reader, version_at};

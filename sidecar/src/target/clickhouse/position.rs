@@ -10,6 +10,7 @@ use rsrepl_wire::Lsn;
 use super::client::Server;
 use super::ddl::{literal, qualified, quoted};
 use super::failure::Attempt;
+use super::setup;
 use super::types::put_string;
 use super::version::Version;
 use crate::batch::Position;
@@ -78,6 +79,18 @@ pub(super) async fn read(server: &Server, database: &str, source: &SourceIdentit
         Ok(()) => Ok(position),
         Err(why) => refuse(format!("its position for slot {} {why}", source.slot)),
     }
+}
+
+/// The position, for who only looks, and at whatever source's; `None`: there is none.
+pub(super) async fn look_up(server: &Server, database: &str, slot: &str) -> Result<Option<Lsn>> {
+    if setup::describe(server, database, POSITIONS).await?.is_none() {
+        return Ok(None);
+    }
+    let table = qualified(database, POSITIONS);
+    let sql = format!("SELECT toString(lsn) FROM {table} FINAL WHERE slot = {}", literal(slot));
+    let rows = server.strings::<1>(Attempt::ReadPosition, &sql).await?;
+    let lsn = rows.first().map(|[lsn]| number(server, lsn)).transpose()?;
+    Ok(lsn.map(Lsn).filter(|lsn| *lsn != Lsn::INVALID))
 }
 
 pub(super) fn number<T: FromStr>(server: &Server, text: &str) -> Result<T> {

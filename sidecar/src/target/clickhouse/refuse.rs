@@ -1,6 +1,6 @@
 //! What is said when a row cannot be written: target, table, key, column, LSN, value and policy.
 
-use rsrepl_wire::{Lsn, Row, Value};
+use rsrepl_wire::{Row, Value};
 
 use super::convert::{Refusal, Source};
 use super::encode::Item;
@@ -65,11 +65,12 @@ pub(super) fn refused(
         }
     }
     .at(item.lsn)
+    .of(item.transaction)
 }
 
 /// The error for an UPDATE or DELETE of a table whose rows cannot be told apart.
 #[cold]
-pub(super) fn without_identity(plan: &Plan, lsn: Lsn) -> Error {
+pub(super) fn without_identity(plan: &Plan, item: &Item) -> Error {
     let relation = &plan.relation;
     Error::new(
         Kind::Setup,
@@ -79,7 +80,8 @@ pub(super) fn without_identity(plan: &Plan, lsn: Lsn) -> Error {
         ),
     )
     .hint(format!("ALTER TABLE {relation} REPLICA IDENTITY FULL on the source"))
-    .at(lsn)
+    .at(item.lsn)
+    .of(item.transaction)
 }
 
 /// `(1, abc)`, or `none`.

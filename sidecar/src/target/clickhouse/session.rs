@@ -134,7 +134,8 @@ impl Session {
         if !session.is_changed(relation, version) {
             return Ok(());
         }
-        let turn = |how, version| Turn { how, version, lsn, whole: lsn };
+        let transaction = Position::default();
+        let turn = |how, version| Turn { how, version, lsn, whole: lsn, transaction };
         session.follow(&turn(How::Shown(Arc::clone(relation)), version)).await?;
         let Some(record) = session.records.get(&relation.oid).filter(|_| whole) else {
             return Ok(());
@@ -201,7 +202,8 @@ impl Session {
                 (self.whole, self.ends_at) = (self.ends_at, change.end_lsn);
             }
             let whole = self.whole;
-            let turn = |how| Turn { how, version, lsn: change.lsn, whole };
+            let transaction = changes.transaction(change.end_lsn);
+            let turn = |how| Turn { how, version, lsn: change.lsn, whole, transaction };
             if let Operation::Schema(message) = &change.operation {
                 self.version = version;
                 return Ok((steps, Some(turn(How::Told(Arc::clone(message))))));
@@ -225,7 +227,7 @@ impl Session {
                 steps.resize_with(self.tables.len(), Vec::new);
             }
             if let (Some(steps), Some(state)) = (steps.get_mut(index), self.tables.at(index)) {
-                add(steps, state, version, changes.transaction(change.end_lsn), change);
+                add(steps, state, version, transaction, change);
             }
         }
         Ok((steps, None))

@@ -73,6 +73,11 @@ impl Session {
 
     /// Writes the rows within a transaction, which it begins if none is open.
     pub async fn write_rows(&mut self, work: &Work, alone: bool) -> Result<()> {
+        let written = self.write_work_within(work, alone).await;
+        written.map_err(|error| error.among(&work.transactions))
+    }
+
+    async fn write_work_within(&mut self, work: &Work, alone: bool) -> Result<()> {
         if work.epoch != self.epoch {
             self.forget_tables();
             self.epoch = work.epoch;

@@ -141,22 +141,26 @@ impl Evolution<'_> {
     }
 
     pub async fn follow(&self, step: &Step) -> Result<()> {
-        let (done, name, lsn) = match step {
-            Step::Shown { relation, lsn } => {
+        let (done, name, (lsn, end)) = match step {
+            Step::Shown { relation, lsn, end_lsn } => {
                 let how = How { command: None, rewrite: false };
-                (self.change(Table::of_relation(relation), how).await, relation.to_string(), lsn)
+                (
+                    self.change(Table::of_relation(relation), how).await,
+                    relation.to_string(),
+                    (lsn, end_lsn),
+                )
             }
-            Step::Told { message, lsn } => {
+            Step::Told { message, lsn, end_lsn } => {
                 let table = message.table();
                 let how = How { command: Some(&message.command), rewrite: message.rewrite };
                 let done = match &message.what {
                     What::Is(table) => self.change(table.clone(), how).await,
                     What::Dropped(table) => self.drop(table).await,
                 };
-                (done, table.to_string(), lsn)
+                (done, table.to_string(), (lsn, end_lsn))
             }
         };
-        done.map_err(|failure| self.error(failure, name).at(*lsn))
+        done.map_err(|failure| self.error(failure, name).at(*lsn).of_end(*end))
     }
 
     async fn change(&self, to: Table, how: How<'_>) -> Result<(), Failure> {

@@ -107,7 +107,9 @@ impl Judge<'_> {
                 }
                 Err(self.row(change, &why))
             }
-            _ => Err(errors::of_server(self.target, &what(change), error).at(change.lsn)),
+            _ => Err(errors::of_server(self.target, &what(change), error)
+                .at(change.lsn)
+                .of_end(change.end_lsn)),
         }
     }
 
@@ -147,7 +149,9 @@ impl Judge<'_> {
 
     fn row(&self, change: &Change, why: &str) -> Error {
         let target = self.target;
-        Error::new(Kind::Row, format!("target {target}: {}: {why}", what(change))).at(change.lsn)
+        Error::new(Kind::Row, format!("target {target}: {}: {why}", what(change)))
+            .at(change.lsn)
+            .of_end(change.end_lsn)
     }
 }
 

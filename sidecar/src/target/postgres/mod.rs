@@ -41,6 +41,7 @@
 //! | `copies` | `rsrepl.copies`: what of it is there |
 //! | `create` | tables that the target lacks |
 //! | `syncs` | `rsrepl.syncs`: tables that are copied anew beside the stream |
+//! | `control` | `rsrepl.control`: what people ask of the target |
 //! | `errors` | what SQLSTATEs mean |
 //! | `check` | the preflight of a target |
 
@@ -50,6 +51,7 @@ mod array;
 mod catalog;
 mod check;
 mod codec;
+mod control;
 mod copies;
 mod copy;
 mod create;
@@ -86,6 +88,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 pub use self::check::check;
+pub use self::control::PostgresControl;
 pub use self::loading::PostgresCopy;
 pub(crate) use self::positions::look_up as look_up_position;
 pub use self::syncs::PostgresSyncs;

@@ -40,6 +40,8 @@ pub struct Work {
     pub epoch: u64,
     /// It ends a batch.
     pub last: bool,
+    /// The transactions that its changes are of, and perhaps others of the same batch.
+    pub transactions: Vec<Position>,
 }
 
 impl Work {

@@ -110,7 +110,16 @@ pub struct Begun<'a> {
 
 /// Whether this is one of our own tables: a source that is a target itself has them too.
 pub fn is_ours(relation: &Relation) -> bool {
-    let ours = ["positions", "tables", "copies", "copied_chunks", "to_create", "syncs", "complete"];
+    let ours = [
+        "positions",
+        "tables",
+        "copies",
+        "copied_chunks",
+        "to_create",
+        "syncs",
+        "complete",
+        "control",
+    ];
     relation.schema == "rsrepl" && ours.contains(&relation.name.as_str())
 }
 

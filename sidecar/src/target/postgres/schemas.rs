@@ -19,9 +19,9 @@ use crate::schema::{self, Table};
 #[derive(Clone, Debug)]
 pub enum Step {
     /// As the source's event trigger says.
-    Told { message: Arc<schema::Message>, lsn: Lsn },
+    Told { message: Arc<schema::Message>, lsn: Lsn, end_lsn: Lsn },
     /// As the description before its next row shows.
-    Shown { relation: Arc<Relation>, lsn: Lsn },
+    Shown { relation: Arc<Relation>, lsn: Lsn, end_lsn: Lsn },
 }
 
 /// The tables of the source as they are at the end of what was handed over.
@@ -55,7 +55,7 @@ impl Schemas {
     }
 
     /// The works that a batch comes to, in their order; the last of them ends as the batch does.
-    pub fn works(&mut self, batch: Batch, mut from: Lsn) -> Vec<Work> {
+    pub fn works(&mut self, mut batch: Batch, mut from: Lsn) -> Vec<Work> {
         for oid in &batch.anew {
             // its next row has it looked up
             self.known.remove(oid);
@@ -64,14 +64,14 @@ impl Schemas {
         }
         let mut pieces = Pieces { done: Vec::new(), open: Piece::new(self.epoch), ends_at: None };
         pieces.open.changes.reserve(batch.changes.len()); // mostly all of them go there
-        for change in batch.changes {
+        for change in std::mem::take(&mut batch.changes) {
             if positions::is_ours(&change.relation) {
                 continue;
             }
             pieces.reach(change.end_lsn);
             if let Operation::Schema(message) = change.operation {
                 self.note(&message);
-                let step = Step::Told { message, lsn: change.lsn };
+                let step = Step::Told { message, lsn: change.lsn, end_lsn: change.end_lsn };
                 self.change(&mut pieces, step, change.end_lsn);
                 continue;
             }
@@ -80,7 +80,7 @@ impl Schemas {
                 Look::Unknown => pieces.open.seeds.push(Arc::clone(&change.relation)),
                 Look::Changed => {
                     let relation = Arc::clone(&change.relation);
-                    let step = Step::Shown { relation, lsn: change.lsn };
+                    let step = Step::Shown { relation, lsn: change.lsn, end_lsn: change.end_lsn };
                     self.change(&mut pieces, step, change.end_lsn);
                 }
             }
@@ -88,10 +88,15 @@ impl Schemas {
         }
         let mut works = pieces.finish();
         let last = works.len().saturating_sub(1);
+        if last > 0 {
+            // a batch with a schema change is a rare one
+            works.iter_mut().take(last).for_each(|work| work.transactions.clone_from(&batch.ends));
+        }
         for (at, work) in works.iter_mut().enumerate() {
             (work.from, work.last, work.full) = (from, at == last, batch.full);
             if at == last {
                 work.commit = batch.commit;
+                work.transactions = std::mem::take(&mut batch.ends);
             }
             from = work.commit.map_or(from, |commit| commit.lsn);
         }
