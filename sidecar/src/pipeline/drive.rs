@@ -37,7 +37,7 @@ use crate::guard::guarded;
 use crate::ledger::Ledger;
 use crate::retry::{Backoff, STOPPED_RETRY};
 use crate::spool::{Item, Reader};
-use crate::status::{Status, TargetState, TargetStatus};
+use crate::status::{Status, TargetState};
 use crate::sync::Share;
 use crate::target::{Event, Target};
 use crate::telemetry::Metrics;

@@ -81,7 +81,7 @@ async fn what_is_given_up_stays_held() {
     let slot = "slot_sync_1_0";
     let copying = Table { slot: slot.into(), ..asked(Stage::Copying) };
     syncs.write(&[copying.clone()]).await.unwrap();
-    assert_eq!(syncs.cancelled(slot).await.unwrap(), []);
+    assert_eq!(syncs.cancelled(slot).await.unwrap(), [0_u32; 0]);
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(syncs.cancelled(slot).await.unwrap(), [OID]);
@@ -92,7 +92,7 @@ async fn what_is_given_up_stays_held() {
     syncs.request(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(stages(&mut syncs).await, [(Stage::GivenUp, slot.to_owned())]);
     syncs.end(slot, &[]).await.unwrap();
-    assert_eq!(syncs.cancelled(slot).await.unwrap(), [], "it goes with the sync");
+    assert_eq!(syncs.cancelled(slot).await.unwrap(), [0_u32; 0], "it goes with the sync");
     syncs.write(&[Table { slot: String::new(), ..given_up }]).await.unwrap();
     let held = [(Stage::GivenUp, String::new())];
     syncs.withdraw(&[asked(Stage::Requested)]).await.unwrap();

@@ -163,7 +163,8 @@ impl Session {
         let (command, what) = ("DROP TABLE".to_owned(), schema::What::Dropped(table));
         let how = How::Told(Arc::new(schema::Message { command, what, rewrite: false }));
         let version = Version::copied(lsn, 0);
-        session.follow(&Turn { how, version, lsn, whole: lsn }).await
+        let transaction = Position { lsn, ..Position::default() };
+        session.follow(&Turn { how, version, lsn, whole: lsn, transaction }).await
     }
 
     /// Of a stream that has nothing under way.

@@ -216,7 +216,7 @@ impl PostgresSyncs {
     }
 
     async fn handed_over(&mut self, oid: u32) -> Result<bool> {
-        let Open { client, slot, asked } = self.opened()?;
+        let Open { client, slot, asked, .. } = self.opened()?;
         let Some(asked) = asked else { return Ok(false) };
         let server = |error| self.server(error);
         if !exists(client, "tables").await.map_err(server)? {

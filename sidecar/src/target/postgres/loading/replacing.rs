@@ -63,7 +63,7 @@ impl PostgresCopy {
             let what = What::Dropped(record.table);
             let message = Message { command: "DROP TABLE".to_owned(), what, rewrite: false };
             let evolution = Evolution { target, client: &open.client, follows: &follows };
-            evolution.follow(&Step::Told { message: Arc::new(message), lsn: at }).await
+            evolution.follow(&Step::Told { message: Arc::new(message), lsn: at, end_lsn: at }).await
         })
         .await
     }
