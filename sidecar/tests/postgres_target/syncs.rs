@@ -74,14 +74,14 @@ async fn what_is_given_up_stays_held() {
     }
     let slot = "slot_sync_1_0";
     let copying = Table { slot: slot.into(), ..asked(Stage::Copying) };
-    syncs.write(&[copying.clone()]).await.unwrap();
+    syncs.write(std::slice::from_ref(&copying)).await.unwrap();
     assert!(syncs.cancelled(slot).await.unwrap().is_empty());
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(syncs.cancelled(slot).await.unwrap(), [OID]);
     assert_eq!(stages(&mut syncs).await, [(Stage::Copying, slot.to_owned())]);
     let given_up = Table { stage: Stage::GivenUp, ..copying };
-    syncs.give_up(slot, &[given_up.clone()]).await.unwrap();
+    syncs.give_up(slot, std::slice::from_ref(&given_up)).await.unwrap();
     // as long as something of it is left, nothing new begins
     syncs.request(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(stages(&mut syncs).await, [(Stage::GivenUp, slot.to_owned())]);
