@@ -1,5 +1,3 @@
-//! What is recorded of tables that are copied anew: `sidecar/src/sync`.
-
 use rsrepl_sidecar::batch::Batch;
 use rsrepl_sidecar::error::Kind;
 use rsrepl_sidecar::sync::{Stage, SyncTarget, Table};
@@ -76,23 +74,23 @@ async fn what_is_given_up_stays_held() {
     for stage in [Stage::Requested, Stage::ToDecide] {
         syncs.request(&[asked(stage)]).await.unwrap();
         syncs.cancel(&[asked(stage)]).await.unwrap();
-        assert_eq!(stages(&mut syncs).await, []);
+        assert!(stages(&mut syncs).await.is_empty());
     }
     let slot = "slot_sync_1_0";
     let copying = Table { slot: slot.into(), ..asked(Stage::Copying) };
-    syncs.write(&[copying.clone()]).await.unwrap();
-    assert_eq!(syncs.cancelled(slot).await.unwrap(), [0_u32; 0]);
+    syncs.write(std::slice::from_ref(&copying)).await.unwrap();
+    assert!(syncs.cancelled(slot).await.unwrap().is_empty());
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     syncs.cancel(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(syncs.cancelled(slot).await.unwrap(), [OID]);
     assert_eq!(stages(&mut syncs).await, [(Stage::Copying, slot.to_owned())]);
     let given_up = Table { stage: Stage::GivenUp, ..copying };
-    syncs.give_up(slot, &[given_up.clone()]).await.unwrap();
+    syncs.give_up(slot, std::slice::from_ref(&given_up)).await.unwrap();
     // as long as something of it is left, nothing new begins
     syncs.request(&[asked(Stage::Requested)]).await.unwrap();
     assert_eq!(stages(&mut syncs).await, [(Stage::GivenUp, slot.to_owned())]);
     syncs.end(slot, &[]).await.unwrap();
-    assert_eq!(syncs.cancelled(slot).await.unwrap(), [0_u32; 0], "it goes with the sync");
+    assert!(syncs.cancelled(slot).await.unwrap().is_empty(), "it goes with the sync");
     syncs.write(&[Table { slot: String::new(), ..given_up }]).await.unwrap();
     let held = [(Stage::GivenUp, String::new())];
     syncs.withdraw(&[asked(Stage::Requested)]).await.unwrap();
