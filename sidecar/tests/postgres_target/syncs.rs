@@ -1,3 +1,5 @@
+//! What is recorded of tables that are copied anew: `sidecar/src/sync`.
+
 use rsrepl_sidecar::batch::Batch;
 use rsrepl_sidecar::error::Kind;
 use rsrepl_sidecar::sync::{Stage, SyncTarget, Table};
