@@ -276,7 +276,7 @@ mod tests {
             Cli::try_parse_from(words.iter().chain(places)).map(drop)
         };
         for place in
-            [["--lsn", "0/10"], ["--until-lsn", "0/10"], ["--until-time", "2026-01-31 12:00:00"]]
+            [["--lsn", "0/10"], ["--until-lsn", "0/10"], ["--until-time", "2026-01-31 12:00:00Z"]]
         {
             parse(&place).expect("valid");
         }

@@ -2,7 +2,7 @@
 //! within a second or two; one that is started later does so from its start.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rsrepl_wire::Lsn;
 use tokio::time::Instant;
@@ -64,13 +64,13 @@ pub(super) fn parse_lsn(text: &str) -> Result<Lsn, String> {
     }
 }
 
-/// A time in UTC: as RFC 3339 has it, or as PostgreSQL shows it. Microseconds since 2000-01-01.
+/// A time in UTC, with its zone: as RFC 3339 has it, or as PostgreSQL shows it. Microseconds since 2000-01-01.
 pub(super) fn parse_time(text: &str) -> Result<i64, String> {
+    let expected = || "expected a time in UTC, and with its zone, such as \"2026-01-31 12:00:00Z\"";
+    // without, it would be taken for one of another zone by as many as take it for one of theirs
     let utc = ["Z", "z", "+00:00", "+00", " UTC"].iter().find_map(|zone| text.strip_suffix(zone));
-    let bare = utc.unwrap_or(text).trim();
-    humantime::parse_rfc3339_weak(bare)
-        .map(stream_time)
-        .map_err(|_| "expected a time in UTC such as \"2026-01-31 12:00:00Z\"".to_owned())
+    let bare = utc.ok_or_else(|| expected().to_owned())?.trim();
+    humantime::parse_rfc3339_weak(bare).map(stream_time).map_err(|_| expected().to_owned())
 }
 
 /// See the module's documentation.
@@ -102,7 +102,10 @@ async fn ask(config: &Config, name: &str, asked: Asked) -> Result<ExitCode> {
         Asked::Pause => {
             let pause = Record::new(RecordKind::Pause, None);
             records.change(&pauses, &[pause]).await?;
-            println!("{name}: paused; `rsrepl resume --target {name}` lets it go on");
+            println!(
+                "{name}: paused, as soon as its sidecar has read that (`rsrepl status` says so); \
+                 `rsrepl resume --target {name}` lets it go on"
+            );
         }
         Asked::Resume(None) => match pauses.is_empty() {
             true => println!("{name}: it was not paused"),
@@ -128,6 +131,15 @@ async fn ask(config: &Config, name: &str, asked: Asked) -> Result<ExitCode> {
             println!("{name}: nothing is skipped for that any more");
         }
         Asked::Skip { what, wait, .. } => {
+            if let Skipped::All(Until::Time(time)) = what
+                && time > stream_time(SystemTime::now())
+            {
+                let what = format!(
+                    "{} is in the future: everything until then would be lost",
+                    time_text(time)
+                );
+                return Err(Error::new(Kind::Config, what));
+            }
             if let Skipped::One(lsn) | Skipped::All(Until::Lsn(lsn)) = what {
                 ahead(name, records.as_mut(), lsn).await?;
             }
@@ -231,6 +243,7 @@ mod tests {
             assert_eq!(time_text(time), "2026-01-31 12:00:00.25+00");
         }
         assert!(parse_time("2026-01-31 12:00:00+02").is_err(), "another zone is no UTC");
+        assert!(parse_time("2026-01-31 12:00:00").is_err(), "of which zone?");
         assert!(parse_time("yesterday").is_err());
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rsrepl_wire::{Begin, Lsn};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::records::{ControlTarget, Record, RecordKind};
 use super::rules::{Rules, Until, Verdict, stream_time};
@@ -281,7 +281,7 @@ impl Keeper {
                 Err(error) => {
                     let what = error.to_string();
                     if told.as_ref() != Some(&what) {
-                        debug!(target_name = self.name, %error, "what is asked of the target cannot be read");
+                        warn!(target_name = self.name, %error, "what is asked of the target (pause, resume, skip) cannot be read: what was read before goes on to hold");
                         told = Some(what.clone());
                     }
                     // what was read before goes on to hold

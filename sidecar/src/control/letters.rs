@@ -4,6 +4,7 @@
 //! is there whole. The position of the target passes the transaction only when its lines are on disk; so after a
 //! crash in between, the same lines are there twice (same `lsn`, same `number`), and never not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -34,32 +35,73 @@ pub struct Letters {
     file: Option<File>,
     /// Written, and perhaps not on disk.
     dirty: bool,
+    /// Transactions that are whole in the file, and maybe not on disk.
+    ended: Vec<Key>,
+    /// Those that are on disk, and that the target has not passed: when it fails behind them, they come again, and are
+    /// not written again.
+    kept: BTreeSet<Key>,
+}
+
+/// What tells transactions apart, also those of two timelines: end, xid, commit time.
+type Key = (Lsn, u32, i64);
+
+fn key(transaction: &Position) -> Key {
+    (transaction.lsn, transaction.xid, transaction.commit_time)
+}
+
+impl Letter {
+    fn transaction(&self) -> &Position {
+        match self {
+            Letter::Change { transaction, .. } | Letter::End { transaction, .. } => transaction,
+        }
+    }
 }
 
 impl Letters {
     /// In `dir`; slot and target make the file's name.
     pub fn new(dir: &Path, slot: &str, target: &str) -> Letters {
         let path = dir.join(format!("{slot}.{target}.jsonl"));
-        Letters { target: target.to_owned(), path, file: None, dirty: false }
+        Letters {
+            target: target.to_owned(),
+            path,
+            file: None,
+            dirty: false,
+            ended: Vec::new(),
+            kept: BTreeSet::new(),
+        }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends lines. They are safe once they are [synced](Self::sync).
+    /// The transaction is on disk already, whole.
+    pub fn has(&self, transaction: &Position) -> bool {
+        self.kept.contains(&key(transaction))
+    }
+
+    /// The target is behind everything up to here: it does not come again.
+    pub fn passed(&mut self, position: Lsn) {
+        self.kept.retain(|(lsn, ..)| *lsn > position);
+    }
+
+    /// Appends lines, but of what it [has](Self::has). They are safe once they are [synced](Self::sync).
     ///
     /// # Errors
     /// [`Kind::Disk`]; [`Kind::Frame`]: a row cannot be decoded.
     pub fn write(&mut self, letters: &[Letter]) -> Result<()> {
-        if letters.is_empty() {
-            return Ok(());
-        }
         let mut lines = Vec::new();
-        for letter in letters {
+        let mut ended = Vec::new();
+        for letter in letters.iter().filter(|letter| !self.has(letter.transaction())) {
+            if let Letter::End { transaction, .. } = letter {
+                ended.push(key(transaction));
+            }
             let line = line(&self.target, letter)?;
             serde_json::to_writer(&mut lines, &line).map_err(|error| self.failed(error.into()))?;
             lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(());
         }
         let file = match self.file.take() {
             Some(file) => Ok(file),
@@ -69,6 +111,7 @@ impl Letters {
         // after an error the file is opened anew, and a line that was torn is ended there
         self.file = Some(written.map_err(|error| self.failed(error))?);
         self.dirty = true;
+        self.ended.append(&mut ended);
         Ok(())
     }
 
@@ -88,12 +131,14 @@ impl Letters {
         let synced = synced.map_err(io::Error::other).and_then(|synced| synced);
         self.file = Some(synced.map_err(|error| self.failed(error))?);
         self.dirty = false;
+        self.kept.extend(self.ended.drain(..));
         Ok(())
     }
 
     /// The transactions that were being written come again.
     pub fn restart(&mut self) {
         (self.file, self.dirty) = (None, false);
+        self.ended.clear();
     }
 
     #[cold]

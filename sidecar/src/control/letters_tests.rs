@@ -154,3 +154,32 @@ fn nobody_leads_us_to_another_file() {
     assert!(!dir.join("other").exists());
     remove(&letters);
 }
+
+/// A target that fails behind a transaction that was skipped has it come again, at each attempt.
+#[tokio::test]
+async fn what_is_on_disk_is_not_written_again() {
+    let mut letters = letters("again");
+    let whole = || [changes(), vec![Letter::End { transaction: AT, changes: 4 }]].concat();
+    // not whole, or not on disk: it comes again, and is written again
+    letters.write(&changes()).unwrap();
+    letters.sync().await.unwrap();
+    letters.restart();
+    letters.write(&whole()).unwrap();
+    letters.restart();
+    assert!(!letters.has(&AT));
+    for _ in 0..3 {
+        letters.write(&whole()).unwrap();
+        letters.sync().await.unwrap();
+        letters.restart();
+        assert!(letters.has(&AT));
+    }
+    assert_eq!(read(&letters).len(), 4 + 5 + 5);
+    // another one of the same end
+    let other = Position { commit_time: 9, ..AT };
+    letters.write(&[Letter::End { transaction: other, changes: 0 }]).unwrap();
+    letters.sync().await.unwrap();
+    assert_eq!(read(&letters).len(), 15);
+    letters.passed(AT.lsn);
+    assert!(!letters.has(&AT) && !letters.has(&other), "it is behind them");
+    remove(&letters);
+}

@@ -393,6 +393,7 @@ impl<T: Target> Drive<T> {
         self.checkpoint = checkpoint;
         self.shared.ledger.send_modify(|ledger| ledger.applied(self.index, session.stored));
         self.control.stored(session.stored);
+        self.letters.passed(session.stored);
     }
 }
 

@@ -106,7 +106,7 @@ pub fn verify_present(reached: Lsn, wal_end: Lsn, standby: bool) -> Result<()> {
         false => {
             "it was restored from a backup, or is another server. Point the connection string at the right one and \
              restart the sidecar; if there is none any more, load the targets anew (with confirm = \"spooled\", behind \
-             removing the spool's folder)"
+             removing the folder `log` of spool.dir)"
         }
     }))
 }

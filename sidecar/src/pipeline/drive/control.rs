@@ -9,7 +9,7 @@ use super::session::Session;
 use crate::batch::Position;
 use crate::control::Wait;
 use crate::control::letters::Letter;
-use crate::error::{Error, Result};
+use crate::error::{Decision, Error, Result};
 use crate::pipeline::source_time;
 use crate::status::TargetState;
 use crate::target::Target;
@@ -38,9 +38,14 @@ impl<T: Target> Drive<T> {
         let letters = session.assembler.take_letters();
         self.letters.write(&letters)?;
         for letter in letters {
-            if let Letter::End { transaction: Position { lsn, xid, .. }, changes } = letter {
-                warn!(target_name = self.name, %lsn, xid, changes, dead_letters = %self.letters.path().display(), "a transaction is skipped");
+            if let Letter::End { transaction, changes } = letter {
+                let Position { lsn, xid, .. } = transaction;
                 self.control.skipped(lsn);
+                if self.letters.has(&transaction) {
+                    // it comes again, as what is behind it has failed
+                    continue;
+                }
+                warn!(target_name = self.name, %lsn, xid, changes, dead_letters = %self.letters.path().display(), "a transaction is skipped");
                 self.shared.status.update_target(self.index, |status| status.skipped += 1);
             }
         }
@@ -90,7 +95,9 @@ impl<T: Target> Drive<T> {
     /// How to go on without the transaction that stops the target. Not of a sync's stream: a skip would keep the
     /// transaction out of the tables of all others, and not out of those that are copied anew.
     pub(super) fn way_out(&self, failure: &Error, state: TargetState) -> String {
-        let helps = state == TargetState::Stopped && self.control.is_asked();
+        // not of what passes by itself, or is no fault of the transaction, and was tried in vain for long enough
+        let its_own = failure.decision() == Decision::Stop;
+        let helps = its_own && state == TargetState::Stopped && self.control.is_asked();
         let transaction = failure.transaction().filter(|_| helps);
         let Some(Position { lsn, .. }) = transaction else { return String::new() };
         let text = format!(

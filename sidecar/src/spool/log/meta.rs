@@ -152,6 +152,6 @@ pub(super) fn newer(dir: &Path, format: u32) -> Error {
     );
     Error::new(Kind::Config, what).hint(
         "run the version that wrote it; to change versions, let that one apply everything first (all targets' lag is 0), \
-         stop it, and remove the folder",
+         stop it, and remove the folder `log` of spool.dir",
     )
 }

@@ -69,7 +69,7 @@ const LOST: &str = "what is missing was confirmed to the slot, and does not come
      or remove it and load those targets anew that the log names then as behind the slot";
 
 /// What to do when source and spool have gone different ways.
-const RESYNC: &str = "what targets have of it differs from the source: remove the spool's folder, forget the targets' \
+const RESYNC: &str = "what targets have of it differs from the source: remove the folder `log` of spool.dir, forget the targets' \
      positions and load the targets anew";
 
 /// One file of the log.
