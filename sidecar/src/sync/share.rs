@@ -173,6 +173,7 @@ impl Share {
     pub fn take(&mut self, batch: &mut Batch) -> bool {
         let commit = batch.commit.map_or(Lsn::INVALID, |commit| commit.lsn);
         let last = batch.changes.last().map_or(commit, |change| change.end_lsn.max(commit));
+        self.clash = None;
         if !self.has_all() {
             let mut before = None;
             let clash = batch.changes.iter().find_map(|change| {
