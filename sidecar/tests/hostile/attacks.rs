@@ -18,6 +18,11 @@ fn attack(name: impl Into<String>, stage: Stage, head: Vec<u8>) -> Attack {
     Attack { name: name.into(), stage, head, again: (Vec::new(), 0), then: Then::Refused }
 }
 
+/// The server ends the connection then: it may be that all of it is a part of something.
+fn closed(name: impl Into<String>, stage: Stage, head: Vec<u8>) -> Attack {
+    Attack { then: Then::Closed, ..attack(name, stage, head) }
+}
+
 fn flood(name: &str, stage: Stage, head: Vec<u8>, part: Vec<u8>) -> Attack {
     Attack { again: (part, FLOOD), ..attack(name, stage, head) }
 }
@@ -32,20 +37,21 @@ fn texts(tag: u8, len: usize) -> Vec<u8> {
     [&head(tag, len as u32 + 4)[..], b"M"].concat()
 }
 
+/// To be refused before the stream begins.
 fn before_the_stream(rng: &mut Rng) -> Vec<Attack> {
     let random: Vec<u8> = (0..4096).map(|_| rng.u8(..)).collect();
     let text = vec![b'x'; MIB / 2];
-    let large_row = rows(&[Some(&"x".repeat(MIB - 64))]);
+    let large_row = rows(&[Some(&*"x".repeat(MIB - 64))]);
     let nulls = rows(&vec![None; 32_767]);
-    let setting = message(b'S', &[b"a\0", &text[..], b"\0"].concat());
-    let notice = message(b'N', &[b"M", &text[..], b"\0\0"].concat());
+    let setting = message(b'S', &[&b"a\0"[..], &text, b"\0"].concat());
+    let notice = message(b'N', &[&b"M"[..], &text, b"\0\0"].concat());
     let slot = Stage::Query("pg_replication_slots");
     let system = Stage::Query("IDENTIFY_SYSTEM");
     let row = |columns: &[Option<&str>]| {
         [rows(columns), message(b'C', b"SELECT 1\0"), message(b'Z', b"I")].concat()
     };
     vec![
-        attack("random bytes", Stage::Startup, random.clone()),
+        closed("random bytes", Stage::Startup, random.clone()),
         attack("HTTP", Stage::Startup, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
         attack("an unknown authentication", Stage::Startup, message(b'R', &[0xFF; 4])),
         attack("no authentication at all", Stage::Startup, message(b'R', b"")),
@@ -61,8 +67,8 @@ fn before_the_stream(rng: &mut Rng) -> Vec<Attack> {
         flood("a long error", Stage::Startup, texts(b'E', FLOOD), text.clone()),
         flood("notices before the session", Stage::Startup, Vec::new(), notice),
         flood("settings before the session", Stage::Startup, message(b'R', &[0; 4]), setting),
-        Attack { then: Then::Closed, ..attack("the end in a head", Stage::Startup, b"R\0".into()) },
-        attack("random bytes for an answer", slot, random),
+        closed("the end in a head", Stage::Startup, b"R\0".into()),
+        closed("random bytes for an answer", slot, random),
         flood("rows that are large and many", slot, Vec::new(), large_row),
         flood("rows of many columns", system, Vec::new(), nulls),
         attack("a row of no columns", system, row(&[])),
@@ -74,7 +80,7 @@ fn before_the_stream(rng: &mut Rng) -> Vec<Attack> {
             slot,
             message(b'D', &[&0x7FFFu16.to_be_bytes()[..], &[0; 8]].concat()),
         ),
-        attack("a field below NULL", slot, message(b'D', &[0, 1, 0xFF, 0xFF, 0xFF, 0])),
+        closed("a field below NULL", slot, message(b'D', &[0, 1, 0xFF, 0xFF, 0xFF, 0])),
         attack("CopyIn for an answer", slot, message(b'G', &[0, 0, 0])),
         attack("no stream", Stage::Query("START_REPLICATION"), message(b'H', &[0, 0, 0])),
         flood(
@@ -86,7 +92,8 @@ fn before_the_stream(rng: &mut Rng) -> Vec<Attack> {
     ]
 }
 
-fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
+/// To be refused in the stream.
+pub fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
     let stream = |name: &str, bytes: Vec<u8>| attack(name, Stage::Stream, bytes);
     let random: Vec<u8> = (0..4096).map(|_| rng.u8(..)).collect();
     let part = vec![b'x'; MIB / 2];
@@ -95,7 +102,7 @@ fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
     let smuggled = xlog_data(&frames::transaction(far, b"smuggled"));
     let end = u64::from(far) * frames::STEP;
     let mut all = vec![
-        stream("random bytes", random),
+        closed("random bytes", Stage::Stream, random),
         stream("copy data of 2 GiB", head(b'd', 0x7FFF_FFFF)),
         stream("copy data of 4 GiB", head(b'd', u32::MAX)),
         stream("copy data of a negative length", head(b'd', 3)),
@@ -103,7 +110,7 @@ fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
         stream("copy data of an unknown kind", message(b'd', b"x")),
         stream("empty copy data", message(b'd', b"")),
         stream("a short head", message(b'd', &[b'w'; 20])),
-        stream("a short keepalive", keepalive(end, 0, true)[..15].to_vec()),
+        stream("a short keepalive", message(b'd', &keepalive(end, 0, true)[5..15])),
         stream("a long keepalive", message(b'd', &[&b"k"[..], &[0; 200_000]].concat())),
         stream("a frame without a byte", xlog_data(b"")),
         stream("messages in a frame", xlog_data(&smuggled.repeat(1000))),
@@ -121,13 +128,11 @@ fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
             let asks = keepalive(end, i64::MIN, true);
             [xlog_data(&frames::beginning(far)), asks.repeat(8)].concat()
         }),
-        Attack {
-            then: Then::Closed,
-            ..stream(
-                "the end in a transaction",
-                [xlog_data(&frames::beginning(far)), keepalive(end, i64::MAX, false)].concat(),
-            )
-        },
+        closed(
+            "the end in a transaction",
+            Stage::Stream,
+            [xlog_data(&frames::beginning(far)), keepalive(end, i64::MAX, false)].concat(),
+        ),
         flood("a long error", Stage::Stream, texts(b'E', FLOOD), part.clone()),
         flood("a long notice", Stage::Stream, texts(b'N', FLOOD), part.clone()),
         flood("a long setting", Stage::Stream, texts(b'S', FLOOD), part.clone()),
@@ -151,12 +156,12 @@ fn in_the_stream(rng: &mut Rng) -> Vec<Attack> {
         let whole = xlog_data(&frame);
         let cut = rng.usize(1..whole.len());
         let name = format!("a message of {cut} bytes, {number}");
-        all.push(Attack { then: Then::Closed, ..stream(&name, whole[..cut].to_vec()) });
+        all.push(closed(name, Stage::Stream, whole[..cut].to_vec()));
     }
     all
 }
 
-/// Attacks that are all to be refused. Between two that keep the stream from beginning there is one in the stream,
+/// All that are to be refused. Between two that keep the stream from beginning there is one in the stream,
 /// behind something that is right: the sidecar comes back soon then.
 pub fn refused(rng: &mut Rng) -> Vec<Attack> {
     let (early, late) = (before_the_stream(rng), in_the_stream(rng));
@@ -186,12 +191,13 @@ pub fn lies(rng: &mut Rng) -> Vec<Attack> {
                 let lie = if rng.u8(..) < 64 { base.clone() } else { frames::changed(base, rng) };
                 bytes.extend(xlog_data(&lie));
                 if rng.u8(..) < 64 {
-                    let end = *rng.choice(&[0, 1, u64::MAX, rng.u64(..)]).expect("some");
+                    let random = rng.u64(..);
+                    let end = *rng.choice(&[0, 1, u64::MAX, random]).expect("some");
                     bytes.extend(keepalive(end, rng.i64(..), rng.bool()));
                 }
             }
             let name = format!("lies {number}");
-            Attack { then: Then::Closed, ..attack(name, Stage::Stream, bytes) }
+            closed(name, Stage::Stream, bytes)
         })
         .collect()
 }

@@ -1,9 +1,8 @@
 //! Frames that are right, and what can be made of them.
 
-use bytes::Bytes;
 use fastrand::Rng;
 use rsrepl_wire::{
-    Begin, Column, Commit, Encoding, Frame, FrameWriter, Lsn, Relation, ReplicaIdentity, RowShape,
+    Begin, Column, Commit, Encoding, FrameWriter, Lsn, Relation, ReplicaIdentity, RowShape,
     StreamCommit, TypeKind,
 };
 
@@ -123,7 +122,8 @@ pub fn changed(frame: &[u8], rng: &mut Rng) -> Vec<u8> {
         // behind version and flags, mostly: what a checksum alone keeps out is tested elsewhere
         let at =
             if rng.u8(..) < 32 { rng.usize(..bytes.len()) } else { rng.usize(16..bytes.len()) };
-        bytes[at] = *rng.choice(&[0, 1, 0x7F, 0x80, 0xFF, rng.u8(..)]).expect("some");
+        let random = rng.u8(..);
+        bytes[at] = *rng.choice(&[0, 1, 0x7F, 0x80, 0xFF, random]).expect("some");
     }
     with_checksum(bytes)
 }
@@ -141,10 +141,4 @@ pub fn corpus() -> Vec<Vec<u8>> {
         std::fs::read_dir(dir).expect("the corpus").map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.into_iter().map(|path| std::fs::read(path).unwrap()).collect()
-}
-
-/// The end of the last transaction that a reader finds in it, if it finds one.
-pub fn end_of(frame: &[u8]) -> Option<u64> {
-    let frame = Frame::parse(Bytes::copy_from_slice(frame)).ok()?;
-    frame.commit().ok()?.map(|commit| commit.end_lsn.0)
 }

@@ -43,7 +43,7 @@ pub enum Then {
     Closed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Attack {
     pub name: String,
     pub stage: Stage,
@@ -52,6 +52,12 @@ pub struct Attack {
     /// Sent again and again, until nobody listens or so many bytes have been sent.
     pub again: (Vec<u8>, usize),
     pub then: Then,
+}
+
+impl std::fmt::Debug for Attack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 /// What has been seen.
@@ -74,8 +80,6 @@ pub struct Journal {
 pub struct Walsender {
     pub port: u16,
     pub journal: Arc<Mutex<Journal>>,
-    /// No transaction begins behind this one.
-    pub last: u32,
 }
 
 impl Walsender {
@@ -98,12 +102,13 @@ impl Walsender {
                 });
             }
         });
-        Walsender { port, journal, last }
+        Walsender { port, journal }
     }
 }
 
 struct Session {
     journal: Arc<Mutex<Journal>>,
+    /// No transaction begins behind this one.
     last: u32,
 }
 
