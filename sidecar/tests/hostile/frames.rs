@@ -12,7 +12,7 @@ pub const STEP: u64 = 100;
 /// What `v` is of rows that come whole.
 pub const HONEST: &[u8] = b"honest";
 
-fn column(number: i16, name: &str, oid: u32, type_name: &str, encoding: Encoding) -> Column {
+fn column(number: u16, name: &str, oid: u32, type_name: &str, encoding: Encoding) -> Column {
     Column {
         name: name.into(),
         number,

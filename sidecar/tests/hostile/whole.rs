@@ -1,6 +1,8 @@
 //! The whole pipeline: hostile sources, a real PostgreSQL as its target.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fastrand::Rng;
 use rsrepl_sidecar::config::{Config, Syntax};
@@ -11,7 +13,6 @@ use rsrepl_sidecar::telemetry::Metrics;
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::scratch::Scratch;
 use rsrepl_tests::wait;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::walsender::{Attack, Walsender};
@@ -45,17 +46,27 @@ fn start(
         .unwrap_or_else(|problems| panic!("{problems}"));
     let status = Status::new(vec![TargetStatus::new("standby", TargetKind::Postgres)]);
     let shutdown = CancellationToken::new();
-    let running =
-        pipeline::run(Arc::new(config), status.clone(), Metrics::new(1), shutdown.clone());
-    Sidecar { status, shutdown, running: tokio::spawn(running) }
+    // a thread of its own, as the program has
+    let (runtime, running) =
+        (tokio::runtime::Handle::current(), (status.clone(), shutdown.clone()));
+    let running = std::thread::spawn(move || {
+        let (status, shutdown) = running;
+        runtime.block_on(pipeline::run(Arc::new(config), status, Metrics::new(1), shutdown))
+    });
+    Sidecar { status, shutdown, running }
 }
 
 impl Sidecar {
     /// SIGTERM. It ends, whatever the source does.
     async fn end(self) {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(LIMIT, self.running).await;
-        ended.expect("it hangs").expect("it panics").expect("it ends well");
+        let ended = async {
+            while !self.running.is_finished() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, ended).await.expect("it hangs");
+        self.running.join().expect("it panics").expect("it ends well");
     }
 }
 
@@ -64,7 +75,7 @@ async fn until(what: &str, sidecar: &Sidecar, walsender: &Walsender, done: impl 
     let waiting = async {
         while !done() {
             assert!(!sidecar.running.is_finished(), "the pipeline has ended");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     if tokio::time::timeout(LIMIT * 2, waiting).await.is_err() {
