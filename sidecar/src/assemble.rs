@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rsrepl_wire::{Begin, Commit, Frame, Lsn, Message, Relation, ReplicaIdentity};
 
 use crate::batch::{Batch, Change, Operation, Position};
+use crate::described::Described;
 use crate::error::{Error, Kind, Result};
 use crate::schema;
 use crate::spool::Item;
@@ -34,6 +35,7 @@ pub struct Checkpoint {
 #[derive(Debug, Default)]
 pub struct Assembler {
     relations: Relations,
+    described: Described,
     position: Lsn,
     /// The transaction under way.
     open: Option<Open>,
@@ -54,6 +56,7 @@ struct Open {
     skip: bool,
     /// The tables as its own streamed frames describe them; nobody else's changes are read by these.
     tables: HashMap<u32, Arc<Relation>>,
+    described: Described,
 }
 
 #[derive(Debug)]
@@ -89,6 +92,7 @@ impl Assembler {
     pub fn resume(checkpoint: &Checkpoint, applied: Lsn) -> Self {
         Assembler {
             relations: checkpoint.relations.clone(),
+            described: Described::of(checkpoint.relations.values().map(|table| &**table)),
             position: checkpoint.position.max(applied),
             ..Assembler::default()
         }
@@ -222,7 +226,8 @@ impl Assembler {
             return Err(disorder("a transaction begins inside another"));
         }
         let skip = begin.end_lsn <= self.position;
-        self.open = Some(Open { begin, skip, tables: HashMap::new() });
+        self.open =
+            Some(Open { begin, skip, tables: HashMap::new(), described: Described::default() });
         self.progress = None;
         Ok(())
     }
@@ -273,8 +278,10 @@ impl Assembler {
                 return Err(disorder("a part of a transaction without a begin"));
             };
             let known = known.or_else(|| open.tables.get(&relation.oid).filter(same)).cloned();
+            open.described.add(&relation)?;
             open.tables.insert(relation.oid, known.unwrap_or_else(|| Arc::new(relation)));
         } else if known.is_none() {
+            self.described.add(&relation)?;
             Arc::make_mut(&mut self.relations).insert(relation.oid, Arc::new(relation));
         }
         Ok(())

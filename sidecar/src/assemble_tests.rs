@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use rsrepl_wire::{Column, Encoding, Frame, FrameWriter, ReplicaIdentity, RowShape, TypeKind};
 
 use super::*;
+use crate::described::DESCRIBED_MAX;
 
 pub(crate) fn relation(name: &str) -> Relation {
     Relation {
@@ -334,4 +335,91 @@ fn a_batch_names_the_transactions_of_its_changes() {
     push(&mut assembler, open);
     assembler.push(99, Item::Cut).unwrap();
     check(&mut assembler, &[50]);
+}
+
+/// A transaction of nothing but tables, each with this oid and more.
+pub(crate) fn descriptions(first: u32, tables: u32, streamed: bool) -> Frame {
+    let mut writer = FrameWriter::new();
+    let begin = Begin {
+        xid: 1,
+        final_lsn: Lsn(9),
+        end_lsn: Lsn(10),
+        commit_time: 0,
+        origin: String::new(),
+    };
+    if streamed {
+        writer.start_stream(Lsn(9), 1);
+    } else {
+        writer.start(Lsn(9), 1);
+        writer.begin(&begin);
+    }
+    for oid in first..first + tables {
+        writer.relation(&Relation { oid, ..relation("a table") });
+    }
+    if !streamed {
+        writer.commit(&Commit { final_lsn: Lsn(9), end_lsn: Lsn(10), commit_time: 0 });
+    }
+    Frame::parse(Bytes::copy_from_slice(writer.finish())).unwrap()
+}
+
+#[test]
+fn a_source_that_describes_tables_without_end_is_refused() {
+    for streamed in [false, true] {
+        let mut assembler = Assembler::default();
+        if streamed {
+            assembler.push(0, Item::Frame(transaction(1, 2, 1).remove(0))).unwrap();
+        }
+        let mut known = 0;
+        let error = loop {
+            let frame = descriptions(known, 10, streamed);
+            match assembler.push(1, Item::Frame(frame)) {
+                Ok(_) => known += 10,
+                Err(error) => break error,
+            }
+            assert!(known as usize <= DESCRIBED_MAX / size_of::<Relation>(), "no end");
+        };
+        assert!(known > 20, "{known}");
+        assert_eq!(error.kind(), Kind::Frame);
+        assert!(error.to_string().contains("publications"), "{error}");
+        // the same ones again and again are no more
+        let mut assembler = Assembler::default();
+        if streamed {
+            assembler.push(0, Item::Frame(transaction(1, 2, 1).remove(0))).unwrap();
+        }
+        for _ in 0..known {
+            assembler.push(1, Item::Frame(descriptions(1, 10, streamed))).unwrap();
+        }
+    }
+}
+
+proptest! {
+    /// Invariant 9: whatever is behind a right checksum, in whatever order.
+    #[test]
+    fn frames_that_lie_do_no_harm(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 1..20),
+    ) {
+        let mut frames: Vec<Vec<u8>> = [transaction(1, 3, 2), transaction(2, 2, 9)].concat()
+            .into_iter().chain([descriptions(1, 2, true), altering(3, schema::PREFIX, "{}", true)])
+            .map(|frame| frame.bytes().to_vec()).collect();
+        for (frame, at, byte) in damage {
+            let bytes = frame.get_mut(&mut frames[..]);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let sum = rsrepl_wire::frame::checksum(bytes).to_le_bytes();
+            bytes[4..8].copy_from_slice(&sum);
+        }
+        let mut assembler = Assembler::default();
+        for (sequence, place) in (0..).zip(order) {
+            let Ok(frame) = Frame::parse(Bytes::from(place.get(&frames).clone())) else { continue };
+            match assembler.push(sequence, Item::Frame(frame)) {
+                Ok(_) => {}
+                Err(_) => assembler = Assembler::default(),
+            }
+            if sequence % 3 == 0 {
+                let (batch, checkpoint) = assembler.take();
+                prop_assert_eq!(batch.commit.is_some(), checkpoint.is_some());
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@
 //! | [`cli`] | the command line and its commands |
 //! | [`config`] | the configuration, resolved and validated once |
 //! | [`copy`] | the rows that the source has when the stream begins |
+//! | `described` | how much memory the tables take that the source has described |
 //! | [`error`] | one error type; the one function that tells a retry from a stop |
 //! | `guard` | a panic as an error of the session it happened in |
 //! | [`ledger`] | how far each target is, and so how far the slot may go (pure) |
@@ -39,6 +40,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod copy;
+mod described;
 pub mod error;
 mod guard;
 pub mod ledger;

@@ -5,6 +5,7 @@
 //! | [`build`] | where the built sidecar, PostgreSQL and ClickHouse are |
 //! | [`scratch`] | a folder that goes away with the test, and free ports |
 //! | [`process`] | a server process: log file, signals, memory, certain death |
+//! | [`certificates`] | authorities and certificates |
 //! | [`postgres`] | a PostgreSQL cluster of our own |
 //! | [`clickhouse`] | a ClickHouse server of our own |
 //! | [`config`] | the sidecar's configuration file |
@@ -23,6 +24,7 @@
 //! errors; a panic prints the ends of the servers' logs.
 
 pub mod build;
+pub mod certificates;
 pub mod chaos;
 pub mod clickhouse;
 pub mod compare;

@@ -382,6 +382,10 @@ impl Receiver {
                 self.spool.expect_more(frame.more());
             }
             match event {
+                Event::Frame { frame, .. } if frame.streams() && !streaming => {
+                    let what = "the source sent a part of a transaction in progress, which it was not asked for";
+                    return Err(Error::new(Kind::Connection, what).at(frame.base()));
+                }
                 Event::Frame { frame, .. } if frame.streams() => {
                     if let Some(streamed) = self.streams.take(&frame)? {
                         let entry = Entry::Streamed(Arc::new(streamed));

@@ -22,8 +22,9 @@ use crate::tls::{Endpoint, PgConnect};
 /// How long an answer to a query may take that only looks at something.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Rows of the largest answer.
+/// Rows of the largest answer, and bytes that they take in memory.
 const ROWS_MAX: usize = 10_000;
+const ANSWER_MAX: usize = 16 << 20;
 
 /// CopyBothResponse, which postgres-protocol does not know.
 const COPY_BOTH_TAG: u8 = b'W';
@@ -153,13 +154,21 @@ impl ReplicationClient {
     pub(super) async fn query_unbounded(&mut self, context: &str, sql: &str) -> Result<Vec<Row>> {
         self.session.writer.send(|buf| frontend::query(sql, buf)).await?;
         let mut rows = Vec::new();
+        let mut bytes = 0;
         let mut failed = None;
         loop {
             match self.session.message().await? {
                 Message::DataRow(_) if rows.len() >= ROWS_MAX => {
                     return Err(violation("an answer has too many rows"));
                 }
-                Message::DataRow(body) => rows.push(read_row(&body)?),
+                Message::DataRow(body) => {
+                    let row = read_row(&body)?;
+                    bytes += size_of_row(&row);
+                    if bytes > ANSWER_MAX {
+                        return Err(violation("an answer is too large"));
+                    }
+                    rows.push(row);
+                }
                 Message::ErrorResponse(body) => {
                     failed = Some(ServerError::parse(body.fields()).into_error(context));
                 }
@@ -177,6 +186,13 @@ impl ReplicationClient {
 
 fn no_answer() -> Error {
     Error::new(Kind::Connection, format!("the source gave no answer within {QUERY_TIMEOUT:?}"))
+}
+
+/// Bytes that it takes in memory.
+fn size_of_row(row: &Row) -> usize {
+    let text = |field: &Option<String>| field.as_ref().map_or(0, String::capacity);
+    size_of::<Row>()
+        + row.iter().map(|field| size_of::<Option<String>>() + text(field)).sum::<usize>()
 }
 
 pub(super) fn read_row(body: &DataRowBody) -> Result<Row> {

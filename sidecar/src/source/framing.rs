@@ -2,7 +2,7 @@
 //! dropped future has read or not yet written stays here.
 
 use bytes::{Bytes, BytesMut};
-use postgres_protocol::message::backend::{Header, Message};
+use postgres_protocol::message::backend::{COPY_DATA_TAG, Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::{Error, Kind, Result};
@@ -12,13 +12,18 @@ pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Bytes of the buffer that is read into. Frames are slices of it, so one that is kept keeps all of
 /// it; since frames are released in the order they came, that is at most two buffers more than the
-/// frames themselves.
+/// frames themselves. Where much comes that nobody keeps, frames are copied: see [`MessageReader::keep`].
 pub(super) const READ_BUFFER: usize = 256 * 1024;
+
+/// Bytes that are kept for each that is passed over, in a buffer that is not diluted. Heads are passed over, too, which
+/// are a quarter of the smallest transactions.
+const KEPT_PER_PASSED: usize = 2;
 
 /// Bytes of free space below which a new buffer is begun.
 const READ_MIN: usize = 16 * 1024;
 
-/// Bytes of the largest message before the stream has begun. Nobody is authenticated yet.
+/// Bytes of the largest message but for CopyData in the stream: nothing else that is right is large, and before the
+/// stream has begun nobody may be authenticated.
 pub(super) const CONTROL_MESSAGE_MAX: usize = 1024 * 1024;
 
 /// Tag and length.
@@ -57,17 +62,42 @@ pub(super) fn violation(what: &str) -> Error {
 pub(super) struct MessageReader {
     io: ReadHalf,
     buf: BytesMut,
-    /// Bytes of the largest message accepted, header included.
-    limit: usize,
+    /// Bytes of the largest CopyData message accepted, header included.
+    copy_data_max: usize,
+    /// Bytes of the buffer that somebody keeps, and of what was passed over.
+    kept: usize,
+    passed: usize,
+    /// Much of the buffer before this one was passed over.
+    diluted: bool,
 }
 
 impl MessageReader {
     pub(super) fn new(io: ReadHalf) -> Self {
-        MessageReader { io, buf: BytesMut::new(), limit: CONTROL_MESSAGE_MAX }
+        MessageReader {
+            io,
+            buf: BytesMut::new(),
+            copy_data_max: CONTROL_MESSAGE_MAX,
+            kept: 0,
+            passed: 0,
+            diluted: false,
+        }
     }
 
-    pub(super) fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
+    /// The stream begins.
+    pub(super) fn set_copy_data_max(&mut self, limit: usize) {
+        self.copy_data_max = limit;
+    }
+
+    /// What is to be kept of the last message. A slice of the buffer holds all of it, which the spool does not know.
+    /// So it is copied when the buffer before was not mostly kept: of each two buffers that are held, one is
+    /// mostly what the spool counts. (What is large is not copied. It has its share of a buffer.)
+    pub(super) fn keep(&mut self, part: Bytes) -> Bytes {
+        self.passed = self.passed.saturating_sub(part.len());
+        self.kept += part.len();
+        match self.diluted && part.len() < READ_BUFFER / 2 {
+            true => Bytes::copy_from_slice(&part),
+            false => part,
+        }
     }
 
     /// The next message. Cancel-safe.
@@ -89,16 +119,20 @@ impl MessageReader {
         };
         // Header::parse refuses lengths under 4
         let total = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
-        if total > self.limit {
+        let limit = match header.tag() {
+            COPY_DATA_TAG => self.copy_data_max,
+            _ => CONTROL_MESSAGE_MAX,
+        };
+        if total > limit {
             return Err(violation(&format!(
-                "a message of type {:?} claims {total} bytes, the limit is {}",
+                "a message of type {:?} claims {total} bytes, the limit is {limit}",
                 char::from(header.tag()),
-                self.limit
             )));
         }
         if self.buf.len() < total {
             return Ok(Err(total));
         }
+        self.passed += total;
         Ok(Ok(Raw { bytes: self.buf.split_to(total) }))
     }
 
@@ -111,6 +145,8 @@ impl MessageReader {
             let mut fresh = BytesMut::with_capacity(needed.max(READ_BUFFER));
             fresh.extend_from_slice(&self.buf);
             self.buf = fresh;
+            self.diluted = self.passed > self.kept / KEPT_PER_PASSED;
+            (self.kept, self.passed) = (0, 0);
         }
         match self.io.read_buf(&mut self.buf).await {
             Ok(0) => Err(Error::new(Kind::Connection, "the source closed the connection")),
@@ -222,6 +258,44 @@ mod tests {
         drop(reader.next().await.unwrap());
         drop(reader.next().await.unwrap());
         assert!(reader.buf.capacity() <= READ_BUFFER, "{}", reader.buf.capacity());
+    }
+
+    /// What is held of a buffer is another test's: `sidecar/tests/hostile`.
+    #[tokio::test]
+    async fn what_is_kept_is_copied_where_most_is_passed_over() {
+        let (small, filler) = (copy_data(100), copy_data(READ_BUFFER / 4));
+        let diluted = [&small[..], &filler.repeat(5)].concat();
+        let dense = small.repeat(2 * READ_BUFFER / small.len());
+        let mut reader = reader_of(&[&diluted[..], &dense, &dense].concat(), 100_000);
+        reader.set_copy_data_max(READ_BUFFER);
+        let mut copied = Vec::new();
+        while let Ok(raw) = reader.next().await {
+            let body = raw.into_body();
+            if body.len() == 100 {
+                let kept = reader.keep(body.clone());
+                assert_eq!(kept, body);
+                copied.push(kept.as_ptr() != body.as_ptr());
+            }
+        }
+        assert_eq!(copied.len(), 1 + 2 * dense.len() / small.len());
+        let begin = copied.iter().position(|copied| *copied).expect("behind what was diluted");
+        assert!(!copied[0] && begin < 10, "{begin}");
+        assert!(!copied[copied.len() / 2..].contains(&true), "dense again");
+    }
+
+    #[tokio::test]
+    async fn only_copy_data_may_be_large() {
+        for tag in *b"ENSZ" {
+            let mut bytes = vec![tag];
+            bytes.extend_from_slice(&(CONTROL_MESSAGE_MAX as u32).to_be_bytes());
+            let mut reader = reader_of(&bytes, 64);
+            reader.set_copy_data_max(usize::MAX);
+            let error = reader.next().await.err().unwrap();
+            assert!(error.to_string().contains("the limit is"), "{error}");
+        }
+        let mut reader = reader_of(&copy_data(CONTROL_MESSAGE_MAX), 100_000);
+        reader.set_copy_data_max(2 * CONTROL_MESSAGE_MAX);
+        assert_eq!(reader.next().await.unwrap().into_body().len(), CONTROL_MESSAGE_MAX);
     }
 
     #[tokio::test]

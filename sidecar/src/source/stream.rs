@@ -32,6 +32,9 @@ pub const PING_AFTER: Duration = Duration::from_secs(30);
 /// Further silence after which it is given up.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
+/// How long the server may take nothing of what we say, with all buffers between us full.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long the server may take to end the stream when we end it.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -106,11 +109,12 @@ pub struct StreamReader {
 /// hears nothing for `wal_sender_timeout` ends the stream.
 pub struct StatusWriter {
     messages: MessageWriter,
+    heard_within: Duration,
 }
 
 impl ReplicationStream {
     pub(super) fn new(mut messages: MessageReader, writer: MessageWriter) -> Self {
-        messages.set_limit(FRAME_MAX + DATA_HEADER_MAX);
+        messages.set_copy_data_max(FRAME_MAX + DATA_HEADER_MAX);
         ReplicationStream {
             reader: StreamReader {
                 messages,
@@ -120,13 +124,14 @@ impl ReplicationStream {
                 ping_after: PING_AFTER,
                 give_up_after: GIVE_UP_AFTER,
             },
-            writer: StatusWriter { messages: writer },
+            writer: StatusWriter { messages: writer, heard_within: HEARD_WITHIN },
         }
     }
 
-    /// Other limits than [`PING_AFTER`] and [`GIVE_UP_AFTER`].
+    /// Other limits than [`PING_AFTER`], and [`GIVE_UP_AFTER`] and [`HEARD_WITHIN`].
     #[must_use]
     pub fn patience(mut self, ping_after: Duration, give_up_after: Duration) -> Self {
+        self.writer.heard_within = give_up_after;
         self.reader.ping_after = ping_after;
         self.reader.give_up_after = give_up_after;
         self
@@ -204,7 +209,10 @@ impl StreamReader {
             }
             let Some(raw) = self.wait().await? else { return Ok(Event::Silence) };
             match raw.tag() {
-                COPY_DATA_TAG => return read_event(raw.into_body()),
+                COPY_DATA_TAG => {
+                    let event = read_event(raw.into_body())?;
+                    return Ok(self.kept(event));
+                }
                 // at a shutdown the walsender goes without CopyDone
                 COPY_DONE_TAG | COMMAND_COMPLETE_TAG => self.ended = true,
                 NOTICE_RESPONSE_TAG | ERROR_RESPONSE_TAG => match raw.parse()? {
@@ -222,6 +230,11 @@ impl StreamReader {
                 }
             }
         }
+    }
+
+    fn kept(&mut self, event: Event<Bytes>) -> Event<Bytes> {
+        let Event::Frame { wal_start, wal_end, server_time, frame } = event else { return event };
+        Event::Frame { wal_start, wal_end, server_time, frame: self.messages.keep(frame) }
     }
 
     /// The next message, or `None` when it is time to ask whether the server is there. Time that the
@@ -271,11 +284,17 @@ fn read_event(mut body: Bytes) -> Result<Event<Bytes>> {
             server_time: body.try_get_i64().map_err(short)?,
             frame: body,
         }),
-        KEEPALIVE => Ok(Event::Keepalive {
-            wal_end: Lsn(body.try_get_u64().map_err(short)?),
-            server_time: body.try_get_i64().map_err(short)?,
-            reply_requested: body.try_get_u8().map_err(short)? != 0,
-        }),
+        KEEPALIVE => {
+            let event = Event::Keepalive {
+                wal_end: Lsn(body.try_get_u64().map_err(short)?),
+                server_time: body.try_get_i64().map_err(short)?,
+                reply_requested: body.try_get_u8().map_err(short)? != 0,
+            };
+            match body.has_remaining() {
+                false => Ok(event),
+                true => Err(violation("a keepalive of the stream is too long")),
+            }
+        }
         tag => {
             let tag = char::from(tag);
             Err(violation(&format!("copy data of type {tag:?} in the stream")))
@@ -286,11 +305,21 @@ fn read_event(mut body: Bytes) -> Result<Event<Bytes>> {
 impl StatusWriter {
     /// Sends a status update; `reply` asks the server for a keepalive. Cancel-safe: what was not sent
     /// goes before the next one.
+    ///
+    /// # Errors
+    /// [`Kind::Connection`], also when the server takes nothing for [`HEARD_WITHIN`].
     pub async fn send(&mut self, status: StatusUpdate, reply: bool) -> Result<()> {
-        // so that cancelled calls do not pile up
-        self.messages.flush().await?;
-        self.put(status, reply);
-        self.messages.flush().await
+        let sending = async {
+            // so that cancelled calls do not pile up
+            self.messages.flush().await?;
+            self.put(status, reply);
+            self.messages.flush().await
+        };
+        let limit = self.heard_within;
+        timeout(limit, sending).await.unwrap_or_else(|_| {
+            let text = format!("the source has taken nothing of what it is told for {limit:?}");
+            Err(Error::new(Kind::Connection, text))
+        })
     }
 
     fn put(&mut self, status: StatusUpdate, reply: bool) {

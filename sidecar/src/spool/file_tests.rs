@@ -33,7 +33,10 @@ fn frames(file: &mut FrameFile) -> Vec<Vec<u8>> {
 #[test]
 fn frames_come_back_and_nothing_is_left_behind() {
     let (dir, usage) = (dir(), Arc::new(Usage::default()));
+    // of the whole process: other tests get what they ask for, too
+    let before = rustix::process::umask(rustix::fs::Mode::empty());
     let mut file = FrameFile::create(&dir, &usage).unwrap();
+    rustix::process::umask(before);
     // small ones, some of which are written together, and one that is larger than that
     let messages: Vec<u32> = (1..40).chain([1000]).chain(1..10).collect();
     assert!(frame(1000).len() > AT_ONCE && frame(39).len() < AT_ONCE);
@@ -45,12 +48,16 @@ fn frames_come_back_and_nothing_is_left_behind() {
     assert_eq!(file.tail.capacity(), 0);
     assert_eq!(usage.bytes.load(Ordering::Relaxed), file.size());
     assert_eq!(file.file.metadata().unwrap().len(), file.size());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&dir).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o700);
+    assert_eq!(mode(&fs::metadata(&dir).unwrap()), 0o700);
+    assert_eq!(mode(&file.file.metadata().unwrap()), 0o600);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "a file with a name");
     drop(file);
     assert_eq!((usage.bytes.load(Ordering::Relaxed), usage.files.load(Ordering::Relaxed)), (0, 0));
     fs::remove_dir(&dir).unwrap();
+}
+
+fn mode(metadata: &fs::Metadata) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
 }
 
 /// `written`: how many frames are in the file and not in memory when it is cut.

@@ -11,6 +11,7 @@ use super::on_disk::Log;
 use super::state::{Cursor, Shared, State};
 use super::streams::Streamed;
 use super::{Item, Reader, View};
+use crate::described::Described;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Ledger;
 
@@ -25,6 +26,8 @@ pub struct Spool {
     pub(super) room: watch::Receiver<()>,
     /// What of it is on disk.
     pub(super) log: Option<Log>,
+    /// The tables that the files begin with, since the source began to describe them.
+    described: Described,
 }
 
 impl Spool {
@@ -57,19 +60,24 @@ impl Spool {
         let shared = Arc::new(Shared::new(state, limit));
         let room = shared.room.subscribe();
         let readers = (0..readers).map(|index| Reader::new(&shared, index)).collect();
-        (Spool { shared, room, log }, readers)
+        (Spool { shared, room, log, described: Described::default() }, readers)
     }
 
     /// Appends a frame, waiting for room. Cancel-safe: dropped before it is ready, nothing happened.
     ///
     /// # Errors
-    /// [`Kind::Frame`] when the frame does not continue what came before; [`Kind::Disk`] when the spool on disk
-    /// has failed.
+    /// [`Kind::Frame`] when the frame does not continue what came before, or cannot be gone through on its way to the
+    /// disk; [`Kind::Disk`] when the spool on disk has failed.
     pub async fn append(&mut self, frame: &Frame) -> Result<()> {
         if !frame.has_messages() {
             return Ok(());
         }
         let end = self.check(frame)?;
+        if self.is_on_disk() {
+            // the thread that writes it looks for tables, and ends with what it cannot read
+            let tables = frame.relations().map_err(|error| Error::from(error).at(frame.base()))?;
+            tables.iter().try_for_each(|table| self.described.add(table))?;
+        }
         let open = |open| (open || frame.begins()) && end.is_none();
         self.append_item(&Item::Frame(frame.clone()), open, end).await
     }
@@ -190,6 +198,7 @@ impl Spool {
         let mut state = self.shared.lock();
         state.end = state.end.max(lsn);
         state.received = state.received.max(state.end);
+        self.described.clear();
         let anew = state.end_sequence();
         if let Some(files) = &mut state.files {
             files.anew = anew;

@@ -17,6 +17,36 @@ async fn some(folder: &Folder) -> Vec<u32> {
     rows((1..=40).map(|n| (n, 3)))
 }
 
+/// Files and folders in there, with their modes.
+fn modes(path: &Path) -> Vec<(PathBuf, u32)> {
+    let of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut found = vec![(path.to_owned(), of(path))];
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        found.extend(entries.flat_map(|path| modes(&path)));
+    }
+    found
+}
+
+#[tokio::test]
+async fn nobody_else_reads_it_whatever_the_umask() {
+    let above = Folder::new();
+    let folder = Folder(above.0.join("spool/log"));
+    // of the whole process: other tests get what they ask for, too
+    let before = rustix::process::umask(rustix::fs::Mode::empty());
+    some(&folder).await;
+    rustix::process::umask(before);
+    let found = modes(&above.0);
+    for (path, mode) in &found {
+        let expected = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(*mode, expected, "{}: {mode:o}", path.display());
+    }
+    for name in ["lock", "spool.json"] {
+        assert!(found.iter().any(|(path, _)| path.ends_with(name)), "{name}: {found:?}");
+    }
+    assert!(found.len() > 3 + 2 + 3, "folders, files, segments: {found:?}");
+}
+
 fn refused(folder: &Folder) -> Error {
     open(&folder.0, LARGE, 1).err().expect("it is refused")
 }
@@ -152,4 +182,36 @@ async fn a_newer_format_is_refused_with_what_to_do() {
     let error = refused(&folder);
     assert!(error.to_string().contains("format 2") && error.advice().is_some(), "{error}");
     assert_eq!(error.kind(), Kind::Config);
+}
+
+/// The thread that writes would end with it, and the process then.
+#[tokio::test]
+async fn a_frame_that_cannot_be_read_is_not_written() {
+    let folder = Folder::new();
+    let mut rig = started(&folder.0, LARGE, 1);
+    rig.append(&transaction(1, 3, 9)).await;
+    let frame = transaction(2, 3, 9).remove(0);
+    for lie in 0..frame.len() {
+        let mut bytes = frame.bytes().to_vec();
+        bytes[lie] ^= 0x80;
+        let sum = rsrepl_wire::frame::checksum(&bytes).to_le_bytes();
+        bytes[4..8].copy_from_slice(&sum);
+        let Ok(lie) = rsrepl_wire::Frame::parse(bytes.into()) else { continue };
+        if rig.spool.append(&lie).await.is_ok() {
+            rig.spool.cut();
+        }
+    }
+    let mut known = 0;
+    let error = loop {
+        let frame = crate::assemble::tests::descriptions(known, 10, false);
+        match rig.spool.append(&frame).await {
+            Ok(()) => known += 10,
+            Err(error) => break error,
+        }
+        assert!(known < 10_000, "tables without end");
+    };
+    assert!(error.to_string().contains("describes tables"), "{error}");
+    rig.append(&transaction(3, 3, 9)).await;
+    rig.synced().await;
+    assert!(rig.spool.failure().is_none(), "{:?}", rig.spool.failure());
 }

@@ -38,9 +38,10 @@ use crate::error::{Error, Kind, Result};
 pub use conninfo::parse;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use refusal::{
-    hint_of_code, kind_of_code, no_channel_binding, password_missing, tls_failed, tls_not_offered,
-    unknown_authentication,
+    find_rustls, hint_of_code, kind_of_code, no_channel_binding, password_missing, tls_failed,
+    tls_not_offered, unknown_authentication,
 };
+pub(crate) use verify::verify_full;
 
 /// How long each address may take to accept a connection, when the connection string has no
 /// `connect_timeout`.

@@ -71,7 +71,7 @@ pub(crate) fn tls_failed(
 }
 
 /// rustls errors travel inside of io::Errors, which do not show them as a source.
-fn find_rustls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+pub(crate) fn find_rustls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

@@ -21,6 +21,19 @@ use crate::error::{Error, Kind, Result};
 /// The protocol name that PostgreSQL 17 and later agree on; earlier servers do not look at it.
 const ALPN: &[u8] = b"postgresql";
 
+/// For a server of any protocol: its certificate comes from an authority of `root_cert`, or is in it, and is for the
+/// name by which it is called. Reads the file; blocks.
+///
+/// # Errors
+/// [`Kind::Setup`] with the file that cannot be used.
+pub(crate) fn verify_full(root_cert: &Path) -> Result<ClientConfig> {
+    let root_cert = Some(root_cert.to_path_buf());
+    let options = TlsOptions { mode: SslMode::VerifyFull, root_cert, client_cert: None };
+    let mut config = client_config(&options)?;
+    config.alpn_protocols.clear();
+    Ok(config)
+}
+
 /// Reads the files that `options` name; blocks.
 ///
 /// # Errors

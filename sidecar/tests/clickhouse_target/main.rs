@@ -11,6 +11,7 @@
 //! | `faults` | killed servers, cut-off batches, a random stream against a model |
 //! | `groups` | batches that are stored together |
 //! | `types` | every value that PostgreSQL wrote into the golden file |
+//! | `tls` | whose certificate is believed |
 //! | `setup` | tables and sources that do not fit |
 
 mod copy;
@@ -23,5 +24,6 @@ mod keyless;
 mod mirror;
 mod rig;
 mod setup;
+mod tls;
 mod toast;
 mod types;

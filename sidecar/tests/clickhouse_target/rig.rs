@@ -74,6 +74,7 @@ impl Rig {
         ClickHouseOptions {
             name: "ch".into(),
             url: format!("http://127.0.0.1:{}", self.server.http_port()),
+            root_cert: None,
             database: DATABASE.into(),
             user: USER.into(),
             password: Secret::new(SECRET),

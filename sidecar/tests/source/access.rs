@@ -11,7 +11,7 @@ use rsrepl_sidecar::tls;
 use rsrepl_tests::postgres::Postgres;
 use rsrepl_tests::process::server_user;
 use rsrepl_tests::scratch::{Scratch, free_port};
-use rsrepl_tests::{SECRET, wait};
+use rsrepl_tests::{SECRET, certificates, wait};
 
 use crate::{LIMIT, block_on, connect_to, execute, value};
 
@@ -24,25 +24,6 @@ host    all             nobody          samenet       reject
 hostnossl all           s_scram         samenet       reject
 host    all             all             samenet       scram-sha-256
 ";
-
-/// Makes certificates: an authority, the server's for `localhost`, the client's for `only_cert`, and
-/// another authority.
-fn make_certificates(dir: &Path) {
-    let script = r#"
-set -e
-quiet() { openssl "$@" 2>/dev/null; }
-authority() { quiet req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=$1" -keyout "$1.key" -out "$1.pem"; }
-signed() {
-  quiet req -new -newkey rsa:2048 -nodes -subj "/CN=$2" -keyout "$1.key" -out "$1.csr"
-  printf 'subjectAltName=DNS:%s\n' "$2" > "$1.ext"
-  quiet x509 -req -in "$1.csr" -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile "$1.ext" -out "$1.pem" "$3"
-}
-authority ca; authority other
-signed server localhost -sha384; signed client only_cert -sha256
-"#;
-    let output = Command::new("sh").arg("-c").arg(script).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 /// Gives the server its key and certificate, and who may come in how.
 fn configure(server: &Postgres, certificates: &Path) {
@@ -124,7 +105,7 @@ async fn connects(conninfo: &str) -> Result<(), Error> {
 #[test]
 fn passwords_and_certificates() {
     let scratch = Scratch::new("source-access");
-    make_certificates(scratch.path());
+    certificates::make(scratch.path());
     let server = Postgres::start(&scratch, "source", "");
     if server.value("postgres", "current_setting('ssl_library')").as_deref() == Some("") {
         return println!("not tested: this server is built without TLS");

@@ -69,6 +69,7 @@ async fn what_is_not_the_protocol_is_an_error() {
         (message(b'd', b""), "too short"),
         (message(b'd', b"w1234567"), "too short"),
         (message(b'd', &keepalive(1, 1)[5..21]), "too short"),
+        (message(b'd', &[&keepalive(1, 1)[5..], b"x"].concat()), "too long"),
         (message(b'd', b"x"), "copy data of type 'x'"),
         (message(b'T', &[0, 0]), "message of type 'T'"),
         (message(0xFF, b""), "broke the protocol"),
@@ -146,6 +147,38 @@ async fn a_server_that_answers_is_kept() {
         tokio::time::sleep(3 * SHORT).await;
         assert!(matches!(stream.next().await.unwrap(), Event::Keepalive { .. }));
     }
+}
+
+/// A message that does not come to its end is silence.
+#[tokio::test]
+async fn a_server_that_sends_a_byte_now_and_then_is_given_up() {
+    let (stream, mut far) = stream();
+    let mut stream = stream.patience(SHORT, SHORT);
+    let trickle = tokio::spawn(async move {
+        far.write_all(&[b'd', 0, 1, 0, 0]).await.unwrap();
+        while far.write_all(b"w").await.is_ok() {
+            tokio::time::sleep(SHORT / 20).await;
+        }
+    });
+    assert_eq!(stream.next().await.unwrap(), Event::Silence);
+    assert_eq!(stream.next().await.unwrap_err().kind(), Kind::Connection);
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_listen_is_given_up() {
+    let (stream, _far) = stream();
+    let mut stream = stream.patience(SHORT, SHORT);
+    let told = async {
+        loop {
+            if let Err(error) = stream.send_status(StatusUpdate::default(), true).await {
+                break error;
+            }
+        }
+    };
+    let error = timeout(Duration::from_secs(20), told).await.expect("it hangs");
+    assert_eq!(error.kind(), Kind::Connection);
+    assert!(error.to_string().contains("taken nothing"), "{error}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use super::options::ClickHouseOptions;
 use super::types::take_varint;
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::tls;
 
 /// For a TCP connection to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,18 +72,17 @@ impl Server {
         http.set_keepalive(Some(TCP_KEEPALIVE));
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.enforce_http(false);
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .or_else(|_| {
-                hyper_rustls::HttpsConnectorBuilder::new()
-                    .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
-            })
-            .map_err(|error| {
-                Error::new(Kind::Internal, "cannot set up TLS for ClickHouse").because(error)
-            })?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let https = match &options.root_cert {
+            Some(path) => {
+                let tls = tls::verify_full(path).map_err(|error| {
+                    let text = format!("target {}: TLS cannot be set up", options.name);
+                    Error::new(error.kind(), text).because(error)
+                })?;
+                hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls)
+            }
+            None => system_authorities()?,
+        };
+        let https = https.https_or_http().enable_http1().wrap_connector(http);
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build(https);
@@ -244,6 +244,21 @@ impl Server {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
+}
+
+type Connector = hyper_rustls::HttpsConnectorBuilder<hyper_rustls::builderstates::WantsSchemes>;
+
+/// Certificates and names are verified against the system's authorities; where there are none, those of the web's.
+fn system_authorities() -> Result<Connector> {
+    let ring = rustls::crypto::ring::default_provider;
+    hyper_rustls::HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(ring())
+        .or_else(|_| {
+            hyper_rustls::HttpsConnectorBuilder::new().with_provider_and_webpki_roots(ring())
+        })
+        .map_err(|error| {
+            Error::new(Kind::Internal, "cannot set up TLS for ClickHouse").because(error)
+        })
 }
 
 /// An INSERT under way. Dropped before its end, it is as if it had not been.

@@ -4,6 +4,7 @@ use clickhouse::error::Error as Cause;
 
 use crate::error::{Error, Kind};
 use crate::redact::scrub;
+use crate::tls::find_rustls;
 
 /// Characters of a server's message that are shown; it may hold a whole query.
 const MESSAGE_MAX: usize = 500;
@@ -67,7 +68,10 @@ pub(super) fn explain(target: &str, attempt: Attempt<'_>, cause: Cause) -> Error
     let what = format!("target {target}: {attempt}");
     match &cause {
         Cause::TimedOut => Error::new(Kind::Connection, format!("{what}: no answer in time")),
-        Cause::Network(_) => Error::new(Kind::Connection, what).because(cause),
+        Cause::Network(_) => match find_rustls(&cause).and_then(mend_of_tls) {
+            Some(mend) => Error::new(Kind::Setup, what).because(cause).hint(mend),
+            None => Error::new(Kind::Connection, what).because(cause),
+        },
         Cause::BadResponse(message) => {
             let code = code_of(message);
             let message = format!("{what}: {}", shortened(message));
@@ -78,6 +82,33 @@ pub(super) fn explain(target: &str, attempt: Attempt<'_>, cause: Cause) -> Error
         }
         _ => Error::new(Kind::Server, what).because(cause),
     }
+}
+
+/// What a user can do about a failed handshake; none where another attempt may succeed.
+fn mend_of_tls(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Reason;
+    Some(match error {
+        rustls::Error::InvalidCertificate(Reason::UnknownIssuer) => {
+            "its certificate is not signed by an authority that is known here: add \
+             ?sslrootcert=FILE with the right one to the target's connection_string"
+        }
+        rustls::Error::InvalidCertificate(
+            Reason::NotValidForName | Reason::NotValidForNameContext { .. },
+        ) => {
+            "its certificate is for another name: use a name of its subjectAltName in the target's \
+             connection_string"
+        }
+        rustls::Error::InvalidCertificate(Reason::Expired | Reason::ExpiredContext { .. }) => {
+            "its certificate has expired"
+        }
+        rustls::Error::InvalidCertificate(_) => "its certificate cannot be verified",
+        // the first bytes are no TLS record
+        rustls::Error::InvalidMessage(_) => {
+            "no TLS is spoken there: name the HTTPS port (8443), or write http:// in the target's \
+             connection_string"
+        }
+        _ => return None,
+    })
 }
 
 /// Whether a RENAME COLUMN was refused, having changed nothing, for a mutation of that column that has not ended.

@@ -1,6 +1,7 @@
 //! What a ClickHouse target is told, resolved once from the configuration.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rsrepl_wire::Relation;
@@ -26,6 +27,9 @@ pub struct ClickHouseOptions {
     pub name: String,
     /// `http://host:port` or `https://host:port`; no credentials.
     pub url: String,
+    /// With `https`: PEM file of the authorities that the server's certificate must come from; `None` means the
+    /// system's.
+    pub root_cert: Option<PathBuf>,
     pub database: String,
     pub user: String,
     /// Not printable.
@@ -70,6 +74,7 @@ impl ClickHouseOptions {
         Ok(ClickHouseOptions {
             name: name.to_owned(),
             url: place.url,
+            root_cert: place.root_cert,
             database: place.database,
             user: place.user,
             password: Secret::new(place.password),
@@ -106,12 +111,13 @@ fn bad(name: &str, problem: String) -> Error {
 
 struct Place {
     url: String,
+    root_cert: Option<PathBuf>,
     database: String,
     user: String,
     password: String,
 }
 
-/// `scheme://[user[:password]@]host[:port]/database`, percent-encoded where needed.
+/// `scheme://[user[:password]@]host[:port]/database[?sslrootcert=FILE]`, percent-encoded where needed.
 fn parse_connection_string(text: &str) -> Result<Place, &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or("is not a URL")?;
     let port = match scheme {
@@ -119,8 +125,13 @@ fn parse_connection_string(text: &str) -> Result<Place, &'static str> {
         "https" => DEFAULT_HTTPS_PORT,
         _ => return Err("must start with http:// or https://"),
     };
-    if rest.contains(['?', '#']) {
-        return Err("takes no parameters");
+    let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    if rest.contains('#') || parameters.contains('#') {
+        return Err("takes no fragment: a # is written as %23");
+    }
+    let root_cert = root_cert(parameters)?;
+    if root_cert.is_some() && scheme != "https" {
+        return Err("has sslrootcert, which needs https://");
     }
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -139,10 +150,26 @@ fn parse_connection_string(text: &str) -> Result<Place, &'static str> {
     let user = percent_decode(user)?;
     Ok(Place {
         url: format!("{scheme}://{host}"),
+        root_cert,
         database: percent_decode(database)?,
         user: if user.is_empty() { "default".to_owned() } else { user },
         password: percent_decode(password)?,
     })
+}
+
+/// `sslrootcert` means what it does in a connection string of PostgreSQL with `sslmode=verify-full`.
+fn root_cert(parameters: &str) -> Result<Option<PathBuf>, &'static str> {
+    let mut found = None;
+    for pair in parameters.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("sslrootcert", "")) => return Err("has an empty sslrootcert: name a file"),
+            // the default, by libpq's name
+            Some(("sslrootcert", "system")) => found = None,
+            Some(("sslrootcert", path)) => found = Some(PathBuf::from(percent_decode(path)?)),
+            _ => return Err("has a parameter other than sslrootcert, the only one that there is"),
+        }
+    }
+    Ok(found)
 }
 
 fn percent_decode(text: &str) -> Result<String, &'static str> {
@@ -162,6 +189,21 @@ mod tests {
         let place = parse_connection_string("https://[::1]/a%20b").unwrap();
         assert_eq!((place.url.as_str(), place.user.as_str()), ("https://[::1]:8443", "default"));
         assert_eq!(place.database, "a b");
+        let place = parse_connection_string("https://h/d?sslrootcert=/etc/my%20ca.pem").unwrap();
+        assert_eq!(place.root_cert, Some(PathBuf::from("/etc/my ca.pem")));
+        assert_eq!(place.database, "d");
+        for text in ["https://h/d", "https://h/d?", "https://h/d?sslrootcert=system", "http://h/d"]
+        {
+            assert_eq!(parse_connection_string(text).unwrap().root_cert, None, "{text}");
+        }
+        let told = |text: &str| parse_connection_string(text).err().unwrap_or_default();
+        assert!(told("http://h/d?sslrootcert=/ca").contains("needs https"));
+        assert!(told("https://h/d?sslrootcert=").contains("name a file"));
+        for text in ["https://h/d?sslmode=verify-full", "https://h/d?x", "https://h/d?sslrootcert"]
+        {
+            assert!(told(text).contains("other than sslrootcert"), "{text}");
+        }
+        assert!(told("https://h/d?sslrootcert=/a#b").contains("%23"));
         for bad in ["db/x", "tcp://h/x", "http://h", "http://h/", "http:///x", "http://h:x/d"] {
             assert!(parse_connection_string(bad).is_err(), "{bad}");
         }
@@ -171,6 +213,7 @@ mod tests {
         ClickHouseOptions {
             name: String::new(),
             url: String::new(),
+            root_cert: None,
             database: String::new(),
             user: String::new(),
             password: Secret::default(),
