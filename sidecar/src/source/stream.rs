@@ -309,13 +309,13 @@ impl StatusWriter {
     /// # Errors
     /// [`Kind::Connection`], also when the server takes nothing for [`HEARD_WITHIN`].
     pub async fn send(&mut self, status: StatusUpdate, reply: bool) -> Result<()> {
+        let limit = self.heard_within;
         let sending = async {
             // so that cancelled calls do not pile up
             self.messages.flush().await?;
             self.put(status, reply);
             self.messages.flush().await
         };
-        let limit = self.heard_within;
         timeout(limit, sending).await.unwrap_or_else(|_| {
             let text = format!("the source has taken nothing of what it is told for {limit:?}");
             Err(Error::new(Kind::Connection, text))
