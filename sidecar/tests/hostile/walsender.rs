@@ -195,7 +195,8 @@ impl Session {
         let done = Arc::new(Notify::new());
         let reader = tokio::spawn(listen(read, self.journal.clone(), done.clone()));
         let behind = from.max(self.journal.lock().unwrap().flushed).max(START);
-        let first = u32::try_from(behind / STEP).unwrap() + 1;
+        // where a lie has led to, there is nothing more
+        let first = u32::try_from(behind / STEP).unwrap_or(u32::MAX).saturating_add(1);
         let last = if attack.is_some() { first } else { self.last };
         for n in first..=last.min(self.last) {
             {
