@@ -10,7 +10,8 @@ use rsrepl_tests::sidecar::Sidecar;
 
 use crate::measure::{CpuSeconds, POLL, cpu_of, sessions_cpu};
 use crate::servers::{
-    DATABASE, PUBLICATION, SLOT_LIMIT, Servers, active_pid, copy_slot, execute, message,
+    DATABASE, PUBLICATION, SLOT_LIMIT, Servers, active_pid, copy_slot, drop_slot, execute,
+    fingerprint, message,
 };
 
 /// The subscription of the peer.
@@ -59,6 +60,22 @@ pub struct Route {
     pub source: Client,
     /// And to each of the targets'.
     pub targets: Vec<Client>,
+}
+
+impl Route {
+    /// Compares the first target with the source as it is now, and removes slot and target databases.
+    pub fn end(mut self, servers: &Servers, tables: &[&str]) -> Result<(), String> {
+        let [expected, found] =
+            [&mut self.source, &mut self.targets[0]].map(|client| fingerprint(client, tables));
+        let (expected, found) = (expected?, found?);
+        if found != expected {
+            return Err(format!("the rows differ: {found}, not {expected}"));
+        }
+        drop_slot(&mut self.source, &self.slot)?;
+        let Route { databases, targets, .. } = self;
+        drop(targets);
+        databases.iter().try_for_each(|database| servers.drop_target(database))
+    }
 }
 
 /// A started engine.

@@ -17,7 +17,7 @@ use crate::Plan;
 use crate::engine::{Engine, NATIVE, RSREPL, Route, Running, start};
 use crate::measure::{Contender, CpuSeconds, Measure, Outcome, POLL, Reading, interleave};
 use crate::pace::{self, CLIENT_ROWS, Pace};
-use crate::servers::{DATABASE, Servers, connect, drop_slot, execute, fingerprint, message};
+use crate::servers::{DATABASE, Servers, connect, execute, message};
 use crate::workload::Workload;
 
 /// What is not counted, in seconds.
@@ -74,15 +74,7 @@ fn measure(
     let stopped = running.stop();
     let reading = measured?;
     stopped?;
-    let [expected, found] = [&mut route.source, &mut route.targets[0]]
-        .map(|client| fingerprint(client, workload.tables));
-    let (expected, found) = (expected?, found?);
-    if found != expected {
-        return Err(format!("the rows differ: {found}, not {expected}"));
-    }
-    drop_slot(&mut route.source, &route.slot)?;
-    drop(route);
-    servers.drop_target(&database)?;
+    route.end(servers, workload.tables)?;
     Ok(reading)
 }
 

@@ -14,7 +14,7 @@ use crate::Plan;
 use crate::engine::{Engine, READER, Route, Running, SPOOLED, start};
 use crate::measure::{Contender, Measure, Outcome, POLL, Reading, interleave};
 use crate::pace::{self, Pace};
-use crate::servers::{DATABASE, Servers, connect, drop_slot, execute, fingerprint, text};
+use crate::servers::{DATABASE, Servers, connect, execute, text};
 use crate::workload::Workload;
 
 /// What is not counted, and what is, in seconds.
@@ -66,15 +66,7 @@ fn measure(
     let reading = arrived?;
     unnamed?;
     stopped?;
-    let [expected, found] = [&mut route.source, &mut route.targets[0]]
-        .map(|client| fingerprint(client, workload.tables));
-    let (expected, found) = (expected?, found?);
-    if found != expected {
-        return Err(format!("the rows differ: {found}, not {expected}"));
-    }
-    drop_slot(&mut route.source, &route.slot)?;
-    drop(route);
-    servers.drop_target(&database)?;
+    route.end(servers, workload.tables)?;
     Ok(reading)
 }
 
